@@ -1,0 +1,1 @@
+"""What the files mean and what comes out: values only, no input or output."""

@@ -1,0 +1,133 @@
+"""The mesh's topology: which services exist, which workloads back them, and where each one is.
+
+This is all that the compiler and the backends need to know of a lab; it says nothing of machines beyond
+their names.  Words follow Istio: a *service* is a name that can be called, a *workload* is one instance
+of it, with a proxy (its *sidecar*, or the *gateway* itself).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network
+
+
+class Protocol(StrEnum):
+    """A port's protocol, as Istio's ``Port.protocol`` or the prefix of the port's name gives it."""
+
+    HTTP = "HTTP"
+    HTTP2 = "HTTP2"
+    GRPC = "GRPC"
+    HTTPS = "HTTPS"
+    TLS = "TLS"
+    TCP = "TCP"
+
+    @property
+    def is_http(self) -> bool:
+        """Whether proxies read this protocol as HTTP (requests are routed, not connections)."""
+        return self in (Protocol.HTTP, Protocol.HTTP2, Protocol.GRPC)
+
+
+@dataclass(frozen=True, order=True)
+class Locality:
+    """``region/zone/subzone``; empty parts match nothing and compare equal."""
+
+    region: str = ""
+    zone: str = ""
+    subzone: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Locality:
+        """Read ``region/zone/subzone``; the later parts may be left out."""
+        region, _, rest = text.partition("/")
+        zone, _, subzone = rest.partition("/")
+        return cls(region, zone, subzone)
+
+    def __str__(self) -> str:
+        return "/".join(p for p in (self.region, self.zone, self.subzone) if p)
+
+
+@dataclass(frozen=True)
+class ServicePort:
+    """A port that a service is called on, and the port its workloads listen on (``target``)."""
+
+    name: str
+    number: int
+    protocol: Protocol
+    target: int
+
+
+@dataclass(frozen=True)
+class MeshService:
+    """A service with its virtual address (from 240.240.0.0/16, as Istio allots them)."""
+
+    name: str
+    namespace: str
+    address: IPv4Address
+    ports: tuple[ServicePort, ...]
+    selector: Mapping[str, str]
+
+    @property
+    def host(self) -> str:
+        """The fully qualified name, ``name.namespace.svc.cluster.local``."""
+        return f"{self.name}.{self.namespace}.svc.cluster.local"
+
+
+class ProxyKind(StrEnum):
+    """What a workload's Envoy is: a sidecar next to a service, or a gateway that is its own workload."""
+
+    SIDECAR = "sidecar"
+    GATEWAY = "gateway"
+
+
+@dataclass(frozen=True)
+class MeshWorkload:
+    """One instance of a service (or a gateway, or a mere client), with an address and an identity of its own."""
+
+    name: str
+    namespace: str
+    service_account: str
+    labels: Mapping[str, str]
+    address: IPv4Address
+    node: str
+    locality: Locality = Locality()
+    kind: ProxyKind = ProxyKind.SIDECAR
+    ports: tuple[ServicePort, ...] = ()
+    """The ports that the workload itself listens on (``target`` counts); empty for a client."""
+    service: str = ""
+    """Name of the service (same namespace) that it was declared for; empty for gateways."""
+
+    @property
+    def version(self) -> str:
+        """Its ``version`` label, the one that subsets usually select."""
+        return self.labels.get("version", "")
+
+    def spiffe_id(self, trust_domain: str) -> str:
+        """Its identity, ``spiffe://<trust domain>/ns/<namespace>/sa/<service account>``."""
+        return f"spiffe://{trust_domain}/ns/{self.namespace}/sa/{self.service_account}"
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A lab as the mesh sees it."""
+
+    services: tuple[MeshService, ...]
+    workloads: tuple[MeshWorkload, ...]
+    trust_domain: str = "cluster.local"
+    root_namespace: str = "istio-system"
+    service_range: IPv4Network = field(default_factory=lambda: IPv4Network("240.240.0.0/16"))
+
+    def workload(self, name: str) -> MeshWorkload:
+        """The workload called ``name``; :class:`KeyError` when there is none."""
+        for workload in self.workloads:
+            if workload.name == name:
+                return workload
+        raise KeyError(name)
+
+    def service(self, host: str) -> MeshService:
+        """The service with that fully qualified host; :class:`KeyError` when there is none."""
+        for service in self.services:
+            if service.host == host:
+                return service
+        raise KeyError(host)

@@ -1,0 +1,49 @@
+"""Every wait has a name and a limit, and says what it last saw when the limit passes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from testbed.errors import WaitTimeout
+
+Seen = TypeVar("Seen")
+
+
+class NotYet(Exception):
+    """Raised by a probe while what it looks for is not there; its text is what was seen instead."""
+
+
+class Cancelled(Exception):
+    """The wait was called off because the command was interrupted."""
+
+
+def wait_until(
+    name: str,
+    probe: Callable[[], Seen],
+    *,
+    limit: float,
+    interval: float = 0.2,
+    next_step: str = "",
+    cancel: threading.Event | None = None,
+) -> Seen:
+    """Call ``probe`` until it returns instead of raising :class:`NotYet`; return what it returned.
+
+    ``limit`` and ``interval`` are in seconds.  Raises :class:`~testbed.errors.WaitTimeout` with the text of the
+    last :class:`NotYet`, and :class:`Cancelled` as soon as ``cancel`` is set.
+    """
+    deadline = time.monotonic() + limit
+    while True:
+        try:
+            return probe()
+        except NotYet as e:
+            seen = str(e)
+        pause = min(interval, deadline - time.monotonic())
+        if pause <= 0:
+            raise WaitTimeout(name, limit, seen, next_step)
+        if cancel is None:
+            time.sleep(pause)
+        elif cancel.wait(pause):
+            raise Cancelled(name)
