@@ -1,0 +1,1 @@
+"""The only room that imports libvirt: connection, XML, domains, networks, volumes, consoles."""

@@ -1,0 +1,182 @@
+"""SSH to a node over a socket that somebody else dialed, with a host key known beforehand."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+import threading
+import time
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from io import StringIO
+
+import paramiko
+
+from testbed.errors import LabError, WaitTimeout
+from testbed.guests.connection import CommandFailed, Completed
+from testbed.guests.keys import KeyPair
+
+CHUNK = 1 << 16
+
+
+class NotReachable(LabError):
+    """The node doesn't answer on SSH."""
+
+
+class HostKeyMismatch(LabError):
+    """Something answers, with another host key than the node was built with."""
+
+
+class SshConnection:
+    """A kept connection to one node; commands share it, each in a channel of its own.  Thread-safe."""
+
+    def __init__(
+        self,
+        node: str,
+        dial: Callable[[float], socket.socket],
+        client_key: KeyPair,
+        host_key: str,
+        *,
+        user: str = "root",
+    ) -> None:
+        """``dial(limit)`` gives a connected socket; ``host_key`` is the node's public key line."""
+        self._node = node
+        self._dial = dial
+        self._key = paramiko.Ed25519Key.from_private_key(StringIO(client_key.private.decode()))
+        self._host_key = paramiko.Ed25519Key(data=b64decode(host_key.split()[1]))
+        self._user = user
+        self._transport: paramiko.Transport | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def node(self) -> str:
+        """The node's name in the inventory."""
+        return self._node
+
+    def connect(self, limit: float = 10) -> None:
+        """Make the connection unless there is one.  ``limit`` is in seconds, for each stage of it.
+
+        Raises :class:`NotReachable`, or :class:`HostKeyMismatch`, which waiting does not mend.
+        """
+        with self._lock:
+            if self._transport is None or not self._transport.is_active():
+                self._transport = self._open(limit)
+
+    def close(self) -> None:
+        """Close the connection; the next command makes a new one."""
+        with self._lock:
+            if self._transport is not None:
+                self._transport.close()
+            self._transport = None
+
+    def run(self, argv: Sequence[str], *, stdin: bytes = b"", limit: float = 60, check: bool = True) -> Completed:
+        """Run to the end.  With ``check``, a status other than 0 raises :class:`CommandFailed`."""
+        with self._command(argv, stdin, limit) as channel:
+            errors: list[bytes] = []
+            reader = threading.Thread(target=_drain, args=(channel.recv_stderr, errors), daemon=True)
+            reader.start()
+            output: list[bytes] = []
+            try:
+                _drain(channel.recv, output, deadline=time.monotonic() + limit)
+            except TimeoutError:
+                raise WaitTimeout(
+                    f"{self._node}: {shlex.join(argv)[:80]}", limit, _tail(b"".join(output))
+                ) from None
+            status = channel.recv_exit_status()
+            reader.join(limit)
+        done = Completed(status, b"".join(output), b"".join(errors))
+        if check and status != 0:
+            cause = f"exit status {status}: {_tail(done.stderr) or _tail(done.stdout)}"
+            raise CommandFailed(self._node, shlex.join(argv)[:120], cause, f"look at it: testbed ssh {self._node}")
+        return done
+
+    @contextmanager
+    def stream(self, argv: Sequence[str], *, stdin: bytes = b"", limit: float = 600) -> Iterator[Iterator[bytes]]:
+        """Run and yield its output line by line as it comes; leaving the context ends the command."""
+        with self._command(argv, stdin, limit) as channel:
+            yield self._lines(channel, shlex.join(argv)[:80], limit)
+
+    def _lines(self, channel: paramiko.Channel, what: str, limit: float) -> Iterator[bytes]:
+        deadline = time.monotonic() + limit
+        rest = b""
+        while True:
+            channel.settimeout(max(0.01, deadline - time.monotonic()))
+            try:
+                data = channel.recv(CHUNK)
+            except TimeoutError:
+                raise WaitTimeout(f"{self._node}: {what}", limit, _tail(rest)) from None
+            if not data:
+                break
+            *lines, rest = (rest + data).split(b"\n")
+            yield from lines
+        if rest:
+            yield rest
+        if (status := channel.recv_exit_status()) != 0:
+            errors: list[bytes] = []
+            _drain(channel.recv_stderr, errors)
+            raise CommandFailed(self._node, what, f"exit status {status}: {_tail(b''.join(errors))}")
+
+    @contextmanager
+    def _command(self, argv: Sequence[str], stdin: bytes, limit: float) -> Iterator[paramiko.Channel]:
+        self.connect()
+        transport = self._transport
+        assert transport is not None  # noqa: S101  (connect raises otherwise)
+        try:
+            channel = transport.open_session(timeout=min(limit, 30))
+            channel.settimeout(limit)
+            channel.exec_command(shlex.join(argv))
+        except (paramiko.SSHException, OSError, EOFError) as e:
+            self.close()
+            raise NotReachable(self._node, "run a command over SSH", str(e) or type(e).__name__) from e
+        try:
+            feeder = threading.Thread(target=_feed, args=(channel, stdin), daemon=True)
+            feeder.start()
+            yield channel
+        finally:
+            channel.close()
+
+    def _open(self, limit: float) -> paramiko.Transport:
+        try:
+            sock = self._dial(limit)
+        except OSError as e:
+            raise NotReachable(self._node, "connect to SSH", str(e)) from e
+        transport = paramiko.Transport(sock, default_window_size=1 << 22)
+        transport.daemon = True
+        transport.banner_timeout = transport.auth_timeout = transport.handshake_timeout = limit
+        try:
+            transport.start_client(timeout=limit)
+            if transport.get_remote_server_key() != self._host_key:
+                raise HostKeyMismatch(
+                    self._node,
+                    "check the SSH host key",
+                    "another machine answers at the node's address",
+                    "run: testbed down, then testbed up",
+                )
+            transport.auth_publickey(self._user, self._key)
+        except (paramiko.SSHException, OSError, EOFError) as e:
+            transport.close()
+            raise NotReachable(self._node, "connect to SSH", str(e) or type(e).__name__) from e
+        except HostKeyMismatch:
+            transport.close()
+            raise
+        return transport
+
+
+def _feed(channel: paramiko.Channel, data: bytes) -> None:
+    try:
+        channel.sendall(data)
+        channel.shutdown_write()
+    except OSError:
+        pass  # the command ended without reading all of it; its exit status tells
+
+
+def _drain(receive: Callable[[int], bytes], into: list[bytes], deadline: float | None = None) -> None:
+    while data := receive(CHUNK):
+        into.append(data)
+        if deadline is not None and time.monotonic() > deadline:
+            raise TimeoutError
+
+
+def _tail(data: bytes, lines: int = 3) -> str:
+    return " | ".join(data.decode(errors="replace").strip().splitlines()[-lines:])

@@ -1,0 +1,189 @@
+"""An inventory's text to a checked :class:`Inventory`, and an inventory to the mesh's :class:`Topology`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
+
+from testbed.documents import Document, Path, parse, validate
+from testbed.errors import BadInput, Problem, bad_input
+from testbed.model.inventory import Gateway, Inventory, Port, Workload, walk_names
+from testbed.model.topology import Locality, MeshService, MeshWorkload, ProxyKind, ServicePort, Topology
+
+WORKLOADS_START = 1  # workload addresses count down from the end of the mesh network, nodes up from 10
+
+
+def read_inventory(text: str, file: str) -> Inventory:
+    """Parse and check.  Raises :class:`BadInput` with every problem found, each with line and field."""
+    documents = parse(text, file)
+    if len(documents) != 1:
+        raise bad_input(file, f"an inventory is one YAML document; this file has {len(documents)}")
+    document = documents[0]
+    inventory = validate(Inventory, document)
+    problems = [Problem(document.locate(path), message, hint) for path, message, hint in _findings(inventory)]
+    if problems:
+        raise BadInput(sorted(problems, key=lambda p: p.location))
+    return inventory
+
+
+def check_fits(inventory: Inventory, document: Document | None, memory: int, file: str) -> None:
+    """Refuse an inventory whose nodes want more memory (bytes) than the host has."""
+    wanted = sum(n.memory for n in inventory.nodes)
+    if wanted > memory:
+        where = document.locate(("nodes",)) if document else file
+        text = f"the nodes want {wanted / 2**30:.1f} GiB of memory, the host has {memory / 2**30:.1f} GiB"
+        raise bad_input(where, text, "give the nodes less memory, or drop some")
+
+
+Finding = tuple[Path, str, str]
+
+
+def _findings(inventory: Inventory) -> Iterator[Finding]:
+    yield from _duplicates(inventory)
+    yield from _networks(inventory)
+    yield from _references(inventory)
+    yield from _placements(inventory)
+
+
+def _duplicates(inventory: Inventory) -> Iterator[Finding]:
+    seen: dict[str, Path] = {}
+    for name, path in walk_names(inventory):
+        if name in seen:
+            yield path, f"the {name} is declared twice", "rename or remove one of them"
+        seen[name] = path
+    numbers: dict[int, str] = {}
+    for i, node in enumerate(inventory.nodes):
+        if node.number is not None and node.number in numbers:
+            yield (
+                ("nodes", i, "number"),
+                f"number {node.number} (and so its addresses) is node {numbers[node.number]}'s already",
+                "pick a free number from 10 to 200",
+            )
+        if node.number is not None:
+            numbers[node.number] = node.name
+    instances: dict[str, Path] = {}
+    for name, path in _instance_names(inventory):
+        if name in instances:
+            yield path, f"two workloads would be called {name}", "give one of them another version or name"
+        instances[name] = path
+
+
+def _instance_names(inventory: Inventory) -> Iterator[tuple[str, Path]]:
+    for i, workload in enumerate(inventory.workloads):
+        for replica in range(workload.replicas):
+            yield instance_name(workload, replica), ("workloads", i, "version")
+    for i, gateway in enumerate(inventory.gateways):
+        yield gateway.name, ("gateways", i, "name")
+
+
+def _networks(inventory: Inventory) -> Iterator[Finding]:
+    management, mesh = inventory.networks.management, inventory.networks.mesh
+    services = IPv4Network("240.240.0.0/16")
+    if management.overlaps(mesh):
+        yield ("networks", "mesh"), f"{mesh} overlaps the management network {management}", "use separate networks"
+    for name, network in (("management", management), ("mesh", mesh)):
+        if network.overlaps(services):
+            yield ("networks", name), f"{network} overlaps {services}, which services' addresses come from", ""
+        for i, node in enumerate(inventory.nodes):
+            number = inventory.numbers()[node.name]
+            if number >= network.num_addresses - 1:
+                yield ("nodes", i, "number"), f"number {number} lies outside {network}", "use a larger network"
+    total = sum(w.replicas for w in inventory.workloads) + len(inventory.gateways)
+    if mesh.num_addresses - 2 - total <= max(inventory.numbers().values(), default=0):
+        yield ("networks", "mesh"), f"{mesh} has no room for {total} workloads beside the nodes", "use a larger one"
+
+
+def _references(inventory: Inventory) -> Iterator[Finding]:
+    nodes = {n.name for n in inventory.nodes}
+    hosts = {h.name for h in inventory.hosts}
+    services = {(s.namespace, s.name) for s in inventory.services}
+    if len(inventory.hosts) > 1:
+        yield ("hosts", 1), "more than one hypervisor host is not supported yet", "keep one host"
+    for i, node in enumerate(inventory.nodes):
+        if node.host not in hosts:
+            yield ("nodes", i, "host"), f"unknown host {node.host!r}", f"one of: {', '.join(sorted(hosts))}"
+    for i, workload in enumerate(inventory.workloads):
+        for name in workload.node:
+            if name not in nodes:
+                yield ("workloads", i, "node"), f"unknown node {name!r}", f"one of: {', '.join(sorted(nodes))}"
+        if workload.program != "none" and (workload.namespace, workload.service) not in services:
+            known = ", ".join(sorted(s for _, s in services)) or "none declared"
+            yield (
+                ("workloads", i, "service"),
+                f"unknown service {workload.service!r} in namespace {workload.namespace!r}",
+                f"known services: {known}",
+            )
+    for i, gateway in enumerate(inventory.gateways):
+        if gateway.node not in nodes:
+            yield ("gateways", i, "node"), f"unknown node {gateway.node!r}", f"one of: {', '.join(sorted(nodes))}"
+
+
+def _placements(inventory: Inventory) -> Iterator[Finding]:
+    image = inventory.image
+    if sum(source is not None for source in (image.recipe, image.url, image.path)) != 1:
+        yield ("image",), "exactly one of recipe, url and path says what nodes start from", "write image: debian-12"
+    for i, service in enumerate(inventory.services):
+        numbers = [p.port for p in service.ports]
+        for j, port in enumerate(service.ports):
+            if numbers.count(port.port) > 1:
+                yield ("services", i, "ports", j, "port"), f"port {port.port} is declared twice", ""
+
+
+def instance_name(workload: Workload, replica: int) -> str:
+    """``reviews-v1`` for the first replica, ``reviews-v1-2`` for the second: a name never changes by scaling."""
+    base = f"{workload.service}-{workload.version}"
+    return base if replica == 0 else f"{base}-{replica + 1}"
+
+
+def _ports(ports: list[Port]) -> tuple[ServicePort, ...]:
+    return tuple(ServicePort(p.name, p.port, p.protocol_or_default, p.target_port or p.port) for p in ports)
+
+
+def topology_of(inventory: Inventory) -> Topology:
+    """The mesh that the inventory describes.  Addresses follow from names' order and never from what runs.
+
+    Services get addresses from 240.240.0.0/16 in order.  A workload's address counts down from the end of the
+    mesh network by its place in the file, so it doesn't collide with the nodes', which count up.
+    """
+    range_ = IPv4Network("240.240.0.0/16")
+    services = tuple(
+        MeshService(s.name, s.namespace, range_.network_address + 1 + i, _ports(s.ports), {"app": s.name})
+        for i, s in enumerate(inventory.services)
+    )
+    ports = {(s.namespace, s.name): s.ports for s in services}
+    localities = {n.name: Locality.parse(n.locality) for n in inventory.nodes}
+    workloads: list[MeshWorkload] = []
+    top = int(inventory.networks.mesh.broadcast_address) - WORKLOADS_START
+    for gateway in inventory.gateways:
+        workloads.append(_gateway(gateway, localities, top - len(workloads)))
+    for declared in inventory.workloads:
+        for replica in range(declared.replicas):
+            node = declared.node[replica % len(declared.node)]
+            workloads.append(
+                MeshWorkload(
+                    name=instance_name(declared, replica),
+                    namespace=declared.namespace,
+                    service_account=declared.service_account or declared.service,
+                    labels={"app": declared.service, "version": declared.version, **declared.labels},
+                    address=IPv4Address(top - len(workloads)),
+                    node=node,
+                    locality=localities[node],
+                    ports=ports.get((declared.namespace, declared.service), ()),
+                    service=declared.service if (declared.namespace, declared.service) in ports else "",
+                )
+            )
+    return Topology(services, tuple(workloads), inventory.mesh.trust_domain)
+
+
+def _gateway(gateway: Gateway, localities: dict[str, Locality], number: int) -> MeshWorkload:
+    return MeshWorkload(
+        name=gateway.name,
+        namespace=gateway.namespace,
+        service_account=gateway.service_account or gateway.name,
+        labels=dict(gateway.labels),
+        address=IPv4Address(number),
+        node=gateway.node,
+        locality=localities[gateway.node],
+        kind=ProxyKind.GATEWAY,
+        ports=_ports(gateway.ports),
+    )

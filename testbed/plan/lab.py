@@ -1,0 +1,55 @@
+"""The two values that a plan is made from: what shall be, and what is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class WantedMachine:
+    """``spec`` is the content hash of all that the machine is made from; ``workloads`` of what runs on it."""
+
+    spec: str
+    workloads: str
+
+
+@dataclass(frozen=True)
+class WantedLab:
+    """What the inventory, the recipe and the tool's version come to."""
+
+    id: str
+    private_hypervisor: bool
+    """Whether the lab has a libvirt daemon of its own (``auto`` as root)."""
+    networks: Mapping[str, str]
+    """Role -> spec."""
+    machines: Mapping[str, WantedMachine]
+    forwards: Mapping[str, int]
+    """Gateway -> loopback port, 0 for any."""
+
+
+@dataclass(frozen=True)
+class ObservedMachine:
+    """A machine as libvirt and its own tools tell."""
+
+    spec: str
+    running: bool
+    answers: bool = False
+    """Whether it answered on SSH when it was looked at."""
+    workloads: str | None = None
+    """The digest of what its tools took up last."""
+
+
+@dataclass(frozen=True)
+class ObservedLab:
+    """What is there now."""
+
+    hypervisor: bool = False
+    image: bool = False
+    shared: bool = False
+    networks: Mapping[str, tuple[str, bool]] = field(default_factory=dict)
+    """Role -> (spec, active)."""
+    machines: Mapping[str, ObservedMachine] = field(default_factory=dict)
+    forwards: Mapping[str, int] = field(default_factory=dict)
+    mesh_in_force: bool = False
+    """Whether every proxy answers with what the wanted resources compile to."""

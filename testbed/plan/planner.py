@@ -1,0 +1,272 @@
+"""From what is to what shall be, and from what is to nothing."""
+
+from __future__ import annotations
+
+from testbed.plan.lab import ObservedLab, ObservedMachine, WantedLab, WantedMachine
+from testbed.plan.steps import (
+    Action,
+    ApplyMesh,
+    AwaitMachine,
+    BuildImage,
+    BuildShared,
+    CreateMachine,
+    DefineNetwork,
+    DeleteFiles,
+    DeployWorkloads,
+    Forward,
+    Plan,
+    RemoveMachine,
+    RemoveNetwork,
+    Stage,
+    StartHypervisor,
+    StartMachine,
+    Step,
+    StopForward,
+    StopHypervisor,
+)
+
+
+class _Steps:
+    """Collects steps; a step is only asked to wait for steps that are in the plan."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, Step] = {}
+
+    def add(
+        self,
+        name: str,
+        action: Action,
+        stage: Stage,
+        needs: tuple[str, ...],
+        does: str,
+        undone_by: str,
+        done_when: str,
+    ) -> None:
+        present = frozenset(n for n in needs if n in self._steps)
+        self._steps[name] = Step(name, action, does, undone_by, done_when, stage, present)
+
+    def named(self, *prefixes: str) -> tuple[str, ...]:
+        """The steps so far whose name begins with one of ``prefixes``."""
+        return tuple(n for n in self._steps if n.startswith(prefixes))
+
+    def plan(self) -> Plan:
+        return Plan(tuple(self._steps.values()))
+
+
+def plan_up(wanted: WantedLab, observed: ObservedLab) -> Plan:
+    """The steps from ``observed`` to ``wanted``; empty when nothing differs."""
+    steps = _Steps()
+    if wanted.private_hypervisor and not observed.hypervisor:
+        steps.add(
+            "hypervisor",
+            StartHypervisor(),
+            Stage.HOST,
+            (),
+            "start a libvirt daemon in namespaces of the lab's own",
+            "down",
+            "the daemon answers on its socket",
+        )
+    _remove_unwanted(steps, wanted, observed)
+    _build(steps, wanted, observed)
+    _networks(steps, wanted, observed)
+    for node, machine in wanted.machines.items():
+        _machine(steps, node, machine, observed.machines.get(node))
+    _mesh(steps, wanted, observed)
+    return steps.plan()
+
+
+def _remove_unwanted(steps: _Steps, wanted: WantedLab, observed: ObservedLab) -> None:
+    for gateway, port in observed.forwards.items():
+        if wanted.forwards.get(gateway) not in (port, 0):
+            _stop_forward(steps, gateway)
+    for node, seen in observed.machines.items():
+        machine = wanted.machines.get(node)
+        if machine is None or machine.spec != seen.spec:
+            why = "no longer in the inventory" if machine is None else "made from something else"
+            _remove_machine(steps, node, f"remove the machine: {why}")
+    for role, (spec, _) in observed.networks.items():
+        if wanted.networks.get(role) != spec:
+            _remove_network(steps, role)
+
+
+def _build(steps: _Steps, wanted: WantedLab, observed: ObservedLab) -> None:
+    create = [n for n, m in wanted.machines.items() if _is_new(m, observed.machines.get(n))]
+    if create and not observed.image:
+        steps.add(
+            "image",
+            BuildImage(),
+            Stage.IMAGE,
+            (),
+            "build the disk that nodes start from",
+            "cache prune",
+            "the cache has an image of the recipe's key",
+        )
+    if create and not observed.shared:
+        steps.add(
+            "shared-disk",
+            BuildShared(),
+            Stage.IMAGE,
+            (),
+            "build the read-only disk with Envoy and the sample programs",
+            "cache prune",
+            "the cache has a disk of that content's key",
+        )
+
+
+def _networks(steps: _Steps, wanted: WantedLab, observed: ObservedLab) -> None:
+    for role, spec in wanted.networks.items():
+        if observed.networks.get(role) != (spec, True):
+            removes = tuple(f"remove:{n}" for n in observed.machines)
+            steps.add(
+                f"network:{role}",
+                DefineNetwork(role),
+                Stage.HOST,
+                ("hypervisor", f"remove-network:{role}", *removes),
+                f"define and start the {role} network",
+                "down",
+                "libvirt has it, active and with this lab's mark",
+            )
+
+
+def _is_new(wanted: WantedMachine, seen: ObservedMachine | None) -> bool:
+    return seen is None or seen.spec != wanted.spec
+
+
+def _machine(steps: _Steps, node: str, wanted: WantedMachine, seen: ObservedMachine | None) -> None:
+    new = _is_new(wanted, seen)
+    if new:
+        steps.add(
+            f"create:{node}",
+            CreateMachine(node),
+            Stage.BOOT,
+            ("hypervisor", "image", "shared-disk", f"remove:{node}"),
+            "make its disks and define it",
+            "down",
+            "libvirt has the domain, with this lab's mark and this spec",
+        )
+    if new or (seen is not None and not seen.running):
+        steps.add(
+            f"start:{node}",
+            StartMachine(node),
+            Stage.BOOT,
+            ("hypervisor", f"create:{node}", *steps.named("network:")),
+            "power it on",
+            "stop",
+            "libvirt says that it runs",
+        )
+    if new or (seen is not None and not (seen.running and seen.answers)):
+        steps.add(
+            f"boot:{node}",
+            AwaitMachine(node),
+            Stage.BOOT,
+            (f"start:{node}",),
+            "wait until it answers on SSH",
+            "nothing to undo",
+            "it answers with the host key that it was built with",
+        )
+
+
+def _mesh(steps: _Steps, wanted: WantedLab, observed: ObservedLab) -> None:
+    deploy = []
+    for node, machine in wanted.machines.items():
+        seen = observed.machines.get(node)
+        if _is_new(machine, seen) or (seen is not None and seen.workloads != machine.workloads):
+            deploy.append(node)
+    if deploy:
+        steps.add(
+            "workloads",
+            DeployWorkloads(tuple(deploy)),
+            Stage.MESH,
+            steps.named("boot:"),
+            f"set up the workloads of {len(deploy)} nodes",
+            "down",
+            "each node's tools report this digest of its workloads",
+        )
+    if steps.named("boot:", "workloads") or not observed.mesh_in_force:
+        steps.add(
+            "mesh",
+            ApplyMesh(),
+            Stage.MESH,
+            ("workloads", *steps.named("boot:")),
+            "compile the resources, push them, wait until they are in force",
+            "apply",
+            "every proxy answers with the revision that it shall have",
+        )
+    for gateway, port in wanted.forwards.items():
+        if gateway not in observed.forwards or steps.named(f"stop-forward:{gateway}"):
+            steps.add(
+                f"forward:{gateway}",
+                Forward(gateway, port),
+                Stage.MESH,
+                ("hypervisor", "mesh", f"stop-forward:{gateway}"),
+                "forward its first port to a loopback port",
+                "down",
+                "a forwarder of this lab listens",
+            )
+
+
+def plan_down(observed: ObservedLab) -> Plan:
+    """The steps from ``observed`` to nothing.  With a daemon of the lab's own, ending that ends its machines."""
+    steps = _Steps()
+    for gateway in observed.forwards:
+        _stop_forward(steps, gateway)
+    for node in observed.machines:
+        _remove_machine(steps, node, "remove the machine")
+    for role in observed.networks:
+        _remove_network(steps, role)
+    if observed.hypervisor:
+        steps.add(
+            "stop-hypervisor",
+            StopHypervisor(),
+            Stage.REMOVE,
+            steps.named("remove:", "remove-network:", "stop-forward:"),
+            "end the lab's own libvirt daemon",
+            "up",
+            "no process carries this lab's mark",
+        )
+    steps.add(
+        "files",
+        DeleteFiles(),
+        Stage.REMOVE,
+        steps.named("remove:", "remove-network:", "stop-forward:", "stop-hypervisor"),
+        "delete the lab's disks, consoles and keys",
+        "up",
+        "the lab's directory is gone",
+    )
+    return steps.plan()
+
+
+def _stop_forward(steps: _Steps, gateway: str) -> None:
+    steps.add(
+        f"stop-forward:{gateway}",
+        StopForward(gateway),
+        Stage.REMOVE,
+        (),
+        "end its forwarder",
+        "up",
+        "no forwarder of this lab listens for it",
+    )
+
+
+def _remove_machine(steps: _Steps, node: str, does: str) -> None:
+    steps.add(
+        f"remove:{node}",
+        RemoveMachine(node),
+        Stage.REMOVE,
+        ("hypervisor",),
+        does,
+        "up",
+        "libvirt has no such domain, its disks are gone",
+    )
+
+
+def _remove_network(steps: _Steps, role: str) -> None:
+    steps.add(
+        f"remove-network:{role}",
+        RemoveNetwork(role),
+        Stage.REMOVE,
+        ("hypervisor", *steps.named("remove:")),
+        f"remove the {role} network",
+        "up",
+        "libvirt has no such network",
+    )
