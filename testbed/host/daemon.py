@@ -1,0 +1,307 @@
+"""A libvirt daemon of the lab's own, in a network namespace and a mount namespace of its own.
+
+libvirtd and virtlogd get private folders bound over the system's, and a private ``/run``: they see neither the
+host's libvirt nor its D-Bus (so no firewalld zone and no machined scope of the host's is touched), and bridges,
+dnsmasq and firewall rules live in the lab's network namespace.  Everything ends with the lab.
+
+Nothing is written down about what runs.  The tmpfs on the private ``/run`` carries the lab's mark as its mount
+source, so every process in there, QEMU and dnsmasq included, can be told from ``/proc`` (see
+:mod:`testbed.host.processes`), whoever was killed when, and the control socket is reached through
+``/proc/PID/root``: it has a short path and no file on the host that could be lost or left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed.errors import HostNotReady, LabError
+from testbed.host import processes
+from testbed.host.directories import LabDirectories, cache_root
+from testbed.host.namespaces import command_in
+from testbed.host.processes import Process
+from testbed.waiting import NotYet, wait_until
+
+_SOCKET = "run/libvirt/libvirt-sock"
+_PROGRAMS = ("libvirtd", "virtlogd", "unshare", "nsenter", "mount", "ip", "sh")
+
+# $1 the mark, $2 the lab's libvirt folder, $3 the shared cache.  The marked mount comes first: from then on
+# whatever runs in here can be found.  `slave` lets the host unmount its disks; nothing goes the other way.
+_ENTER = """
+mount -t tmpfs -o mode=755,nosuid,nodev "$1" /run
+mkdir /run/libvirt
+mount --bind "$2/etc" /etc/libvirt
+mount --bind "$2/lib" /var/lib/libvirt
+mount --bind "$2/log" /var/log/libvirt
+mount --bind "$3" /var/cache/libvirt
+ip link set lo up
+"""
+# With --daemon both return when their sockets answer, and with a status other than 0 if they can't.
+_VIRTLOGD = "virtlogd --daemon\n"
+_LIBVIRTD = "exec libvirtd --daemon\n"
+
+_LIBVIRTD_CONF = """\
+unix_sock_rw_perms = "0700"
+unix_sock_ro_perms = "0700"
+auth_unix_rw = "none"
+auth_unix_ro = "none"
+host_uuid = "{host_uuid}"
+log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
+"""
+# The nodes' disks belong to root and stay so; what keeps a node in is the emulator's own sandbox, not labels.
+# The mount namespace has to stay the lab's: `namespaces = []`.  Mixed cgroup mounts stop libvirt: none is used.
+_QEMU_CONF = """\
+user = "root"
+group = "root"
+dynamic_ownership = 0
+remember_owner = 0
+security_driver = "none"
+namespaces = []
+cgroup_controllers = []
+"""
+
+
+@dataclass(frozen=True)
+class DaemonProcesses:
+    """What runs of a lab on this host."""
+
+    libvirtd: Process | None
+    virtlogd: Process | None
+    machines: tuple[Process, ...]
+    """QEMU processes."""
+    dnsmasq: tuple[Process, ...]
+    starting: tuple[Process, ...]
+    """A launcher under way, perhaps of a command that has been killed."""
+    others: tuple[Process, ...]
+    """The forwarder, and whatever else carries the lab's mark."""
+
+    @property
+    def all(self) -> tuple[Process, ...]:
+        """Every process of the lab."""
+        daemons = tuple(p for p in (self.libvirtd, self.virtlogd) if p)
+        return (*self.starting, *daemons, *self.machines, *self.dnsmasq, *self.others)
+
+    @property
+    def contained(self) -> tuple[Process, ...]:
+        """Those in the lab's namespaces: each is a way in."""
+        return tuple(p for p in self.all if p.contained)
+
+
+class PrivateDaemon:
+    """The private libvirtd and virtlogd of one lab.  Making the object starts nothing."""
+
+    def __init__(self, lab_id: str, directories: LabDirectories | None = None) -> None:
+        self.lab_id = lab_id
+        self.directories = directories or LabDirectories(lab_id)
+
+    def find(self) -> DaemonProcesses | None:
+        """What runs of this lab, or None.  Needs no file: right after a crash at any point."""
+        return _sort(processes.of_lab(self.directories.state))
+
+    @property
+    def uri(self) -> str:
+        """The libvirt URI that reaches the daemon from outside its namespaces (for root).
+
+        It names the daemon's pid: ask again after a restart.  Raises LabError if the daemon doesn't run.
+        """
+        found = self.find()
+        if found is None or found.libvirtd is None:
+            raise LabError(f"lab {self.lab_id}", "connect", "its libvirt daemon doesn't run", "run `testbed up`")
+        return f"qemu:///system?socket={_socket_of(found.libvirtd)}"
+
+    def start(self, limit: float = 30) -> DaemonProcesses:
+        """Start the daemons, or those that are missing, in the namespaces that are there; a no-op if both run.
+
+        ``limit`` is in seconds.  The caller holds the lab's lock.  Raises HostNotReady without root or programs,
+        LabError if a daemon doesn't come up, with its last words.
+        """
+        self._check_host()
+        found = self.find()
+        if found and found.starting:  # of a command that was killed: it goes on, and ends by itself
+            found = wait_until(f"lab {self.lab_id}: earlier start", self._settled, limit=limit)
+        if found and found.libvirtd and found.virtlogd and _answers(found.libvirtd):
+            return found
+        self._launch(found, limit)
+        return wait_until(
+            f"lab {self.lab_id}: libvirt daemon",
+            self._answering,
+            limit=limit,
+            interval=0.02,
+            next_step=f"see {self.directories.libvirt}/log; then `testbed down` and try again",
+        )
+
+    def stop(self, limit: float = 10, *, keep_definitions: bool = False) -> None:
+        """End every process of the lab, machines included, and with the last one its namespaces and mounts.
+
+        Deletes the daemon's folders, unless ``keep_definitions``: then a later :meth:`start` knows the same
+        domains and networks.  Safe to repeat.  Raises WaitTimeout naming what is left after ``limit`` seconds.
+        """
+        remaining = processes.of_lab(self.directories.state)
+        _signal(remaining, signal.SIGTERM)
+        polite = limit / 2
+        try:
+            wait_until(f"lab {self.lab_id}: end of its processes", self._ended, limit=polite, interval=0.02)
+        except TimeoutError:
+            wait_until(
+                f"lab {self.lab_id}: end of its killed processes", self._killed, limit=limit - polite, interval=0.05
+            )
+        if not keep_definitions:
+            shutil.rmtree(self.directories.libvirt, ignore_errors=True)
+            shutil.rmtree(self.directories.runtime, ignore_errors=True)
+
+    def _check_host(self) -> None:
+        if os.geteuid() != 0:
+            raise HostNotReady(
+                f"lab {self.lab_id}",
+                "start a libvirt daemon of its own",
+                "only root may make namespaces for it",
+                "run as root, or use the system's daemon: `uri: qemu:///system` in the inventory's `hosts`",
+            )
+        missing = [p for p in _PROGRAMS if shutil.which(p, path=_PATH) is None]
+        folders = ("/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt")
+        missing += [f for f in folders if not Path(f).is_dir()]
+        if missing:
+            raise HostNotReady(
+                f"lab {self.lab_id}",
+                "start a libvirt daemon of its own",
+                f"the host has no {', '.join(missing)}",
+                "run `testbed doctor --fix`",
+            )
+
+    def _launch(self, found: DaemonProcesses | None, limit: float) -> None:
+        cache = cache_root() / "libvirt"
+        # Shared between labs, as the first probe of QEMU's abilities takes seconds.  libvirt writes its files
+        # by rename, and two labs write the same content; a file that it can't read it makes again.
+        cache.mkdir(parents=True, exist_ok=True)
+        self._write_configuration()
+        if found and found.contained:
+            script = ("" if found.virtlogd else _VIRTLOGD) + ("" if found.libvirtd else _LIBVIRTD)
+            enter = command_in(found.contained[0].pid, [])
+        else:
+            script = _ENTER + _VIRTLOGD + _LIBVIRTD
+            enter = ["unshare", "--net", "--mount", "--propagation", "slave", "--"]
+        state = self.directories.state
+        values = [processes.mark(state), str(self.directories.libvirt), str(cache)]
+        words = self.directories.libvirt / "log" / "start.log"
+        with words.open("wb") as output:
+            # Its output goes to a file, not to us: if we are killed, it ends undisturbed.
+            launcher = subprocess.Popen(
+                [*enter, "sh", "-euc", script, "testbed-daemon", *values],
+                env={"PATH": _PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", processes.ENVIRONMENT: str(state)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                start_new_session=True,
+            )
+            try:
+                status = launcher.wait(limit)
+            except BaseException as e:
+                self.stop(keep_definitions=True)
+                launcher.wait()
+                if not isinstance(e, subprocess.TimeoutExpired):
+                    raise  # Ctrl-C
+                status = -1
+        if status != 0:
+            last = words.read_text(errors="replace").strip().splitlines()[-1:] or [f"nothing within {limit:g} s"]
+            raise LabError(
+                f"lab {self.lab_id}",
+                "start its libvirt daemon",
+                last[0],
+                f"see {self.directories.libvirt}/log; `testbed doctor` checks the host",
+            )
+
+    def _write_configuration(self) -> None:
+        self.directories.create()
+        for folder in ("etc", "lib", "log"):
+            # QEMU's files are root's, but dnsmasq gives root up: below the lab's closed folder these are open
+            (self.directories.libvirt / folder).mkdir(parents=True, exist_ok=True)
+            (self.directories.libvirt / folder).chmod(0o755)
+        etc = self.directories.libvirt / "etc"
+        (etc / "libvirtd.conf").write_text(_LIBVIRTD_CONF.format(host_uuid=uuid.uuid4()))
+        (etc / "qemu.conf").write_text(_QEMU_CONF)
+
+    def _settled(self) -> DaemonProcesses | None:
+        found = self.find()
+        if found and found.starting:
+            raise NotYet(", ".join(map(str, found.starting)))
+        return found
+
+    def _answering(self) -> DaemonProcesses:
+        found = self.find()
+        if found is None or found.libvirtd is None:
+            raise NotYet("libvirtd does not run")
+        if not _answers(found.libvirtd):
+            raise NotYet(f"{found.libvirtd} does not take connections")
+        return found
+
+    def _ended(self) -> None:
+        remaining = processes.of_lab(self.directories.state)
+        if remaining:
+            raise NotYet("still there: " + ", ".join(map(str, remaining)))
+
+    def _killed(self) -> None:
+        _signal(processes.of_lab(self.directories.state), signal.SIGKILL)
+        self._ended()
+
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_LAUNCHERS = {"unshare", "nsenter", "sh", "mount", "mkdir", "ip"}
+
+
+def _sort(found: list[Process]) -> DaemonProcesses | None:
+    if not found:
+        return None
+    pids = {p.pid for p in found}
+
+    def named(*prefixes: str) -> tuple[Process, ...]:
+        return tuple(p for p in found if p.name.startswith(prefixes))
+
+    # A daemon's child between fork and exec bears its name still; the daemon's own parent is none of ours.
+    roots = [p for p in found if p.parent not in pids]
+    sorted_ones = DaemonProcesses(
+        libvirtd=next((p for p in roots if p.name == "libvirtd"), None),
+        virtlogd=next((p for p in roots if p.name == "virtlogd"), None),
+        machines=named("qemu-"),
+        dnsmasq=named("dnsmasq"),
+        starting=tuple(p for p in found if p.name in _LAUNCHERS and "testbed-daemon" in p.arguments),
+        others=(),
+    )
+    known = {p.pid for p in sorted_ones.all}
+    return DaemonProcesses(
+        sorted_ones.libvirtd,
+        sorted_ones.virtlogd,
+        sorted_ones.machines,
+        sorted_ones.dnsmasq,
+        sorted_ones.starting,
+        tuple(p for p in found if p.pid not in known),
+    )
+
+
+def _socket_of(libvirtd: Process) -> str:
+    return f"/proc/{libvirtd.pid}/root/{_SOCKET}"
+
+
+def _answers(libvirtd: Process) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(2)
+        try:
+            probe.connect(_socket_of(libvirtd))
+        except OSError:
+            return False
+    return True
+
+
+def _signal(targets: Iterable[Process], number: signal.Signals) -> None:
+    for process in targets:
+        try:
+            os.kill(process.pid, number)
+        except ProcessLookupError:  # ended meanwhile
+            continue
