@@ -13,7 +13,7 @@ from testbed.documents import Document, Path
 from testbed.errors import BadInput, Location, Problem
 from testbed.resources.kinds import BY_NAME, BY_SPEC, IGNORED_KINDS, KINDS, Kind
 from testbed.resources.outdated import outdated_field, outdated_kind
-from testbed.resources.refused import REFUSED_FIELDS, REFUSED_KINDS
+from testbed.resources.refused import REFUSED_KINDS, refusal
 from testbed.resources.resource import Key, Resource, ResourceSet
 from testbed.resources.validation import check
 from testbed.resources.values import Message, to_plain
@@ -229,7 +229,7 @@ def _field_problems(error: ValidationError, document: Document, kind: Kind) -> I
         owner, message, given = owner_of(kind.spec, path[1:-1]), item["msg"], item.get("input")
         name = str(path[-1])
         if item["type"] == "extra_forbidden":
-            if owner and (reason := REFUSED_FIELDS.get(f"{owner.__name__}.{name}")):
+            if owner and (reason := refusal(owner, name)):
                 yield _problem(document, path, f"{name!r} is refused: {reason}", "remove it")
             elif owner and (old := outdated_field(owner, name)):
                 yield _problem(document, path, *old(document.file))

@@ -1,12 +1,15 @@
 """What Istio has and this mesh does not: one table, which the loader answers from and the ledger prints.
 
-Keys of fields are ``Message.field`` in YAML's spelling; of values, ``Message.field=VALUE``.
+Keys of fields are ``Message.field`` in YAML's spelling; of values, ``Message.field=VALUE``.  Messages of the
+Gateway API have ``k8s.`` before them (both it and Istio have a Gateway).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+
+from testbed.resources.values import Message
 
 REFUSED_KINDS: Mapping[tuple[str, str], str] = MappingProxyType(
     {
@@ -41,19 +44,32 @@ REFUSED_FIELDS: Mapping[str, str] = MappingProxyType(
         " PASSTHROUGH with a VirtualService's tls routes is the form for one",
         "ServiceEntry.resolution=DYNAMIC_DNS": "resolution at the time of a request is not supported;"
         " write DNS with the names as hosts, or NONE",
-        "GatewayClass.parametersRef": "the lab sets up the gateways; remove it",
-        "Gateway.infrastructure": "the lab sets up the gateways; remove it",
-        "Gateway.allowedListeners": "ListenerSet is not supported; write the listeners into the Gateway",
-        "Gateway.tls": "client certificates for a whole Gateway are not supported; write a Gateway of"
+        "k8s.GatewayClass.parametersRef": "the lab sets up the gateways; remove it",
+        "k8s.Gateway.infrastructure": "the lab sets up the gateways; remove it",
+        "k8s.Gateway.allowedListeners": "ListenerSet is not supported; write the listeners into the Gateway",
+        "k8s.Gateway.tls": "client certificates for a whole Gateway are not supported; write a Gateway of"
         " networking.istio.io with tls mode MUTUAL",
-        "Gateway.defaultScope": "an experimental field that Istio does not act on; remove it",
-        "ListenerTLSConfig.options": "options of TLS are not supported; write a Gateway of networking.istio.io",
-        "HTTPRoute.useDefaultGateways": "an experimental field that Istio does not act on; name the parentRefs",
-        "GRPCRoute.useDefaultGateways": "an experimental field that Istio does not act on; name the parentRefs",
-        "HTTPRouteRule.sessionPersistence": "not supported; write a DestinationRule with consistentHash",
-        "GRPCRouteRule.sessionPersistence": "not supported; write a DestinationRule with consistentHash",
-        "HTTPRouteFilter.externalAuth": "not supported; write an AuthorizationPolicy with action CUSTOM",
-        "HTTPRouteFilter.extensionRef": "filters of other controllers are not supported; remove it",
-        "GRPCRouteFilter.extensionRef": "filters of other controllers are not supported; remove it",
+        "k8s.Gateway.defaultScope": "an experimental field that Istio does not act on; remove it",
+        "k8s.ListenerTLSConfig.options": "options of TLS are not supported; write a Gateway of networking.istio.io",
+        "k8s.HTTPRoute.useDefaultGateways": "an experimental field that Istio does not act on; name the parentRefs",
+        "k8s.GRPCRoute.useDefaultGateways": "an experimental field that Istio does not act on; name the parentRefs",
+        "k8s.HTTPRouteRule.sessionPersistence": "not supported; write a DestinationRule with consistentHash",
+        "k8s.GRPCRouteRule.sessionPersistence": "not supported; write a DestinationRule with consistentHash",
+        "k8s.HTTPRouteFilter.externalAuth": "not supported; write an AuthorizationPolicy with action CUSTOM",
+        "k8s.HTTPRouteFilter.extensionRef": "filters of other controllers are not supported; remove it",
+        "k8s.GRPCRouteFilter.extensionRef": "filters of other controllers are not supported; remove it",
     }
 )
+
+
+def refusal(owner: type[Message], field: str, value: object = None) -> str:
+    """Why ``field`` of ``owner`` (or that value of it) is refused; nothing when it is not."""
+    prefix = "k8s." if owner.__module__.endswith(".kubernetes_gateway") else ""
+    key = f"{prefix}{owner.__name__}.{field}"
+    return REFUSED_FIELDS.get(f"{key}={value}" if value is not None else key, "")
+
+
+def refused_values(owner: type[Message], field: str) -> dict[str, str]:
+    """The values of ``field`` that are refused, each with the reason."""
+    start = f"{owner.__name__}.{field}="
+    return {key.removeprefix(start): why for key, why in REFUSED_FIELDS.items() if key.startswith(start)}

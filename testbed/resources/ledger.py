@@ -1,0 +1,105 @@
+"""The ledger: every field of Istio's published API, what this mesh does with it, and the test that proves it.
+
+``api_fields.json`` holds the names as published (Istio 1.30, Gateway API 1.5); the caller reads it.
+A path is written ``spec.http[].match[].headers{}.exact``: ``[]`` is any element of a list, ``{}`` any
+value of a mapping.  Only fields that hold a value are listed, not the messages around them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from testbed.documents import Path
+from testbed.resources.kinds import BY_NAME, GATEWAY_API
+from testbed.resources.loading import owner_of
+from testbed.resources.refused import REFUSED_KINDS, refusal, refused_values
+
+_STEP = re.compile(r"([^.\[\]{}]+)((?:\[\]|\{\})*)")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A field and its state.  ``refused``: why, or empty.  ``gap``: neither supported nor refused."""
+
+    kind: str
+    field: str
+    refused: str = ""
+    refused_values: tuple[tuple[str, str], ...] = ()
+    gap: bool = False
+
+    @property
+    def name(self) -> str:
+        """What a test says it proves: ``VirtualService.spec.http[].timeout``."""
+        return f"{self.kind}.{self.field}"
+
+
+def shown_kind(group: str, kind: str) -> str:
+    """The kind's name in the ledger: both groups have a Gateway, so that of the Gateway API shows its group."""
+    return f"{GATEWAY_API}/{kind}" if (group, kind) == (GATEWAY_API, "Gateway") else kind
+
+
+def entries(api: Mapping[str, Any]) -> tuple[Entry, ...]:
+    """All fields of ``api_fields.json`` (as parsed), in its order, each with its state."""
+    return tuple(
+        _entry(group, kind, field)
+        for key, fields in api["fields"].items()
+        for group, _, kind in (key.rpartition("/"),)
+        for field in fields
+    )
+
+
+def page(api: Mapping[str, Any], proofs: Mapping[str, Iterable[str]]) -> str:
+    """``docs/reference/coverage.md``.  ``proofs``: names of entries, each with the tests that prove it."""
+    all_entries = entries(api)
+    supported = [e for e in all_entries if not e.refused and not e.gap]
+    proved = sum(1 for e in supported if proofs.get(e.name))
+    out = [
+        "# Coverage of Istio's API",
+        "",
+        "<!-- Written by tests/unit/test_resources_ledger.py; run it with TESTBED_WRITE=1 to renew this page. -->",
+        "",
+        f"Every field of the API as Istio {api['istio']} and the Gateway API {api['gatewayApi']} publish it."
+        " A refused field is a located error with the message shown; no field is passed over in silence."
+        " `[]` stands for each element of a list, `{}` for each value of a mapping.",
+        "",
+        f"{len(all_entries)} fields: {len(supported)} supported, of which {proved} name a test that proves them;"
+        f" {len(all_entries) - len(supported)} refused. A supported field without a test is read and checked; what it"
+        " does is then nobody's promise yet.",
+    ]
+    kind = ""
+    for entry in all_entries:
+        if entry.kind != kind:
+            kind = entry.kind
+            out += ["", f"## {kind}", "", "| field | | proved by |", "| --- | --- | --- |"]
+        tests = ", ".join(f"`{t}`" for t in sorted(set(proofs.get(entry.name, ()))))
+        out.append(f"| `{entry.field}` | {_state(entry)} | {tests} |")
+    out += ["", "## Kinds that are refused", "", "| kind | message |", "| --- | --- |"]
+    out += [f"| {group}/{name} | {why} |" for (group, name), why in REFUSED_KINDS.items()]
+    return "\n".join(out) + "\n"
+
+
+def _state(entry: Entry) -> str:
+    if entry.gap:
+        return "**missing**"
+    if entry.refused:
+        return f"refused: {entry.refused}"
+    return "; ".join(["supported", *(f"`{value}` refused: {why}" for value, why in entry.refused_values)])
+
+
+def _entry(group: str, kind: str, field: str) -> Entry:
+    spec, shown = BY_NAME[group, kind].spec, shown_kind(group, kind)
+    path: Path = ()
+    for name, suffix in _STEP.findall(field.removeprefix("spec.")):
+        owner = owner_of(spec, path)
+        if owner is None:
+            return Entry(shown, field, gap=True)
+        if why := refusal(owner, name):
+            return Entry(shown, field, refused=why)
+        if name not in {f.alias or n for n, f in owner.model_fields.items()}:
+            return Entry(shown, field, gap=True)
+        values = refused_values(owner, name)
+        path = (*path, name, *("*" for _ in range(len(suffix) // 2)))
+    return Entry(shown, field, refused_values=tuple(values.items()))
