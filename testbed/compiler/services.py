@@ -1,0 +1,326 @@
+"""The registry: what can be called, and who answers.
+
+The lab's services and workloads, and what ServiceEntry and WorkloadEntry add to them, in one form.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from ipaddress import IPv4Network, ip_address, ip_network
+
+from testbed.compiler.names import is_wildcard
+from testbed.model.proxy import content_hash
+from testbed.model.topology import Locality, MeshService, MeshWorkload, Protocol, ProxyKind, ServicePort, Topology
+from testbed.resources.resource import Resource, ResourceSet
+from testbed.resources.service_entry import Location as Place
+from testbed.resources.service_entry import Resolution as EntryResolution
+from testbed.resources.service_entry import ServiceEntry, WorkloadEntry
+from testbed.resources.values import selects
+
+TLS_MODE_LABEL = "security.istio.io/tlsMode"
+UNSPECIFIED = "0.0.0.0"  # noqa: S104 - a service without an address of its own
+
+
+class Resolution(Enum):
+    """How endpoints are found: known here, by DNS at the proxy, or by where the caller connects to."""
+
+    STATIC = "STATIC"
+    DNS = "DNS"
+    DNS_ROUND_ROBIN = "DNS_ROUND_ROBIN"
+    NONE = "NONE"
+
+
+@dataclass(frozen=True)
+class Service:
+    """Something that can be called."""
+
+    host: str
+    namespace: str
+    ports: tuple[ServicePort, ...]
+    addresses: tuple[str, ...] = ()
+    resolution: Resolution = Resolution.STATIC
+    external: bool = False
+    export_to: tuple[str, ...] = ("*",)
+    subject_alt_names: tuple[str, ...] = ()
+    is_entry: bool = False
+    digest: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", content_hash(repr((self.host, self.namespace, self.ports, self.addresses,
+            self.resolution, self.external, self.export_to, self.subject_alt_names, self.is_entry))))  # fmt: skip
+
+    def port(self, number: int) -> ServicePort | None:
+        """The port of that number."""
+        return next((p for p in self.ports if p.number == number), None)
+
+    @property
+    def address(self) -> str:
+        """Where its TCP listeners are: its first address, else ``0.0.0.0``."""
+        return self.addresses[0] if self.addresses else UNSPECIFIED
+
+    def visible_from(self, namespace: str) -> bool:
+        """Whether ``exportTo`` lets that namespace see it."""
+        return exported(self.export_to, self.namespace, namespace)
+
+
+def exported(export_to: Sequence[str], owner: str, client: str) -> bool:
+    """``exportTo`` of a resource in ``owner`` as ``client`` sees it; an empty one means everybody."""
+    if not export_to or "*" in export_to:
+        return True
+    return client in export_to or (owner == client and "." in export_to)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Somebody who answers for a service's port."""
+
+    address: str
+    """An IP address, a DNS name, or ``unix://`` and a path."""
+    port: int
+    labels: Mapping[str, str]
+    locality: Locality
+    weight: int
+    namespace: str
+    identity: str
+    """SPIFFE identity; empty for endpoints that have none."""
+    sidecar: bool
+    """Whether a proxy that takes mutual TLS is in front of it."""
+    workload: MeshWorkload | None = None
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Services and endpoints."""
+
+    services: tuple[Service, ...]
+    trust_domain: str
+    by_host: Mapping[str, tuple[Service, ...]]
+    digest: str
+    _endpoints: Mapping[tuple[str, str], Callable[[ServicePort], Sequence[Endpoint]]] = field(repr=False)
+
+    def endpoints(self, service: Service, port: ServicePort) -> Sequence[Endpoint]:
+        """Who answers for that port, in order of address."""
+        return self._endpoints[service.namespace, service.host](port)
+
+    def identities(self, service: Service) -> tuple[str, ...]:
+        """What its endpoints may present themselves as: their SPIFFE identities and ``subjectAltNames``."""
+        found = {e.identity for p in service.ports[:1] for e in self.endpoints(service, p) if e.identity}
+        return tuple(sorted(found | set(service.subject_alt_names)))
+
+    def lookup(self, host: str, namespace: str) -> Service | None:
+        """The service of that host that clients in a namespace mean: their own first, then any they can see."""
+        visible = [s for s in self.by_host.get(host, ()) if s.visible_from(namespace)]
+        return next((s for s in visible if s.namespace == namespace), visible[0] if visible else None)
+
+
+def registry(resources: ResourceSet, topology: Topology) -> Registry:
+    """Put the lab's services and the entries of ``resources`` together."""
+    by_namespace: dict[str, list[MeshWorkload]] = {}
+    for workload in topology.workloads:
+        by_namespace.setdefault(workload.namespace, []).append(workload)
+    services: list[Service] = []
+    endpoints: dict[tuple[str, str], Callable[[ServicePort], Sequence[Endpoint]]] = {}
+    for mesh_service in topology.services:
+        service = _of_lab(mesh_service)
+        members = [w for w in by_namespace.get(service.namespace, ()) if selects(mesh_service.selector, w.labels)]
+        services.append(service)
+        endpoints[service.namespace, service.host] = _memoized(_LabEndpoints(tuple(members), topology))
+    taken = {str(s.address) for s in topology.services}
+    for resource in resources.service_entries:
+        for service in _of_entry(resource, topology.service_range, taken):
+            key = service.namespace, service.host
+            if key in endpoints:
+                continue  # the older one (or the lab's own) of that name counts
+            services.append(service)
+            endpoints[key] = _memoized(_EntryEndpoints(resource, service, resources, topology))
+    by_host: dict[str, list[Service]] = {}
+    for service in services:
+        by_host.setdefault(service.host, []).append(service)
+    digest = content_hash(
+        *(s.digest for s in services),
+        *(r.digest for r in resources.service_entries),
+        *(r.digest for r in resources.workload_entries),
+        repr(topology.workloads),
+    )
+    return Registry(
+        tuple(services), topology.trust_domain, {h: tuple(s) for h, s in by_host.items()}, digest, endpoints
+    )
+
+
+def service_addresses(resources: ResourceSet, topology: Topology) -> dict[str, str]:
+    """Every host that can be called by name, with the address that it has to resolve to in the guests.
+
+    ServiceEntry hosts without ``addresses`` get one from the lab's range, as Istio allots them; wildcard hosts
+    have none.
+    """
+    found: dict[str, str] = {}
+    for service in registry(resources, topology).services:
+        if service.addresses and not is_wildcard(service.host) and "/" not in service.address:
+            found.setdefault(service.host, service.address)
+    return found
+
+
+def _of_lab(service: MeshService) -> Service:
+    return Service(service.host, service.namespace, service.ports, (str(service.address),))
+
+
+_PROTOCOLS = {"GRPC-WEB": Protocol.HTTP, "HTTP_PROXY": Protocol.HTTP}
+
+
+def protocol_of(name: str, port_name: str = "") -> Protocol:
+    """Istio's protocol names; those that no filter of plain Envoy reads (Mongo, Redis, MySQL) are TCP."""
+    for text in (name.upper(), port_name.upper().partition("-")[0]):
+        if text in Protocol.__members__:
+            return Protocol[text]
+        if text in _PROTOCOLS:
+            return _PROTOCOLS[text]
+    return Protocol.TCP
+
+
+def _of_entry(resource: Resource[ServiceEntry], pool: IPv4Network, taken: set[str]) -> Iterator[Service]:
+    entry = resource.spec
+    ports = tuple(
+        ServicePort(p.name, p.number, protocol_of(p.protocol, p.name), p.target_port or p.number)
+        for p in entry.ports
+    )
+    resolution = {
+        EntryResolution.STATIC: Resolution.STATIC,
+        EntryResolution.DNS: Resolution.DNS,
+        EntryResolution.DNS_ROUND_ROBIN: Resolution.DNS_ROUND_ROBIN,
+    }.get(entry.resolution, Resolution.NONE)
+    for host in entry.hosts:
+        addresses = entry.addresses
+        if not addresses and resolution is not Resolution.NONE and not is_wildcard(host):
+            addresses = (_allot(host, pool, taken),)
+        yield Service(
+            host.lower(),
+            resource.namespace,
+            ports,
+            addresses,
+            resolution,
+            entry.location is Place.MESH_EXTERNAL,
+            entry.export_to or ("*",),
+            entry.subject_alt_names,
+            is_entry=True,
+        )
+
+
+def _allot(host: str, pool: IPv4Network, taken: set[str]) -> str:
+    """An address that depends on the name alone unless two names collide, so that others' entries don't move it."""
+    start = int.from_bytes(hashlib.sha256(host.encode()).digest()[:8], "big")
+    size = pool.num_addresses - 2
+    for step in range(size):
+        address = str(pool.network_address + 1 + (start + step) % size)
+        if address not in taken:
+            taken.add(address)
+            return address
+    return UNSPECIFIED
+
+
+def _memoized(
+    source: Callable[[ServicePort], Sequence[Endpoint]],
+) -> Callable[[ServicePort], Sequence[Endpoint]]:
+    known: dict[ServicePort, Sequence[Endpoint]] = {}
+
+    def endpoints(port: ServicePort) -> Sequence[Endpoint]:
+        if port not in known:
+            known[port] = source(port)
+        return known[port]
+
+    return endpoints
+
+
+def _of_workload(workload: MeshWorkload, port: int, trust_domain: str) -> Endpoint:
+    return Endpoint(
+        str(workload.address),
+        port,
+        workload.labels,
+        workload.locality,
+        1,
+        workload.namespace,
+        workload.spiffe_id(trust_domain),
+        workload.kind is ProxyKind.SIDECAR,
+        workload,
+    )
+
+
+@dataclass(frozen=True)
+class _LabEndpoints:
+    members: tuple[MeshWorkload, ...]
+    topology: Topology
+
+    def __call__(self, port: ServicePort) -> Sequence[Endpoint]:
+        found = []
+        for workload in self.members:
+            own = next((p.target for p in workload.ports if p.name == port.name), port.target)
+            found.append(_of_workload(workload, own, self.topology.trust_domain))
+        return sorted(found, key=lambda e: (ip_address(e.address), e.port))
+
+
+@dataclass(frozen=True)
+class _EntryEndpoints:
+    resource: Resource[ServiceEntry]
+    service: Service
+    resources: ResourceSet
+    topology: Topology
+
+    def __call__(self, port: ServicePort) -> Sequence[Endpoint]:
+        return [*self._written(port), *self._selected(port)]
+
+    def _written(self, port: ServicePort) -> Iterable[Endpoint]:
+        entry, service = self.resource.spec, self.service
+        if entry.endpoints:
+            return [self._of(e, port, {}) for e in entry.endpoints]
+        if service.resolution in (Resolution.DNS, Resolution.DNS_ROUND_ROBIN) and entry.workload_selector is None:
+            host = WorkloadEntry(address=service.host)
+            return [self._of(host, port, {})]
+        return ()
+
+    def _selected(self, port: ServicePort) -> Iterable[Endpoint]:
+        selector = self.resource.spec.workload_selector
+        if selector is None:
+            return ()
+        found = [
+            self._of(r.spec, port, r.labels)
+            for r in self.resources.workload_entries
+            if r.namespace == self.resource.namespace and selects(selector.labels, {**r.labels, **r.spec.labels})
+        ]
+        # a ServiceEntry selects workloads of the lab (pods, in Istio) as well
+        lab = [
+            _of_workload(w, port.target, self.topology.trust_domain)
+            for w in self.topology.workloads
+            if w.namespace == self.resource.namespace and selects(selector.labels, w.labels)
+        ]
+        return [*found, *sorted(lab, key=lambda e: ip_address(e.address))]
+
+    def _of(self, entry: WorkloadEntry, port: ServicePort, labels: Mapping[str, str]) -> Endpoint:
+        combined = {**labels, **entry.labels}
+        namespace = self.resource.namespace
+        account = entry.service_account
+        domain = self.topology.trust_domain
+        # an entry at the address of a workload of the lab is that workload, and has its sidecar
+        workload = next((w for w in self.topology.workloads if str(w.address) == entry.address), None)
+        identity = f"spiffe://{domain}/ns/{namespace}/sa/{account}" if account else ""
+        return Endpoint(
+            entry.address,
+            entry.ports.get(port.name, port.target),
+            combined,
+            Locality.parse(entry.locality),
+            entry.weight or 1,
+            namespace,
+            identity,
+            combined.get(TLS_MODE_LABEL) == "istio",
+            workload,
+        )
+
+
+def is_address(text: str) -> bool:
+    """Whether it is an IP address or a block of them (and not a name)."""
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
