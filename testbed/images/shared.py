@@ -1,0 +1,59 @@
+"""The shared disk: what all nodes have in common, mounted read-only at ``/opt/testbed`` by each of them.
+
+Envoy, the sample services and the guest tools come to a node this way, at the speed of a disk, not over SSH.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from testbed.errors import LabError
+from testbed.images.build import building, require
+from testbed.images.recipe import tree
+from testbed.model.proxy import content_hash
+
+_SPARE = 8 * 1024 * 1024
+
+
+def shared_key(envoy: Path, folder: Path) -> str:
+    """The content hash that names a shared disk.  An artifact never changes under its (versioned) path."""
+    parts: list[str | bytes] = ["2", f"{envoy.parent.name} {envoy.stat().st_size}"]
+    for file in tree(folder):
+        parts += [file.path, str(file.executable), file.content]
+    return content_hash(*parts)
+
+
+def build_shared(envoy: Path, folder: Path, cache: Path) -> Path:
+    """The disk (raw ext4) with ``bin/envoy`` and everything below ``folder`` (``images/shared``)."""
+    target = cache / "shared" / shared_key(envoy, folder)
+    with building(target) as work:
+        if work is not None:
+            require("mke2fs")
+            with tempfile.TemporaryDirectory(dir=work) as temporary:
+                top = Path(temporary)
+                top.chmod(0o755)
+                (top / "bin").mkdir()
+                shutil.copyfile(envoy, top / "bin" / "envoy")
+                (top / "bin" / "envoy").chmod(0o755)
+                for file in tree(folder):
+                    path = top / file.path
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(file.content)
+                    path.chmod(0o755 if file.executable else 0o644)
+                _make_disk(top, work / "disk.raw")
+    return target / "disk.raw"
+
+
+def _make_disk(top: Path, disk: Path) -> None:
+    content = sum(4096 + path.stat().st_size for path in top.rglob("*"))
+    kilobytes = (content * 102 // 100 + _SPARE) // 1024
+    # no journal: nobody writes; owner root whoever builds it
+    argv = ["mke2fs", "-q", "-t", "ext4", "-L", "testbed", "-O", "^has_journal", "-m", "0", "-E", "root_owner=0:0"]
+    done = subprocess.run(
+        [*argv, "-d", str(top), str(disk), f"{kilobytes}k"], check=False, capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        raise LabError("shared disk", "build", done.stderr.strip() or f"mke2fs status {done.returncode}")
