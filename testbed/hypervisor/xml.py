@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -76,11 +76,6 @@ def domain_name(lab: str, node: str) -> str:
 def domain_uuid(lab: str, node: str) -> str:
     """Fixed per lab and node, so that a machine made again is the same machine to libvirt."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{METADATA}:{lab}:{node}"))
-
-
-def mac_for(prefix: str, address: IPv4Address) -> str:
-    """A locally administered MAC that carries the IPv4 address: ``prefix`` is its first two bytes."""
-    return prefix + "".join(f":{byte:02x}" for byte in address.packed)
 
 
 def network_name(lab: str, role: str) -> str:

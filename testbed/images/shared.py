@@ -20,7 +20,7 @@ _SPARE = 8 * 1024 * 1024
 
 def shared_key(envoy: Path, folder: Path) -> str:
     """The content hash that names a shared disk.  An artifact never changes under its (versioned) path."""
-    parts: list[str | bytes] = ["2", f"{envoy.parent.name} {envoy.stat().st_size}"]
+    parts: list[str | bytes] = ["2", envoy.parent.name]
     for file in tree(folder):
         parts += [file.path, str(file.executable), file.content]
     return content_hash(*parts)

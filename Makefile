@@ -1,0 +1,23 @@
+# Each target is one line into the tool. LAB picks an inventory: make up LAB=two-nodes
+LAB ?= bookinfo
+testbed = .venv/bin/testbed
+
+.PHONY: up test down lint bench setup
+
+up: setup
+	$(testbed) up --fix-host -i $(LAB)
+
+test: setup
+	scripts/test
+
+down:
+	$(testbed) down -i $(LAB)
+
+lint: setup
+	scripts/test lint
+
+bench: setup
+	.venv/bin/python benchmarks/up.py
+
+setup:
+	@scripts/setup

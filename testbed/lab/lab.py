@@ -1,0 +1,144 @@
+"""One lab on this host: its inventory, its folders, its hypervisor and the connections to its nodes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+from testbed.errors import LabError
+from testbed.guests.keys import KeyPair, key_pair
+from testbed.guests.ssh import SshConnection
+from testbed.host.daemon import PrivateDaemon
+from testbed.host.directories import LabDirectories
+from testbed.host.namespaces import HostNetwork, LabNetwork, Network
+from testbed.hypervisor.machines import Hypervisor
+from testbed.model.inventory import Inventory
+from testbed.model.reading import topology_of
+from testbed.model.topology import Topology
+
+SSH_PORT = 22
+
+
+class NotUp(LabError):
+    """The lab, or the node, that a command needs is not there."""
+
+    def __init__(self, subject: str, action: str, cause: str = "the lab is not up") -> None:
+        super().__init__(subject, action, cause, "run: testbed up")
+
+
+class Lab:
+    """A lab that may or may not run.  Making the object touches nothing."""
+
+    def __init__(self, inventory: Inventory, file: str = "") -> None:
+        self.inventory = inventory
+        self.file = file
+        self.id = inventory.id
+        self.directories = LabDirectories(inventory.id)
+        self.daemon = PrivateDaemon(inventory.id, self.directories)
+        self._hypervisor: Hypervisor | None = None
+        self._connections: dict[str, SshConnection] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def private(self) -> bool:
+        """Whether it has a libvirt daemon of its own: ``auto``, and we are root."""
+        return self.inventory.hosts[0].uri == "auto" and os.geteuid() == 0
+
+    @cached_property
+    def network(self) -> Network:
+        """How to reach its addresses."""
+        return LabNetwork(self.directories) if self.private else HostNetwork()
+
+    @cached_property
+    def topology(self) -> Topology:
+        """The mesh that the inventory describes."""
+        return topology_of(self.inventory)
+
+    @property
+    def tag(self) -> str:
+        """Six hexadecimal digits that keep names of taps and bridges apart on a host with several labs."""
+        return hashlib.sha256(self.id.encode()).hexdigest()[:6]
+
+    def hypervisor(self) -> Hypervisor:
+        """The libvirt connection.  Raises :class:`NotUp` when the lab's own daemon doesn't run."""
+        with self._lock:
+            if self._hypervisor is None:
+                if self.private and not self._daemon_runs():
+                    raise NotUp(self.id, "connect to its libvirt daemon")
+                self._hypervisor = Hypervisor(self._uri(), self.id)
+            return self._hypervisor
+
+    def hypervisor_if_up(self) -> Hypervisor | None:
+        """The libvirt connection, or None when the lab's own daemon doesn't run."""
+        try:
+            return self.hypervisor()
+        except NotUp:
+            return None
+
+    def _daemon_runs(self) -> bool:
+        found = self.daemon.find()
+        return found is not None and found.libvirtd is not None
+
+    def _uri(self) -> str:
+        uri = self.inventory.hosts[0].uri
+        if self.private:
+            return self.daemon.uri
+        return "qemu:///system" if uri == "auto" else uri
+
+    def connection(self, node: str) -> SshConnection:
+        """The kept SSH connection to a node; made on first use, not connected yet."""
+        address = str(self.inventory.management_address(node))
+        with self._lock:
+            if node not in self._connections:
+                self._connections[node] = SshConnection(
+                    node,
+                    lambda limit: self.network.dial(address, SSH_PORT, limit),
+                    self.client_key,
+                    self.host_key(node).public,
+                )
+            return self._connections[node]
+
+    @property
+    def client_key_file(self) -> Path:
+        """Where the private key lies that every node lets in."""
+        return self.directories.pki / "client_ed25519"
+
+    @cached_property
+    def client_key(self) -> KeyPair:
+        """The key that every node of the lab lets in."""
+        return key_pair(self.client_key_file)
+
+    def host_key_file(self, node: str) -> Path:
+        """Where the node's private host key lies."""
+        return self.directories.pki / "hosts" / f"{node}_ed25519"
+
+    def host_key(self, node: str) -> KeyPair:
+        """The node's SSH host key, made by us before the node is."""
+        return key_pair(self.host_key_file(node))
+
+    def known_keys(self, node: str) -> tuple[str, ...]:
+        """The public keys that the node's machine is made with, as far as they exist; makes none."""
+        files = (self.client_key_file, self.host_key_file(node))
+        return tuple(key_pair(file).public for file in files if file.exists())
+
+    def close(self) -> None:
+        """Close all connections; the lab goes on."""
+        for connection in self._connections.values():
+            connection.close()
+        self._connections.clear()
+        if self._hypervisor is not None:
+            self._hypervisor.close()
+            self._hypervisor = None
+
+    @contextmanager
+    def closing(self) -> Iterator[Lab]:
+        """Close all connections at the end of a block."""
+        try:
+            yield self
+        finally:
+            self.close()

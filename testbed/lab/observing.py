@@ -1,0 +1,63 @@
+"""What is there of a lab: read from libvirt, the processes and the nodes themselves, never from a file of ours."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+from testbed.errors import LabError
+from testbed.guests import NodeConnection
+from testbed.host.forward import find_forward
+from testbed.hypervisor.machines import FoundMachine, Power
+from testbed.lab.disks import Disks
+from testbed.lab.lab import Lab
+from testbed.plan import ObservedLab, ObservedMachine
+
+NODE_TOOL = ("/usr/bin/python3", "/opt/testbed/node/testbed_node.py")
+ANSWER_LIMIT = 5.0
+"""Seconds for a running machine to answer when it is looked at; a machine that boots is not waited for here."""
+
+
+def observe(lab: Lab, disks: Disks) -> ObservedLab:
+    """Look at everything; takes a fraction of a second, or :data:`ANSWER_LIMIT` when a machine doesn't answer."""
+    hypervisor = lab.hypervisor_if_up()
+    image, shared = disks.has_image, disks.has_shared
+    by_address = {str(w.address): w.name for w in lab.topology.workloads}
+    forwards = {by_address.get(f.address, f.address): f.port for f in [find_forward(lab.directories)] if f}
+    if hypervisor is None:
+        return ObservedLab(image=image, shared=shared, forwards=forwards)
+    networks = {role: (n.spec, n.active) for role, n in hypervisor.networks().items()}
+    machines = hypervisor.machines()
+    with ThreadPoolExecutor(max_workers=max(1, len(machines))) as pool:
+        seen = dict(zip(machines, pool.map(lambda m: _observe(lab, m), machines.values()), strict=True))
+    return ObservedLab(
+        hypervisor=lab.private,
+        image=image,
+        shared=shared,
+        networks=networks,
+        machines=seen,
+        forwards=forwards,
+    )
+
+
+def _observe(lab: Lab, machine: FoundMachine) -> ObservedMachine:
+    running = machine.power is Power.RUNNING
+    if not running or machine.node not in {n.name for n in lab.inventory.nodes}:
+        return ObservedMachine(machine.spec, running)
+    connection = lab.connection(machine.node)
+    try:
+        connection.connect(limit=ANSWER_LIMIT)
+        workloads = taken_up(connection)
+    except LabError:
+        return ObservedMachine(machine.spec, running)
+    return ObservedMachine(machine.spec, running, answers=True, workloads=workloads)
+
+
+def taken_up(connection: NodeConnection) -> str | None:
+    """The digest of the workloads that the node has set up and keeps running; None when it has not."""
+    done = connection.run([*NODE_TOOL, "status"], limit=20, check=False)
+    if done.status != 0:
+        return None
+    status = json.loads(done.stdout)
+    digest = status.get("digest")
+    return str(digest) if digest and status.get("converged", True) else None
