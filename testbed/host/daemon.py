@@ -12,27 +12,31 @@ source, so every process in there, QEMU and dnsmasq included, can be told from `
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from testbed.errors import HostNotReady, LabError
 from testbed.host import processes
 from testbed.host.directories import LabDirectories, cache_root
-from testbed.host.namespaces import command_in
 from testbed.host.processes import Process
 from testbed.waiting import NotYet, wait_until
 
 _SOCKET = "run/libvirt/libvirt-sock"
-_PROGRAMS = ("libvirtd", "virtlogd", "unshare", "nsenter", "mount", "ip", "sh")
+_PROGRAMS = ("libvirtd", "virtlogd", "unshare", "nsenter", "mount", "flock", "ip", "sh")
 
-# $1 the mark, $2 the lab's libvirt folder, $3 the shared cache.  The marked mount comes first: from then on
+# $1 the mark, $2 the lab's libvirt folder, $3 the shared cache, $4 the gate (see PrivateDaemon._gate).
+_SEEN = 'flock -u "$4"\n'
+# The marked mount comes first: from then on
 # whatever runs in here can be found.  `slave` lets the host unmount its disks; nothing goes the other way.
 _ENTER = """
 mount -t tmpfs -o mode=755,nosuid,nodev "$1" /run
@@ -43,9 +47,10 @@ mount --bind "$2/log" /var/log/libvirt
 mount --bind "$3" /var/cache/libvirt
 ip link set lo up
 """
-# With --daemon both return when their sockets answer, and with a status other than 0 if they can't.
+# With --daemon both return when their sockets answer, and with a status other than 0 if they can't.  No `exec`: as
+# long as the shell is there, a start is under way.
 _VIRTLOGD = "virtlogd --daemon\n"
-_LIBVIRTD = "exec libvirtd --daemon\n"
+_LIBVIRTD = "libvirtd --daemon\n"
 
 _LIBVIRTD_CONF = """\
 unix_sock_rw_perms = "0700"
@@ -123,19 +128,28 @@ class PrivateDaemon:
         LabError if a daemon doesn't come up, with its last words.
         """
         self._check_host()
-        found = self.find()
-        if found and found.starting:  # of a command that was killed: it goes on, and ends by itself
-            found = wait_until(f"lab {self.lab_id}: earlier start", self._settled, limit=limit)
-        if found and found.libvirtd and found.virtlogd and _answers(found.libvirtd):
-            return found
-        self._launch(found, limit)
         return wait_until(
             f"lab {self.lab_id}: libvirt daemon",
-            self._answering,
+            lambda: self._converge(limit),
             limit=limit,
             interval=0.02,
             next_step=f"see {self.directories.libvirt}/log; then `testbed down` and try again",
         )
+
+    def _converge(self, limit: float) -> DaemonProcesses:
+        with self._gate(limit) as gate:
+            return self._advance(gate, limit)
+
+    def _advance(self, gate: IO[bytes], limit: float) -> DaemonProcesses:
+        found = self.find()
+        if found and found.starting:  # of a command that was killed: it goes on, and ends by itself
+            raise NotYet("an earlier start is under way: " + ", ".join(map(str, found.starting)))
+        if found is None or found.libvirtd is None or found.virtlogd is None:
+            self._launch(found, gate, limit)
+            raise NotYet("started, not seen yet")
+        if not _answers(found.libvirtd):
+            raise NotYet(f"{found.libvirtd} does not take connections")
+        return found
 
     def stop(self, limit: float = 10, *, keep_definitions: bool = False) -> None:
         """End every process of the lab, machines included, and with the last one its namespaces and mounts.
@@ -143,18 +157,14 @@ class PrivateDaemon:
         Deletes the daemon's folders, unless ``keep_definitions``: then a later :meth:`start` knows the same
         domains and networks.  Safe to repeat.  Raises WaitTimeout naming what is left after ``limit`` seconds.
         """
-        remaining = processes.of_lab(self.directories.state)
-        _signal(remaining, signal.SIGTERM)
-        polite = limit / 2
-        try:
-            wait_until(f"lab {self.lab_id}: end of its processes", self._ended, limit=polite, interval=0.02)
-        except TimeoutError:
-            wait_until(
-                f"lab {self.lab_id}: end of its killed processes", self._killed, limit=limit - polite, interval=0.05
-            )
+        with self._gate(limit):
+            self._end_all(limit)
         if not keep_definitions:
+            (self.directories.state / "launch.lock").unlink(missing_ok=True)
             shutil.rmtree(self.directories.libvirt, ignore_errors=True)
             shutil.rmtree(self.directories.runtime, ignore_errors=True)
+            with suppress(OSError):  # volumes and keys are still there
+                self.directories.state.rmdir()
 
     def _check_host(self) -> None:
         if os.geteuid() != 0:
@@ -175,52 +185,59 @@ class PrivateDaemon:
                 "run `testbed doctor --fix`",
             )
 
-    def _launch(self, found: DaemonProcesses | None, limit: float) -> None:
+    def _launch(self, found: DaemonProcesses | None, gate: IO[bytes], limit: float) -> None:
         cache = cache_root() / "libvirt"
         # Shared between labs, as the first probe of QEMU's abilities takes seconds.  libvirt writes its files
         # by rename, and two labs write the same content; a file that it can't read it makes again.
         cache.mkdir(parents=True, exist_ok=True)
         self._write_configuration()
-        if found and found.contained:
-            script = ("" if found.virtlogd else _VIRTLOGD) + ("" if found.libvirtd else _LIBVIRTD)
-            enter = command_in(found.contained[0].pid, [])
-        else:
-            script = _ENTER + _VIRTLOGD + _LIBVIRTD
-            enter = ["unshare", "--net", "--mount", "--propagation", "slave", "--"]
         state = self.directories.state
-        values = [processes.mark(state), str(self.directories.libvirt), str(cache)]
+        script = ("" if found and found.virtlogd else _VIRTLOGD) + ("" if found and found.libvirtd else _LIBVIRTD)
+        way_in = found.contained[0] if found and found.contained else None
         words = self.directories.libvirt / "log" / "start.log"
-        with words.open("wb") as output:
+        with ExitStack() as open_files:
+            namespaces = [
+                open_files.enter_context(_open_namespace(way_in, kind)) for kind in ("net", "mnt") if way_in
+            ]
+            if namespaces:
+                net, mount = (f"/proc/self/fd/{file.fileno()}" for file in namespaces)
+                enter = ["nsenter", f"--net={net}", f"--mount={mount}", "--"]
+            else:
+                enter = ["unshare", "--net", "--mount", "--propagation", "slave", "--"]
+                script = _ENTER + script
+            inherited = [file.fileno() for file in (gate, *namespaces)]
+            values = [processes.mark(state), str(self.directories.libvirt), str(cache), str(gate.fileno())]
             # Its output goes to a file, not to us: if we are killed, it ends undisturbed.
+            output = open_files.enter_context(words.open("wb"))
             launcher = subprocess.Popen(
-                [*enter, "sh", "-euc", script, "testbed-daemon", *values],
+                [*enter, "sh", "-euc", _SEEN + script, _LAUNCHER, *values],
                 env={"PATH": _PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", processes.ENVIRONMENT: str(state)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 cwd="/",
+                pass_fds=inherited,
                 start_new_session=True,
             )
-            try:
-                status = launcher.wait(limit)
-            except BaseException as e:
-                self.stop(keep_definitions=True)
-                launcher.wait()
-                if not isinstance(e, subprocess.TimeoutExpired):
-                    raise  # Ctrl-C
-                status = -1
+        try:
+            status = launcher.wait(limit)
+        except BaseException as e:
+            os.killpg(launcher.pid, signal.SIGKILL)
+            launcher.wait()
+            if way_in is None:  # else machines run in there
+                self._end_all(limit=10)
+            if not isinstance(e, subprocess.TimeoutExpired):
+                raise  # Ctrl-C
+            status = -1
         if status != 0:
-            last = words.read_text(errors="replace").strip().splitlines()[-1:] or [f"nothing within {limit:g} s"]
-            raise LabError(
-                f"lab {self.lab_id}",
-                "start its libvirt daemon",
-                last[0],
-                f"see {self.directories.libvirt}/log; `testbed doctor` checks the host",
-            )
+            said = words.read_text(errors="replace").split("\n")
+            cause = next((line for line in said if "error" in line), said[0]) or f"nothing within {limit:g} s"
+            next_step = f"see {words.parent}; `testbed doctor` checks the host"
+            raise LabError(f"lab {self.lab_id}", "start its libvirt daemon", cause, next_step)
 
     def _write_configuration(self) -> None:
         self.directories.create()
-        for folder in ("etc", "lib", "log"):
+        for folder in ("etc", "lib", "lib/dnsmasq", "log"):  # libvirt writes to the third without making it
             # QEMU's files are root's, but dnsmasq gives root up: below the lab's closed folder these are open
             (self.directories.libvirt / folder).mkdir(parents=True, exist_ok=True)
             (self.directories.libvirt / folder).chmod(0o755)
@@ -228,32 +245,49 @@ class PrivateDaemon:
         (etc / "libvirtd.conf").write_text(_LIBVIRTD_CONF.format(host_uuid=uuid.uuid4()))
         (etc / "qemu.conf").write_text(_QEMU_CONF)
 
-    def _settled(self) -> DaemonProcesses | None:
-        found = self.find()
-        if found and found.starting:
-            raise NotYet(", ".join(map(str, found.starting)))
-        return found
+    @contextmanager
+    def _gate(self, limit: float) -> Iterator[IO[bytes]]:
+        """A lock that a launcher inherits from its starter, and gives up once ``/proc`` shows it as the lab's.
 
-    def _answering(self) -> DaemonProcesses:
-        found = self.find()
-        if found is None or found.libvirtd is None:
-            raise NotYet("libvirtd does not run")
-        if not _answers(found.libvirtd):
-            raise NotYet(f"{found.libvirtd} does not take connections")
-        return found
+        Between fork and exec it can't be told from its starter: if that is killed just then, whoever comes next
+        waits here for the launcher to be visible.
+        """
+        self.directories.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (self.directories.state / "launch.lock").open("ab") as file:
 
-    def _ended(self) -> None:
+            def take() -> None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise NotYet("another command is starting or stopping it") from None
+
+            wait_until(f"lab {self.lab_id}: earlier launch", take, limit=limit, interval=0.01)
+            yield file
+
+    def _end_all(self, limit: float) -> None:
+        polite = min(limit / 2, _POLITE)
+        name = f"lab {self.lab_id}: end of its processes"
+        asked: set[int] = set()
+        try:
+            wait_until(name, lambda: self._end(signal.SIGTERM, asked), limit=polite, interval=0.02)
+        except TimeoutError:
+            wait_until(name, lambda: self._end(signal.SIGKILL, set()), limit=limit - polite, interval=0.05)
+
+    def _end(self, number: signal.Signals, asked: set[int]) -> None:
+        """Send the signal to whoever has not had it, those included that were forked since the last look."""
         remaining = processes.of_lab(self.directories.state)
+        for process in remaining:
+            if process.pid not in asked:
+                asked.add(process.pid)
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, number)
         if remaining:
             raise NotYet("still there: " + ", ".join(map(str, remaining)))
 
-    def _killed(self) -> None:
-        _signal(processes.of_lab(self.directories.state), signal.SIGKILL)
-        self._ended()
 
-
+_POLITE = 3.0  # seconds; QEMU and the daemons take milliseconds to end
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_LAUNCHERS = {"unshare", "nsenter", "sh", "mount", "mkdir", "ip"}
+_LAUNCHER = "testbed-daemon"
 
 
 def _sort(found: list[Process]) -> DaemonProcesses | None:
@@ -271,7 +305,7 @@ def _sort(found: list[Process]) -> DaemonProcesses | None:
         virtlogd=next((p for p in roots if p.name == "virtlogd"), None),
         machines=named("qemu-"),
         dnsmasq=named("dnsmasq"),
-        starting=tuple(p for p in found if p.name in _LAUNCHERS and "testbed-daemon" in p.arguments),
+        starting=tuple(p for p in found if _LAUNCHER in p.arguments),
         others=(),
     )
     known = {p.pid for p in sorted_ones.all}
@@ -283,6 +317,13 @@ def _sort(found: list[Process]) -> DaemonProcesses | None:
         sorted_ones.starting,
         tuple(p for p in found if p.pid not in known),
     )
+
+
+def _open_namespace(process: Process, kind: str) -> IO[bytes]:
+    try:
+        return Path(f"/proc/{process.pid}/ns/{kind}").open("rb")
+    except FileNotFoundError:
+        raise NotYet(f"{process} is ending") from None
 
 
 def _socket_of(libvirtd: Process) -> str:
@@ -297,11 +338,3 @@ def _answers(libvirtd: Process) -> bool:
         except OSError:
             return False
     return True
-
-
-def _signal(targets: Iterable[Process], number: signal.Signals) -> None:
-    for process in targets:
-        try:
-            os.kill(process.pid, number)
-        except ProcessLookupError:  # ended meanwhile
-            continue

@@ -81,6 +81,11 @@ class LabDirectories:
         """Log of the commands run on this lab."""
         return self.state / "testbed.log"
 
+    @property
+    def lock(self) -> Path:
+        """The lab's lock file: beside its folder, which goes while the lock is held."""
+        return self.state.with_name(f"{self.state.name}.lock")
+
     def create(self) -> None:
         """Make the folders, readable by their owner only.  Safe to repeat."""
         for root in (self.state, self.runtime):
@@ -96,6 +101,10 @@ class LabDirectories:
                 root.unlink()
             else:
                 shutil.rmtree(root, ignore_errors=True)
+        self.remove_empty_parents()
+
+    def remove_empty_parents(self) -> None:
+        """Delete the folders above the lab's, as far as nothing else is in them."""
         for parent in (self.runtime.parent, self.state.parent, self.state.parent.parent):
             try:
                 parent.rmdir()

@@ -65,13 +65,22 @@ def listener_on(port: int, proc: Path = PROC) -> str:
             if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
                 inodes.add(f"socket:[{fields[9]}]")
     for pid in _pids(proc) if inodes else ():
-        try:
-            links = {str(fd.readlink()) for fd in (proc / str(pid) / "fd").iterdir()}
-        except OSError:  # ended meanwhile, or another user's
-            continue
-        if links & inodes and (process := _describe(proc, pid, False)):
+        if _holds(proc / str(pid) / "fd", inodes) and (process := _describe(proc, pid, False)):
             return str(process)
     return ""
+
+
+def _holds(descriptors: Path, sockets: set[str]) -> bool:
+    try:
+        for descriptor in descriptors.iterdir():
+            try:
+                if str(descriptor.readlink()) in sockets:
+                    return True
+            except FileNotFoundError:  # closed meanwhile
+                continue
+    except OSError:  # ended meanwhile, or another user's
+        pass
+    return False
 
 
 def _pids(proc: Path) -> list[int]:
@@ -82,14 +91,18 @@ def _marks(proc: Path) -> dict[int, str]:
     """The mark of each visible process's mount namespace; empty for those that have none."""
     by_namespace: dict[str, str] = {}
     marks = {}
-    for pid in _pids(proc):
-        try:
-            namespace = str((proc / str(pid) / "ns" / "mnt").readlink())
-        except OSError:  # a zombie, ended meanwhile, or another user's
-            continue
-        if namespace not in by_namespace:
-            by_namespace[namespace] = _mount_mark(_read(proc / str(pid) / "mountinfo").decode(errors="replace"))
-        marks[pid] = by_namespace[namespace]
+    seen: set[int] = set()
+    # A process may fork and end between being listed and being read: look again until nobody is new.
+    while new := [pid for pid in _pids(proc) if pid not in seen]:
+        seen.update(new)
+        for pid in new:
+            try:
+                namespace = str((proc / str(pid) / "ns" / "mnt").readlink())
+            except OSError:  # a zombie, ended meanwhile, or another user's
+                continue
+            if namespace not in by_namespace:
+                by_namespace[namespace] = _mount_mark(_read(proc / str(pid) / "mountinfo").decode(errors="replace"))
+            marks[pid] = by_namespace[namespace]
     return marks
 
 
