@@ -1,0 +1,81 @@
+"""What a run leaves behind, as values: the bundle, the page and JUnit are all made from these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from testbed.model.scenario import Scenario
+from testbed.model.verdict import Outcome, Verdict
+from testbed.traffic import Sample, TrafficSpec, TrafficSummary
+
+
+@dataclass(frozen=True)
+class TestPath:
+    """A sequential test's way between its bounds: (requests, log ratio against low, against high)."""
+
+    __test__ = False
+
+    arm: str
+    declared: float
+    low: float
+    high: float
+    accept_at: float
+    reject_at: float
+    points: tuple[tuple[int, float, float], ...]
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A request in a program's own log."""
+
+    request: str
+    """Its id."""
+    workload: str
+    number: int = 0
+    """Its place in that program's log."""
+    status: int = 0
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step: what was sent, what came back, what arrived, how it was judged."""
+
+    name: str
+    verdict: Verdict
+    spec: TrafficSpec | None = None
+    caller: str = ""
+    samples: tuple[Sample, ...] = ()
+    summary: TrafficSummary = field(default_factory=lambda: TrafficSummary(0))
+    arrivals: tuple[Arrival, ...] = ()
+    discarded: int = 0
+    """Samples thrown away because a revision changed while they were taken."""
+    revision: str = ""
+    paths: tuple[TestPath, ...] = ()
+    apply_seconds: float = 0.0
+    sample_seconds: float = 0.0
+    attachments: Mapping[str, bytes] = field(default_factory=dict)
+    """File name -> content: access logs, config dumps, captures."""
+
+
+@dataclass(frozen=True)
+class ScenarioRecord:
+    """A scenario's run."""
+
+    scenario: Scenario
+    verdict: Verdict
+    started: datetime
+    seconds: float
+    steps: tuple[StepRecord, ...] = ()
+    resources: str = ""
+    """The manifests that were in force, as YAML."""
+    mutant: str = ""
+    """The mutant that it ran under; empty for the scenario as it stands."""
+    clean: bool = True
+    """Whether the lab was found to be as before afterwards."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """The verdict's outcome."""
+        return self.verdict.outcome

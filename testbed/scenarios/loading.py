@@ -1,0 +1,97 @@
+"""Scenario files and the resources that they bring along: the reading of files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from testbed.documents import Document, parse
+from testbed.errors import bad_input
+from testbed.model.scenario import Given, Scenario, read_scenario
+from testbed.resources import Key, ResourceSet, load
+
+SCENARIOS = Path(__file__).parents[2] / "playbooks" / "scenarios"
+
+
+@dataclass(frozen=True)
+class ScenarioFile:
+    """A scenario with its place, which its resource files are relative to."""
+
+    path: Path
+    scenario: Scenario
+
+
+def read_file(path: Path) -> ScenarioFile:
+    """One scenario.  Raises :class:`~testbed.errors.BadInput`."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as e:
+        reason = getattr(e, "strerror", None) or "not a text file"
+        raise bad_input(str(path), f"cannot be read: {reason}", "testbed verify --list shows them") from None
+    return ScenarioFile(path, read_scenario(text, str(path)))
+
+
+def find(wanted: Sequence[str], folder: Path = SCENARIOS) -> list[ScenarioFile]:
+    """Scenarios by file, folder, name or tag, in that order of trying; none wanted: all of ``folder``, by name.
+
+    Raises :class:`~testbed.errors.BadInput` for a word that is none of these.
+    """
+    shipped = [read_file(p) for p in sorted(folder.rglob("*.yaml"))]
+    if not wanted:
+        return shipped
+    found: dict[Path, ScenarioFile] = {}
+    for word in wanted:
+        path = Path(word)
+        if path.is_dir():
+            hits = [read_file(p) for p in sorted(path.rglob("*.yaml"))]
+        elif path.suffix in (".yaml", ".yml", ".json") or path.is_file():
+            hits = [read_file(path)]
+        else:
+            hits = [f for f in shipped if f.scenario.name == word]
+            hits = hits or [f for f in shipped if word in f.scenario.tags]
+        if not hits:
+            tags = sorted({t for f in shipped for t in f.scenario.tags})
+            hint = f"names: {', '.join(f.scenario.name for f in shipped)}; tags: {', '.join(tags)}"
+            raise bad_input(word, "no scenario file, name or tag is called so", hint)
+        found |= {f.path: f for f in hits}
+    return list(found.values())
+
+
+def given_resources(given: Given, path: Path) -> ResourceSet:
+    """The resources of a ``given``, files and manifests, checked."""
+    documents: list[Document] = []
+    for entry in given.resources:
+        if isinstance(entry, str):
+            documents += _documents(path.parent / entry)
+        else:
+            documents += _inline(entry, path)
+    return load(documents)
+
+
+def removed_keys(given: Given, base: ResourceSet, path: Path) -> list[Key]:
+    """The keys in ``base`` that ``given.remove`` names.  Raises BadInput for one that isn't there."""
+    named = {str(resource.key): resource.key for resource in base}
+    for name in given.remove:
+        if name not in named:
+            raise bad_input(str(path), f"given.remove: the lab has no {name}", f"it has: {', '.join(named)}")
+    return [named[name] for name in given.remove]
+
+
+def _documents(path: Path) -> list[Document]:
+    files = sorted(path.rglob("*.yaml")) if path.is_dir() else [path]
+    documents: list[Document] = []
+    for file in files:
+        try:
+            documents += parse(file.read_text(), str(file))
+        except OSError as e:
+            raise bad_input(
+                str(file), f"cannot be read: {e.strerror}", "paths are relative to the scenario"
+            ) from None
+    return documents
+
+
+def _inline(manifest: dict[str, Any], path: Path) -> list[Document]:
+    return parse(json.dumps(manifest), f"{path} (given.resources)")
