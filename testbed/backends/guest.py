@@ -1,0 +1,39 @@
+"""Where things lie on a node, and the commands that are run there.  Machines use the defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from testbed.compiler.layout import Layout
+
+
+@dataclass(frozen=True)
+class Guest:
+    """Texts may hold ``{workload}``, which becomes the workload's name."""
+
+    layout: Layout = field(default_factory=Layout)
+    tool: tuple[str, ...] = ("python3", "-ISE", "/opt/testbed/node/testbed_xds.py")
+    """Without site packages: on an emulated machine half of Python's start is looking for them."""
+    namespace: str = "{workload}"
+    """The network namespace of a workload."""
+    hosts: str = "/etc/hosts"
+    """The file that a workload's names resolve from."""
+    resources: str = "/etc/testbed/resources"
+    """Directory that keeps the resources in the mesh, so that they can be read back from any node."""
+    start: tuple[str, ...] = ("systemctl", "restart", "testbed-sidecar@{workload}")
+    log: tuple[str, ...] = ("journalctl", "-u", "testbed-sidecar@{workload}", "-o", "cat", "-n", "2000", "--no-pager")
+    admin_port: int = 15000
+    owner: int = 1337
+    """User and group of the proxies (istio-proxy): traffic of theirs is not redirected."""
+
+    def command(self, argv: tuple[str, ...], workload: str) -> list[str]:
+        """A command with the workload's name filled in."""
+        return [a.replace("{workload}", workload) for a in argv]
+
+    def namespace_of(self, workload: str) -> str:
+        """The network namespace that the workload is in."""
+        return self.namespace.replace("{workload}", workload)
+
+    def hosts_of(self, workload: str) -> str:
+        """The hosts file that the workload reads."""
+        return self.hosts.replace("{workload}", workload)

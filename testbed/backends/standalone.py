@@ -1,0 +1,268 @@
+"""The standalone backend: Envoys that take their configuration from files on their nodes.
+
+No process of ours stays behind: files are compiled here, pushed by one command a node, and every figure comes
+from the Envoys' own statistics.  What is in the mesh is read back from the nodes, so this host keeps nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from testbed.backends.contract import Applied, MeshDiff, ProxyState
+from testbed.backends.guest import Guest
+from testbed.backends.proxy_log import since as log_since
+from testbed.backends.push import NodeReport, NodeRequest, ProxyOutcome, ProxyReport, Wanted
+from testbed.backends.secrets import IDENTITY, identity_file, identity_version, roots_file
+from testbed.compiler import bootstrap, compile_mesh
+from testbed.documents import parse
+from testbed.errors import LabError, MeshError, TestbedError
+from testbed.guests import NodeConnection
+from testbed.log import get
+from testbed.model.proxy import XdsFile, content_hash
+from testbed.model.topology import MeshWorkload, Topology
+from testbed.pki import LabCa, Validity, certificate_of, needs_renewal, spiffe_id_of
+from testbed.resources import ResourceSet, dump, load
+
+Result = TypeVar("Result")
+
+_LACKS = {
+    "control-plane": "no control plane runs: proxies read files",
+    "pods": "workloads run on machines, not in Kubernetes",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the mesh must have, next to what it has."""
+
+    wanted: Mapping[str, Wanted]
+    found: Mapping[str, NodeReport]
+    document: str
+    """The resources, as stored on the nodes."""
+
+    def changed(self) -> dict[str, tuple[str, ...]]:
+        """Workload -> paths that differ from what its node has."""
+        differing = {w: self.wanted[w].differing(self._report(w)) for w in sorted(self.wanted)}
+        return {w: paths for w, paths in differing.items() if paths}
+
+    def _report(self, workload: str) -> ProxyReport | None:
+        return next((r.proxies[workload] for r in self.found.values() if workload in r.proxies), None)
+
+
+class StandaloneBackend:
+    """The mesh on the nodes that ``connections`` lead to; see :class:`~testbed.backends.contract.Backend`."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        connections: Mapping[str, NodeConnection],
+        ca: LabCa,
+        *,
+        guest: Guest | None = None,
+        validity: Callable[[], Validity] = Validity.lasting,
+    ) -> None:
+        self._topology = topology
+        self._connections = connections
+        self._ca = ca
+        self._guest = guest or Guest()
+        self._validity = validity
+        self._log = get("backends")
+        self._on_node: dict[str, list[MeshWorkload]] = {}
+        for workload in topology.workloads:
+            self._on_node.setdefault(workload.node, []).append(workload)
+
+    @property
+    def topology(self) -> Topology:
+        """The lab as the mesh sees it."""
+        return self._topology
+
+    def diff(self, wanted: ResourceSet) -> MeshDiff:
+        """What :meth:`apply` would change."""
+        plan = self._plan(wanted)
+        before = _stored(plan.found.values())
+        lines = difflib.unified_diff(before.splitlines(), plan.document.splitlines(), "in the mesh", "wanted", lineterm="")
+        reports = {w: p for r in plan.found.values() for w, p in r.proxies.items()}
+        return MeshDiff(
+            revision_from=_lab_revision({w: p.revision for w, p in reports.items()}),
+            revision_to=_lab_revision({w: p.revision for w, p in plan.wanted.items()}),
+            changed=plan.changed(),
+            resources=tuple(lines),
+        )
+
+    def apply(self, wanted: ResourceSet, *, limit: float = 60) -> Applied:
+        """Make ``wanted`` the mesh's whole configuration and return when it is in force everywhere.
+
+        Only nodes that have something else than they must are written to.  When a proxy refuses or lags, all
+        of them go back to what they had, and :class:`~testbed.errors.MeshError` says who and why.
+        """
+        plan = self._plan(wanted)
+        revision = _lab_revision({w: p.revision for w, p in plan.wanted.items()})
+        begun = time.monotonic()
+        requests = {node: r for node in self._on_node if (r := self._request(node, plan, limit)) is not None}
+        outcomes, failed = self._each(requests, lambda node: self._push(node, requests[node], limit))
+        proxies = {w: o for node in outcomes.values() for w, o in node.items()}
+        rejected = {w: o for w, o in proxies.items() if o.trouble}
+        if failed or rejected:
+            self._roll_back(outcomes)
+            raise _trouble(rejected, failed)
+        total = time.monotonic() - begun
+        taken = max((o.taken for o in proxies.values()), default=0.0)
+        drained = max((o.drained for o in proxies.values()), default=0.0)
+        applied = Applied(
+            revision=revision,
+            changed={w: o.written for w, o in sorted(proxies.items()) if o.written},
+            push_seconds=max(0.0, total - drained),
+            in_force_seconds=taken,
+            drain_seconds=drained - taken,
+        )
+        self._log.info("applied", revision=revision, changed=sorted(applied.changed), seconds=round(total, 3))
+        return applied
+
+    def states(self) -> tuple[ProxyState, ...]:
+        """Every proxy's state by workload name; a node that can't be asked counts as proxies that don't answer."""
+        reports, _ = self._each(self._on_node, self._status)
+        found = {w: p for r in reports.values() for w, p in r.proxies.items()}
+        names = sorted(w.name for w in self._topology.workloads)
+        return tuple(found[n].state(n) if n in found else ProxyState(n, "", in_force=False) for n in names)
+
+    def applied(self) -> ResourceSet:
+        """The resources in the mesh.  When nodes disagree (one came back from an old snapshot), most win."""
+        reports, failed = self._each(self._on_node, self._status)
+        if failed and not reports:
+            raise next(iter(failed.values()))
+        return load(parse(_stored(reports.values()), "the mesh"))
+
+    def renew_certificates(self) -> Mapping[str, tuple[str, ...]]:
+        """Renew what is in the last third of its life, or shows another identity or CA than it must.
+
+        Returns what was written, by workload.  Traffic goes on: proxies take new secrets for new connections.
+        """
+        return self.apply(self.applied()).changed
+
+    def admin(self, workload: str, path: str) -> bytes:
+        """``GET path`` on the proxy's admin port."""
+        where = [self._guest.namespace_of(workload), str(self._guest.admin_port), path]
+        return self.connection(workload).run([*self._guest.tool, "admin", *where]).stdout
+
+    def log(self, workload: str, since: datetime | None = None) -> str:
+        """The proxy's own log."""
+        done = self.connection(workload).run(self._guest.command(self._guest.log, workload))
+        return log_since(done.stdout.decode(errors="replace"), since)
+
+    def connection(self, workload: str) -> NodeConnection:
+        """The connection to the workload's node; :class:`KeyError` when there is no such workload."""
+        return self._connections[self._topology.workload(workload).node]
+
+    def not_applicable(self, feature: str) -> str | None:
+        """Why there is no ``feature`` here."""
+        return _LACKS.get(feature)
+
+    # What must be there
+
+    def _plan(self, resources: ResourceSet) -> Plan:
+        configurations = compile_mesh(resources, self._topology, self._guest.layout)
+        found, failed = self._each(self._on_node, self._status)
+        if failed:
+            raise next(iter(failed.values()))
+        wanted = {}
+        for workload in self._topology.workloads:
+            report = found[workload.node].proxies[workload.name]
+            content = bootstrap(workload, self._topology, self._guest.layout)
+            start = XdsFile("bootstrap.json", "", (), content_hash(content), content)
+            secrets = (self._identity(workload, report), roots_file(self._ca.roots))
+            configuration = configurations[workload.name]
+            files = {f.path: f for f in (*configuration.files.values(), *secrets, start)}
+            wanted[workload.name] = Wanted(configuration.revision, files)
+        return Plan(wanted, found, dump(resources))
+
+    def _identity(self, workload: MeshWorkload, report: ProxyReport) -> XdsFile:
+        """Its certificate's file: the one that it has as long as that one is good, else a new one."""
+        identity = workload.spiffe_id(self._topology.trust_domain)
+        path = f"sds/{IDENTITY}.json"
+        chain = report.certificate.encode()
+        if chain and report.versions.get(path) == identity_version(chain):
+            certificate = certificate_of(chain)
+            good = spiffe_id_of(certificate) == identity and self._ca.has_issued(certificate)
+            if good and not needs_renewal(certificate, datetime.now(UTC)):
+                return XdsFile(path, "", (IDENTITY,), report.versions[path], b"")
+        return identity_file(self._ca.issue(identity, self._validity()))
+
+    # Talking to nodes
+
+    def _request(self, node: str, plan: Plan, limit: float) -> NodeRequest | None:
+        """What the node must be told; None when it has all and all is in force."""
+        report = plan.found[node]
+        names = [w.name for w in self._on_node[node]]
+        stale = {n: plan.wanted[n] for n in names if plan.wanted[n].differs(report.proxies[n])}
+        request = NodeRequest.of(self._guest, self._topology, self._on_node[node], limit)
+        if not stale and report.resources == plan.document and request.has_hosts(report):
+            return None
+        return request.carrying(stale, report, plan.document)
+
+    def _status(self, node: str) -> NodeReport:
+        request = NodeRequest.of(self._guest, self._topology, self._on_node[node], 10)
+        done = self._connections[node].run([*self._guest.tool, "status"], stdin=request.encode(), limit=60)
+        return NodeReport.decode(done.stdout)
+
+    def _push(self, node: str, request: NodeRequest, limit: float) -> Mapping[str, ProxyOutcome]:
+        argv = [*self._guest.tool, "apply"]
+        done = self._connections[node].run(argv, stdin=request.encode(), limit=limit + 60)
+        return ProxyOutcome.decode(done.stdout)
+
+    def _roll_back(self, outcomes: Mapping[str, Mapping[str, ProxyOutcome]]) -> None:
+        """Give the proxies that took the new revision their old one; those that refused it have gone back."""
+
+        def back(node: str) -> None:
+            names = {w for w, o in outcomes[node].items() if not o.trouble}
+            workloads = [w for w in self._on_node[node] if w.name in names]
+            request = NodeRequest.of(self._guest, self._topology, workloads, 30)
+            self._connections[node].run([*self._guest.tool, "rollback"], stdin=request.encode(), limit=90)
+
+        _, failed = self._each(outcomes, back)
+        for node, error in failed.items():
+            self._log.error("rollback failed", node=node, error=str(error))
+
+    def _each(
+        self, nodes: Iterable[str], work: Callable[[str], Result]
+    ) -> tuple[dict[str, Result], dict[str, TestbedError]]:
+        """``work`` on every node at once; what it returned, and what went wrong, by node."""
+        results: dict[str, Result] = {}
+        failed: dict[str, TestbedError] = {}
+        names = sorted(nodes)
+        with ThreadPoolExecutor(max_workers=max(1, len(names))) as pool:
+            for name, future in [(n, pool.submit(work, n)) for n in names]:
+                try:
+                    results[name] = future.result()
+                except TestbedError as e:
+                    failed[name] = e
+        return results, failed
+
+
+def _lab_revision(revisions: Mapping[str, str]) -> str:
+    return content_hash(*(part for name in sorted(revisions) for part in (name, revisions[name])))
+
+
+def _stored(reports: Iterable[NodeReport]) -> str:
+    """The resources that most nodes have stored."""
+    stored = Counter(r.resources for r in reports)
+    return min(stored, key=lambda text: (-stored[text], text), default="")
+
+
+def _trouble(proxies: Mapping[str, ProxyOutcome], nodes: Mapping[str, TestbedError]) -> TestbedError:
+    """One error for all that went wrong: what was refused before what is late, mesh before machines."""
+    if not proxies:
+        first = next(iter(nodes.values()))
+        return first if isinstance(first, LabError) else MeshError(next(iter(nodes)), "push", str(first))
+    ordered: Sequence[str] = sorted(proxies, key=lambda w: (not proxies[w].refused, w))
+    first_name = ordered[0]
+    outcome = proxies[first_name]
+    more = f" (and {len(ordered) - 1} more: {', '.join(ordered[1:])})" if len(ordered) > 1 else ""
+    kept = "; the last good revision is kept" if outcome.back else ""
+    return MeshError(first_name, outcome.verb, outcome.trouble + more + kept, f"testbed proxy {first_name} log")

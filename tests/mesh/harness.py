@@ -1,0 +1,407 @@
+"""A mesh on this host: the standalone backend with namespaces for nodes, real Envoys and real certificates.
+
+    with MeshHarness(topology) as mesh:
+        mesh.apply(yaml_text)
+        answers = mesh.request("client-v1", "http://reviews:9080/", n=100)
+        Counter(a.json()["version"] for a in answers)
+
+Only root can make it.  Everything is taken away at the end, also what an earlier run that was killed left.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness_network import RUN_ROOT, MeshNetwork, at_once, new_tag, processes_in, remove_leftovers
+from testbed.backends.contract import Applied, ProxyState
+from testbed.backends.guest import Guest
+from testbed.backends.standalone import StandaloneBackend
+from testbed.compiler.layout import Layout
+from testbed.documents import parse
+from testbed.errors import WaitTimeout
+from testbed.guests import CommandFailed, Completed
+from testbed.model.inventory import Inventory
+from testbed.model.reading import read_inventory, topology_of
+from testbed.model.topology import MeshWorkload, Protocol, Topology
+from testbed.pki import LabCa
+from testbed.resources import ResourceSet, load
+from testbed.waiting import NotYet, wait_until
+
+HERE = Path(__file__).resolve().parent
+TOOL = HERE.parents[1] / "images/shared/node/testbed_xds.py"
+USER = 1337
+
+# What the unit testbed-sidecar@ does on a node.  Envoy's shared memory for hot restarts would be one for all.
+SIDECAR = """#!/bin/sh
+set -e
+pid={run}/$1.pid
+if [ -f "$pid" ]; then
+  old=$(cat "$pid"); kill "$old" 2>/dev/null || :
+  while kill -0 "$old" 2>/dev/null; do sleep 0.02; done
+fi
+cd /
+ip netns exec {tag}-w-$1 setpriv --reuid {user} --regid {user} --clear-groups {run}/envoy \\
+  -c {run}/proxies/$1/bootstrap.json --concurrency 1 --drain-time-s 3 --drain-strategy immediate \\
+  --disable-hot-restart --file-flush-interval-msec 50 >>{run}/logs/$1/envoy.log 2>&1 </dev/null &
+echo $! > "$pid"
+"""
+
+
+@dataclass(frozen=True)
+class Response:
+    """One answer; ``status`` is 0 and ``error`` says why when there was none.  Header names are lower case."""
+
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    error: str = ""
+    seconds: float = 0.0
+
+    def json(self) -> dict[str, Any]:
+        """What the program said of the request: workload, service, version, path, headers, ..."""
+        return json.loads(self.body)
+
+    @property
+    def workload(self) -> str:
+        """Which workload's program answered; empty when none did."""
+        try:
+            return self.json()["workload"]
+        except (ValueError, KeyError, TypeError):
+            return ""
+
+    @property
+    def version(self) -> str:
+        """The version that answered; empty when none did."""
+        return self.json()["version"] if self.workload else ""
+
+
+class LocalConnection:
+    """A node of the harness: commands are run on this host."""
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+
+    @property
+    def node(self) -> str:
+        return self._node
+
+    def run(self, argv: Sequence[str], *, stdin: bytes = b"", limit: float = 60, check: bool = True) -> Completed:
+        try:
+            done = subprocess.run(argv, input=stdin, capture_output=True, timeout=limit, check=False)
+        except subprocess.TimeoutExpired as e:
+            raise WaitTimeout(f"{self._node}: {argv[0]}", limit, (e.stderr or b"").decode()[-500:]) from None
+        if check and done.returncode:
+            raise CommandFailed(self._node, " ".join(argv[:6]), done.stderr.decode().strip()[-500:])
+        return Completed(done.returncode, done.stdout, done.stderr)
+
+    @contextmanager
+    def stream(self, argv: Sequence[str], *, stdin: bytes = b"", limit: float = 600) -> Iterator[Iterator[bytes]]:
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            timer = threading.Timer(limit, process.kill)
+            timer.start()
+            try:
+                assert process.stdin and process.stdout
+                process.stdin.write(stdin)
+                process.stdin.close()
+                yield iter(process.stdout)
+            finally:
+                timer.cancel()
+                process.kill()
+
+
+class Capture:
+    """Packets of one workload's interface, in a pcap file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def payload(self) -> bytes:
+        """All that was seen, headers and all: enough to look for plaintext."""
+        return self.file.read_bytes()
+
+    def text(self, *options: str) -> str:
+        """As tcpdump prints it."""
+        return subprocess.run(
+            ["tcpdump", "-nn", "-r", self.file, *options], capture_output=True, text=True, check=True
+        ).stdout
+
+
+def envoy_binary() -> Path:
+    """The Envoy to run: ``TESTBED_ENVOY``, else the pinned one (fetched on first use)."""
+    if named := os.environ.get("TESTBED_ENVOY"):
+        return Path(named)
+    from testbed.artifacts.releases import envoy
+    from testbed.host.directories import cache_root
+
+    return envoy(cache_root())
+
+
+def inventory_topology(inventory: str | Path) -> tuple[Inventory, Topology]:
+    """An inventory and its topology, from a file or from YAML text."""
+    text = inventory.read_text() if isinstance(inventory, Path) else inventory
+    read = read_inventory(text, str(inventory) if isinstance(inventory, Path) else "inventory.yaml")
+    return read, topology_of(read)
+
+
+class MeshHarness:
+    """A running mesh; see the module's text.  ``idle`` names workloads that run no program of their own."""
+
+    def __init__(self, topology: Topology, *, idle: Sequence[str] = (), programs: bool = True) -> None:
+        self.topology = topology
+        self.tag = new_tag()
+        self.run = RUN_ROOT / self.tag
+        self.network = MeshNetwork(topology, self.tag)
+        self.ca = LabCa.create("mesh tests")
+        self._programs = programs
+        self._idle = set(idle)
+        self._layout = Layout(str(self.run / "proxies"), str(self.run / "logs"))
+        self.connections = {w.node: LocalConnection(w.node) for w in topology.workloads}
+        self.guest = Guest(
+            layout=self._layout,
+            tool=(sys.executable, "-ISE", str(TOOL)),
+            namespace=f"{self.tag}-w-{{workload}}",
+            hosts=f"/etc/netns/{self.tag}-w-{{workload}}/hosts",
+            resources=str(self.run / "resources"),
+            start=(str(self.run / "sidecar"), "{workload}"),
+            log=("cat", str(self.run / "logs/{workload}/envoy.log")),
+            owner=USER,
+        )
+
+    @cached_property
+    def backend(self) -> StandaloneBackend:
+        """The backend under test."""
+        return StandaloneBackend(self.topology, self.connections, self.ca, guest=self.guest)
+
+    @classmethod
+    def from_inventory(cls, inventory: str | Path) -> MeshHarness:
+        """The mesh of an inventory (a path, or YAML text); workloads with ``program: none`` run none."""
+        read, topology = inventory_topology(inventory)
+        idle = {f"{w.service}-{w.version}" for w in read.workloads if w.program == "none"}
+        return cls(topology, idle=[w.name for w in topology.workloads if w.name in idle])
+
+    def __enter__(self) -> MeshHarness:
+        remove_leftovers()
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every process and take every namespace away."""
+        try:
+            self.network.destroy()
+        finally:
+            shutil.rmtree(self.run, ignore_errors=True)
+
+    def _prepare(self) -> None:
+        self.run.mkdir(parents=True)
+        RUN_ROOT.chmod(0o755)
+        self.run.chmod(0o755)
+        binary = envoy_binary().resolve()
+        try:
+            os.link(binary, self.run / "envoy")  # its own folder may be closed to the proxies' user
+        except OSError:
+            shutil.copyfile(binary, self.run / "envoy")
+        (self.run / "envoy").chmod(0o755)
+        script = self.run / "sidecar"
+        script.write_text(SIDECAR.format(run=self.run, tag=self.tag, user=USER))
+        script.chmod(0o755)
+        for workload in self.topology.workloads:
+            logs = self.run / "logs" / workload.name
+            logs.mkdir(parents=True)
+            os.chown(logs, USER, USER)
+        (self.run / "logs").chmod(0o755)
+        self.network.create()
+        if self._programs:
+            at_once(self._start_program, [w.name for w in self.topology.workloads if self._has_program(w)])
+
+    def _has_program(self, workload: MeshWorkload) -> bool:
+        return bool(workload.service and workload.ports) and workload.name not in self._idle
+
+    def _start_program(self, name: str) -> None:
+        workload = self.topology.workload(name)
+        ports = [f"{p.target}{'' if p.protocol.is_http else '/tcp'}" for p in workload.ports]
+        log = self.run / "logs" / name / "program.log"
+        who = [name, workload.service, workload.version, str(log)]
+        argv = self._inside(name, [sys.executable, "-ISE", str(HERE / "harness_program.py"), *who, *ports])
+        with (self.run / "logs" / name / "program.err").open("wb") as errors:
+            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)
+
+        def listening() -> None:
+            if process.poll() is not None:
+                raise RuntimeError((self.run / "logs" / name / "program.err").read_text())
+            if not subprocess.run(
+                ["ss", "-N", self.network.namespace(name), "-Hltn", "sport = :15999"], capture_output=True, check=True
+            ).stdout:
+                raise NotYet("nothing listens")
+
+        wait_until(f"program of {name}", listening, limit=10, interval=0.05)
+
+    def _inside(self, workload: str, argv: Sequence[str]) -> list[str]:
+        return ["ip", "netns", "exec", self.network.namespace(workload), *argv]
+
+    # Configuration
+
+    def resources(self, text: str) -> ResourceSet:
+        """Istio manifests as resources."""
+        return load(parse(text, "test.yaml"))
+
+    def apply(self, wanted: str | ResourceSet, *, limit: float = 30) -> Applied:
+        """Make it the whole configuration; returns when it is in force."""
+        return self.backend.apply(self.resources(wanted) if isinstance(wanted, str) else wanted, limit=limit)
+
+    def state(self, workload: str) -> ProxyState:
+        """What the workload's proxy says of itself."""
+        return next(s for s in self.backend.states() if s.workload == workload)
+
+    # Traffic
+
+    def request(
+        self,
+        from_workload: str,
+        url: str,
+        method: str = "GET",
+        headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+        n: int = 1,
+        body: str = "",
+        *,
+        concurrency: int = 1,
+        reuse: bool = False,
+        timeout: float = 10,
+        connect: str = "",
+        roots: str = "",
+        user: int = 0,
+    ) -> list[Response]:
+        """Send ``n`` requests from inside the workload's namespace; through its sidecar, if it has one.
+
+        ``reuse`` keeps one connection per lane of ``concurrency``; ``connect`` is the address to dial instead of
+        the host's; ``roots`` is the PEM to trust for https (nothing is verified without); ``user`` 1337 goes past
+        the sidecar.
+        """
+        pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
+        job = {
+            "url": url, "method": method, "headers": pairs, "n": n, "body": body, "concurrency": concurrency,
+            "reuse": reuse, "timeout": timeout, "connect": connect, "roots": roots,
+        }  # fmt: skip
+        found = json.loads(
+            self.command(
+                from_workload,
+                [sys.executable, "-ISE", str(HERE / "harness_client.py")],
+                stdin=json.dumps(job).encode(),
+                user=user,
+                limit=n * timeout + 30,
+            )
+        )
+        return [
+            Response(**{**r, "headers": dict(r.get("headers", ())), "body": base64.b64decode(r.get("body", ""))})
+            for r in found
+        ]
+
+    def command(
+        self, workload: str, argv: Sequence[str], *, stdin: bytes = b"", user: int = 0, limit: float = 60
+    ) -> bytes:
+        """Run a command inside the workload's namespace; what it printed."""
+        drop = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups"] if user else []
+        return self.connections[self.topology.workload(workload).node].run(
+            self._inside(workload, [*drop, *argv]), stdin=stdin, limit=limit
+        ).stdout
+
+    def control(self, workload: str, **behaviour: Any) -> None:
+        """How its program behaves from now on: delay (s), status, hang, reset, body, headers, times; none: normally."""
+        job = {
+            "url": "http://127.0.0.1:15999/", "method": "PUT", "headers": [], "n": 1, "concurrency": 1,
+            "body": json.dumps(behaviour), "reuse": False, "timeout": 5,
+        }  # fmt: skip
+        argv = [sys.executable, "-ISE", str(HERE / "harness_client.py")]
+        (answer,) = json.loads(self.command(workload, argv, stdin=json.dumps(job).encode()))
+        if answer.get("status") != 200:
+            raise RuntimeError(f"{workload}: {answer}")
+
+    # What was seen
+
+    def backend_log(self, workload: str) -> list[dict[str, Any]]:
+        """The requests that its program got, oldest first."""
+        return _lines(self.run / "logs" / workload / "program.log")
+
+    def access_log(self, workload: str, at_least: int = 0) -> list[dict[str, Any]]:
+        """Its proxy's access log, oldest first; waits until there are ``at_least`` lines (Envoy writes in bulk)."""
+
+        def enough() -> list[dict[str, Any]]:
+            found = _lines(Path(self._layout.access_log(self.topology.workload(workload))))
+            if len(found) < at_least:
+                raise NotYet(f"{len(found)} lines")
+            return found
+
+        return wait_until(f"{at_least} lines in the access log of {workload}", enough, limit=5, interval=0.05)
+
+    def clear_logs(self) -> None:
+        """Empty every program's and access log."""
+        for file in self.run.glob("logs/*/*.log"):
+            if file.name != "envoy.log":
+                os.truncate(file, 0)
+
+    def stats(self, workload: str, pattern: str = "") -> dict[str, int]:
+        """Its proxy's counters and gauges that were ever used, those whose names match ``pattern`` (RE2)."""
+        from urllib.parse import quote
+
+        text = self.backend.admin(workload, "/stats?usedonly" + (f"&filter={quote(pattern)}" if pattern else "")).decode()
+        pairs = (line.rpartition(": ") for line in text.splitlines())
+        return {name: int(value) for name, _, value in pairs if value.isdigit()}
+
+    def envoy_log(self, workload: str, since: datetime | None = None) -> str:
+        """Its proxy's own log."""
+        return self.backend.log(workload, since)
+
+    def pid(self, workload: str) -> int:
+        """The pid of its proxy."""
+        return int((self.run / f"{workload}.pid").read_text())
+
+    def processes(self, workload: str) -> list[int]:
+        """Every process in its namespace."""
+        return processes_in(self.network.namespace(workload))
+
+    def now(self) -> datetime:
+        """The time that log lines carry."""
+        return datetime.now(UTC)
+
+    @contextmanager
+    def capture(self, workload: str, *expression: str) -> Iterator[Capture]:
+        """Packets on the workload's interface while the context is open; read them after it."""
+        file = self.run / f"{workload}-{new_tag()}.pcap"
+        argv = self._inside(workload, ["tcpdump", "-i", "eth0", "-U", "-s", "0", "-Z", "root", "-w", str(file), *expression])
+        with subprocess.Popen(argv, stderr=subprocess.PIPE) as process:
+            assert process.stderr
+            for line in process.stderr:
+                if b"listening on" in line:
+                    break
+            try:
+                yield Capture(file)
+            finally:
+                # Packets reach tcpdump in blocks: a moment more, or the last ones are missing.
+                process.terminate()
+                process.stderr.read()
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    if not file.exists():
+        return []
+    text = file.read_text()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
