@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import Field
 
 from testbed.resources.values import (
+    AnyDuration,
     Bool,
+    Count,
     Double,
     Duration,
     Int32,
@@ -18,6 +21,7 @@ from testbed.resources.values import (
     PortSelector,
     UInt32,
     UInt64,
+    WholePercent,
 )
 
 
@@ -56,7 +60,7 @@ class HTTPCookie(Message):
 
     name: str
     path: str = ""
-    ttl: Duration | None = None
+    ttl: AnyDuration | None = None
     attributes: tuple[HTTPCookieAttribute, ...] = ()
 
 
@@ -103,14 +107,14 @@ class WarmupConfiguration(Message):
     """New endpoints get their share slowly."""
 
     duration: Duration
-    minimum_percent: Double | None = None
-    aggression: Double | None = None
+    minimum_percent: Annotated[Double, Field(ge=0, le=100)] | None = None
+    aggression: Annotated[Double, Field(ge=1)] | None = None
 
 
 class LoadBalancerSettings(OneOf):
     """How an endpoint is picked."""
 
-    oneofs = (("simple", "consistent_hash"),)
+    oneofs = (("simple", "consistent_hash"), ("warmup_duration_secs", "warmup"))
     simple: SimpleLB | None = None
     consistent_hash: ConsistentHashLB | None = None
     locality_lb_setting: LocalityLoadBalancerSetting | None = None
@@ -129,11 +133,11 @@ class TcpKeepalive(Message):
 class TCPSettings(Message):
     """Limits of connections, for HTTP and TCP alike."""
 
-    max_connections: Int32 = 0
+    max_connections: Count = 0
     connect_timeout: Duration | None = None
     tcp_keepalive: TcpKeepalive | None = None
     max_connection_duration: Duration | None = None
-    idle_timeout: Duration | None = None
+    idle_timeout: AnyDuration | None = None
 
 
 class H2UpgradePolicy(StrEnum):
@@ -147,14 +151,14 @@ class H2UpgradePolicy(StrEnum):
 class HTTPSettings(Message):
     """Limits of HTTP requests."""
 
-    http1_max_pending_requests: Int32 = 0
-    http2_max_requests: Int32 = 0
-    max_requests_per_connection: Int32 = 0
-    max_retries: Int32 = 0
+    http1_max_pending_requests: Count = 0
+    http2_max_requests: Count = 0
+    max_requests_per_connection: Count = 0
+    max_retries: Count = 0
     idle_timeout: Duration | None = None
     h2_upgrade_policy: H2UpgradePolicy = H2UpgradePolicy.DEFAULT
     use_client_protocol: Bool = False
-    max_concurrent_streams: Int32 = 0
+    max_concurrent_streams: Count = 0
 
 
 class ConnectionPoolSettings(Message):
@@ -174,8 +178,8 @@ class OutlierDetection(Message):
     consecutive_5xx_errors: UInt32 | None = None
     interval: Duration | None = None
     base_ejection_time: Duration | None = None
-    max_ejection_percent: Int32 = 0
-    min_health_percent: Int32 = 0
+    max_ejection_percent: WholePercent = 0
+    min_health_percent: WholePercent = 0
 
 
 class ClientTLSMode(StrEnum):
@@ -204,7 +208,7 @@ class ClientTLSSettings(Message):
 class RetryBudget(Message):
     """Retries as a share of the active requests (20 percent, never fewer than 3, unless given)."""
 
-    percent: Double | None = None
+    percent: Annotated[Double, Field(ge=0, le=100)] | None = None
     min_retry_concurrency: UInt32 = 0
 
 

@@ -9,9 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict
 
-from testbed.resources.values import Bool, Duration, Labels, Message
+from testbed.resources.values import AnyDuration, Bool, Labels, Message, PortNumber
 
-PortNumber = Annotated[int, Strict(), Field(ge=1, le=65535)]
 Int = Annotated[int, Strict()]
 
 
@@ -243,8 +242,8 @@ class HTTPRouteMatch(Message):
 class HTTPRouteTimeouts(Message):
     """How long the whole request, and one try of it, may take."""
 
-    request: Duration | None = None
-    backend_request: Duration | None = None
+    request: AnyDuration | None = None
+    backend_request: AnyDuration | None = None
 
 
 class HTTPRouteRetry(Message):
@@ -252,7 +251,7 @@ class HTTPRouteRetry(Message):
 
     codes: tuple[Int, ...] = ()
     attempts: Int | None = None
-    backoff: Duration | None = None
+    backoff: AnyDuration | None = None
 
 
 class HTTPRouteRule(Message):

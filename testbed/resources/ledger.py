@@ -66,8 +66,8 @@ def page(api: Mapping[str, Any], proofs: Mapping[str, Iterable[str]]) -> str:
         " `[]` stands for each element of a list, `{}` for each value of a mapping.",
         "",
         f"{len(all_entries)} fields: {len(supported)} supported, of which {proved} name a test that proves them;"
-        f" {len(all_entries) - len(supported)} refused. A supported field without a test is read and checked; what it"
-        " does is then nobody's promise yet.",
+        f" {len(all_entries) - len(supported)} refused. A supported field without a test is read and checked;"
+        " what it does is then nobody's promise yet.",
     ]
     kind = ""
     for entry in all_entries:

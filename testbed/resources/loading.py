@@ -11,10 +11,13 @@ from pydantic import BaseModel, ValidationError
 
 from testbed.documents import Document, Path
 from testbed.errors import BadInput, Location, Problem
+from testbed.resources.gateway import Gateway, ServerTLSSettings
 from testbed.resources.kinds import BY_NAME, BY_SPEC, IGNORED_KINDS, KINDS, Kind
 from testbed.resources.outdated import outdated_field, outdated_kind
 from testbed.resources.refused import REFUSED_KINDS, refusal
 from testbed.resources.resource import Key, Resource, ResourceSet
+from testbed.resources.service_entry import ServiceEntry
+from testbed.resources.sidecar import Sidecar
 from testbed.resources.validation import check
 from testbed.resources.values import Message, to_plain
 
@@ -123,19 +126,26 @@ def _read(document: Document, namespace: str) -> tuple[Resource[Message] | None,
     if kind is None or version not in kind.versions:
         return None, [_no_such_kind(document, group, version, kind_name, kind)], None
     problems = [*_metadata_problems(document, kind)]
-    metadata = value.get("metadata") if isinstance(value.get("metadata"), dict) else {}
-    spec: Message | None = None
+    made: Resource[Message] | None = None
     try:
         spec = kind.spec.model_validate(_without_nulls(value.get("spec") or {}), by_alias=True, by_name=False)
     except ValidationError as e:
         problems += _field_problems(e, document, kind)
     else:
-        problems += (_problem(document, ("spec", *path), message, step) for path, message, step in check(spec))
-    if problems or spec is None or not isinstance(metadata, dict):
+        problems += _refused_values(spec, document)
+        if not problems:
+            made = _made(document, kind, spec, namespace)
+            problems += (_problem(document, *finding) for finding in check(made))
+    if problems:
         return None, sorted(problems, key=lambda p: (p.location.line, p.location.column)), None
-    made = Resource(
+    return made, [], None
+
+
+def _made(document: Document, kind: Kind, spec: Message, namespace: str) -> Resource[Message]:
+    metadata = document.value["metadata"]
+    return Resource(
         kind=kind.name,
-        api_version=api_version,
+        api_version=document.value["apiVersion"],
         name=metadata["name"],
         namespace=(metadata.get("namespace") or namespace) if kind.namespaced else "",
         spec=spec,
@@ -143,7 +153,27 @@ def _read(document: Document, namespace: str) -> tuple[Resource[Message] | None,
         annotations=metadata.get("annotations") or {},
         document=document,
     )
-    return made, [], None
+
+
+def _refused_values(spec: Message, document: Document) -> Iterator[Problem]:
+    found: list[tuple[Path, str]] = []
+    if isinstance(spec, ServiceEntry):
+        found += [(("spec", "resolution"), refusal(ServiceEntry, "resolution", spec.resolution))]
+    elif isinstance(spec, Gateway):
+        found += [
+            (("spec", "servers", i, "tls", "mode"), refusal(ServerTLSSettings, "mode", server.tls.mode))
+            for i, server in enumerate(spec.servers)
+            if server.tls
+        ]
+    elif isinstance(spec, Sidecar):
+        found += [
+            (("spec", "ingress", i, "tls", "mode"), refusal(ServerTLSSettings, "mode", listener.tls.mode))
+            for i, listener in enumerate(spec.ingress)
+            if listener.tls
+        ]
+    for path, why in found:
+        if why:
+            yield _problem(document, path, f"the value is refused: {why}", "write another value")
 
 
 def _problem(document: Document, path: Path, message: str, next_step: str) -> Problem:

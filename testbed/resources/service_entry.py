@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from testbed.resources.values import Labels, Message, UInt32, WorkloadSelector
+from testbed.resources.values import Labels, Message, OptionalPort, PortNumber, UInt32, WorkloadSelector
 
 
 class Location(StrEnum):
@@ -29,17 +29,17 @@ class Resolution(StrEnum):
 class ServicePort(Message):
     """A port of the service; ``target_port`` is where its endpoints listen (0: the same)."""
 
-    number: UInt32
+    number: PortNumber
     protocol: str = ""
     name: str
-    target_port: UInt32 = 0
+    target_port: OptionalPort = 0
 
 
 class WorkloadEntry(Message):
     """An endpoint: an address (or a name, or ``unix://`` path) with labels and an identity."""
 
     address: str = ""
-    ports: dict[str, UInt32] = Field({})
+    ports: dict[str, PortNumber] = Field({})
     labels: Labels = Field({})
     network: str = ""
     locality: str = ""

@@ -72,14 +72,28 @@ def duration_text(value: float) -> str:
     return f"{value:.9f}".rstrip("0").rstrip(".") + "s"
 
 
-Duration = Annotated[float, BeforeValidator(seconds), PlainSerializer(duration_text, return_type=str)]
-"""Seconds; in YAML a Go duration."""
+def _of_a_millisecond(value: object) -> float:
+    if (found := seconds(value)) < 0.001 or round(found * 1e9) % 1_000_000:
+        raise ValueError("a duration must be 1ms or more, in whole milliseconds")
+    return found
+
+
+AnyDuration = Annotated[float, BeforeValidator(seconds), PlainSerializer(duration_text, return_type=str)]
+"""Seconds; in YAML a Go duration.  0s has a meaning."""
+
+Duration = Annotated[float, BeforeValidator(_of_a_millisecond), PlainSerializer(duration_text, return_type=str)]
+"""Seconds, 0.001 or more; in YAML a Go duration."""
 
 # YAML's "80" is no number and 1 is no boolean: the API server refuses both by the published schema
 Bool = Annotated[bool, Strict()]
 Int32 = Annotated[int, Strict(), Field(ge=-(2**31), lt=2**31)]
 UInt32 = Annotated[int, Strict(), Field(ge=0, lt=2**32)]
 UInt64 = Annotated[int, Strict(), Field(ge=0, lt=2**64)]
+Count = Annotated[int, Strict(), Field(ge=0, lt=2**31)]
+OptionalPort = Annotated[int, Strict(), Field(ge=0, le=65535)]
+"""A port; 0 is none, as in proto3."""
+PortNumber = Annotated[int, Strict(), Field(ge=1, le=65535)]
+WholePercent = Annotated[int, Strict(), Field(ge=0, le=100)]
 Double = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Labels = dict[str, str]
 
@@ -96,13 +110,13 @@ class StringMatch(OneOf):
 class PortSelector(Message):
     """A port by its number."""
 
-    number: UInt32 = 0
+    number: PortNumber
 
 
 class Percent(Message):
     """A share of a hundred, 0 to 100."""
 
-    value: Double = 0.0
+    value: Annotated[Double, Field(ge=0, le=100)] = 0.0
 
 
 class WorkloadSelector(Message):

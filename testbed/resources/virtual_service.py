@@ -8,15 +8,18 @@ from pydantic import Field
 
 from testbed.resources.values import (
     Bool,
+    Count,
     Destination,
     Duration,
     Int32,
     Labels,
     Message,
     OneOf,
+    OptionalPort,
     Percent,
     StringMatch,
     UInt32,
+    WholePercent,
 )
 
 
@@ -51,7 +54,7 @@ class HTTPMatchRequest(Message):
     method: StringMatch | None = None
     authority: StringMatch | None = None
     headers: dict[str, StringMatch] = Field({})
-    port: UInt32 = 0
+    port: OptionalPort = 0
     source_labels: Labels = Field({})
     gateways: tuple[str, ...] = ()
     query_params: dict[str, StringMatch] = Field({})
@@ -65,7 +68,7 @@ class HTTPRouteDestination(Message):
     """A destination of a route with its weight; weights are relative to their sum."""
 
     destination: Destination
-    weight: Int32 = 0
+    weight: Count = 0
     headers: Headers | None = None
 
 
@@ -82,7 +85,7 @@ class HTTPRedirect(OneOf):
     oneofs = (("port", "derive_port"),)
     uri: str = ""
     authority: str = ""
-    port: UInt32 | None = None
+    port: OptionalPort | None = None
     derive_port: RedirectPortSelection | None = None
     scheme: str = ""
     redirect_code: UInt32 = 0
@@ -121,7 +124,7 @@ class HTTPRewrite(Message):
 class HTTPRetry(Message):
     """Retries of a failed request; ``attempts: 0`` turns them off."""
 
-    attempts: Int32 = 0
+    attempts: Count = 0
     per_try_timeout: Duration | None = None
     retry_on: str = ""
     retry_remote_localities: Bool | None = None
@@ -154,7 +157,7 @@ class Delay(OneOf):
     """Requests held back; ``percent`` is the older, whole-number form of ``percentage``."""
 
     oneofs = (("fixed_delay", "exponential_delay"),)
-    percent: Int32 = 0
+    percent: WholePercent = 0
     fixed_delay: Duration | None = None
     exponential_delay: Duration | None = None
     percentage: Percent | None = None
@@ -199,7 +202,7 @@ class HTTPRoute(Message):
     fault: HTTPFaultInjection | None = None
     mirror: Destination | None = None
     mirrors: tuple[HTTPMirrorPolicy, ...] = ()
-    mirror_percent: UInt32 | None = None
+    mirror_percent: WholePercent | None = None
     mirror_percentage: Percent | None = None
     cors_policy: CorsPolicy | None = None
     headers: Headers | None = None
@@ -209,14 +212,14 @@ class RouteDestination(Message):
     """A destination of connections with its weight."""
 
     destination: Destination
-    weight: Int32 = 0
+    weight: Count = 0
 
 
 class L4MatchAttributes(Message):
     """Conditions that must all hold for a connection."""
 
     destination_subnets: tuple[str, ...] = ()
-    port: UInt32 = 0
+    port: OptionalPort = 0
     source_subnet: str = ""
     source_labels: Labels = Field({})
     gateways: tuple[str, ...] = ()
@@ -228,7 +231,7 @@ class TLSMatchAttributes(Message):
 
     sni_hosts: tuple[str, ...]
     destination_subnets: tuple[str, ...] = ()
-    port: UInt32 = 0
+    port: OptionalPort = 0
     source_labels: Labels = Field({})
     gateways: tuple[str, ...] = ()
     source_namespace: str = ""
