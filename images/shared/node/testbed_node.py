@@ -13,7 +13,6 @@ macvlan on the mesh NIC, the redirection), testbed-sidecar@ and testbed-program@
 so after a reboot systemd brings everything back without this program.  With --root only files are written.
 """
 
-import argparse
 import hashlib
 import ipaddress
 import json
@@ -121,7 +120,7 @@ class Node:
     def systemctl(self, *arguments, check=True):
         if not self.live:
             return ""
-        done = subprocess.run(["systemctl", *arguments], capture_output=True, text=True)
+        done = subprocess.run(["systemctl", *arguments], check=False, capture_output=True, text=True)
         if check and done.returncode:
             raise Refused(f"systemctl {' '.join(arguments)}: {done.stderr.strip() or done.returncode}")
         return done.stdout
@@ -248,15 +247,14 @@ class Node:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["converge", "status"])
-    parser.add_argument("--root", default="/")
-    options = parser.parse_args()
+    command, *options = sys.argv[1:] or [""]  # argparse takes longer to load than all of this to run
+    if command not in ("converge", "status") or options[:1] not in ([], ["--root"]) or len(options) not in (0, 2):
+        sys.exit(__doc__)
     try:
-        node = Node(options.root)
-        print(json.dumps(node.converge() if options.command == "converge" else node.status()))
-    except (Refused, OSError, ValueError, KeyError) as e:
-        sys.exit(f"testbed_node: {options.command}: {e}")
+        node = Node(options[1] if options else "/")
+        print(json.dumps(node.converge() if command == "converge" else node.status()))
+    except (Refused, OSError, ValueError, KeyError, TypeError) as e:
+        sys.exit(f"testbed_node: {command}: {e}")
 
 
 if __name__ == "__main__":

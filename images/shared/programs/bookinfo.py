@@ -11,12 +11,12 @@ logout       /logout          clears it
 import os
 import sys
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 pathlib takes long to import
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-import asyncio  # noqa: E402
+import asyncio
 
-from service import run  # noqa: E402
-from web import Response  # noqa: E402
+from service import run
+from web import Response
 
 BOOK = {
     "title": "The Comedy of Errors",

@@ -9,7 +9,8 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 17px/1.6 Georgia, "Times New Roman", serif; }
 header { background: var(--accent); color: #fff; }
-header div { max-width: 62rem; margin: auto; padding: .9rem 1.5rem; display: flex; align-items: baseline; gap: 1rem; }
+header div { max-width: 62rem; margin: auto; padding: .9rem 1.5rem; display: flex; gap: 1rem; }
+header div { align-items: baseline; }
 header b { font-size: 1.25rem; letter-spacing: .02em; flex: 1; }
 header a { color: #fff; }
 main { max-width: 62rem; margin: auto; padding: 2rem 1.5rem 3rem; }
@@ -17,7 +18,8 @@ h1 { font-size: 2.3rem; line-height: 1.2; margin: 0 0 .2rem; font-weight: 600; }
 h2 { font-size: 1.15rem; margin: 0 0 .8rem; color: var(--accent); }
 .by { color: var(--soft); margin: 0 0 1.2rem; }
 .lead { font-size: 1.1rem; max-width: 44rem; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: 1.5rem; margin-top: 2rem; }
+.cards { display: grid; gap: 1.5rem; margin-top: 2rem; }
+.cards { grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); }
 .card { background: #fff; border: 1px solid var(--line); border-radius: .6rem; padding: 1.3rem 1.5rem 1rem; }
 dl { display: grid; grid-template-columns: auto 1fr; gap: .2rem 1.2rem; margin: 0; }
 dt { color: var(--soft); } dd { margin: 0; }
@@ -26,9 +28,11 @@ blockquote p { margin: 0; } cite { color: var(--soft); font-style: normal; font-
 .stars { font-size: 1.25rem; letter-spacing: .1em; } .stars i { color: #d8d3c8; font-style: normal; }
 .from, footer { font: .8rem/1.5 ui-monospace, "DejaVu Sans Mono", monospace; color: var(--soft); }
 .from { border-top: 1px solid var(--line); margin-top: 1rem; padding-top: .6rem; }
-.trouble { background: #fdf1ef; border: 1px solid #e9c3bc; border-radius: .4rem; padding: .7rem 1rem; color: #8a2b1c; }
+.trouble { background: #fdf1ef; border: 1px solid #e9c3bc; border-radius: .4rem; padding: .7rem 1rem; }
+.trouble { color: #8a2b1c; }
 form { max-width: 22rem; margin: 3rem auto; } label { display: block; margin-bottom: .4rem; }
-input, button { font: inherit; width: 100%; padding: .5rem .7rem; border: 1px solid var(--line); border-radius: .4rem; }
+input, button { font: inherit; width: 100%; padding: .5rem .7rem; border-radius: .4rem; }
+input { border: 1px solid var(--line); }
 button { margin-top: .9rem; background: var(--accent); color: #fff; border: 0; cursor: pointer; }
 """
 
@@ -54,7 +58,8 @@ def _from(part):
 
 
 def _trouble(what, part):
-    return f'<p class="trouble">Sorry, {what} are not available just now.<br><small>{escape(part["error"])}</small></p>'
+    why = f"<small>{escape(part['error'])}</small>"
+    return f'<p class="trouble">Sorry, {what} are not available just now.<br>{why}</p>'
 
 
 def _details(details):
@@ -77,8 +82,8 @@ def _stars(review):
     if "error" in rating:
         return f'<p class="from">no stars: {escape(rating["error"])}</p>'
     stars, color = int(rating["stars"]), escape(rating["color"])
-    filled = "&#9733;" * stars
-    return f'<span class="stars" style="color:{color}" title="{stars} of 5">{filled}<i>{"&#9733;" * (5 - stars)}</i></span>'
+    shown = f"{'&#9733;' * stars}<i>{'&#9733;' * (5 - stars)}</i>"
+    return f'<span class="stars" style="color:{color}" title="{stars} of 5">{shown}</span>'
 
 
 def _reviews(reviews):
@@ -107,6 +112,7 @@ def product_page(page):
 def login_page(identity):
     """The form that asks for a name."""
     body = f"""<form method="post" action="/login"><h1>Log in</h1>
-<label for="user">Your name</label><input id="user" name="user" required maxlength="40" autofocus pattern="[A-Za-z0-9._-]+">
+<label for="user">Your name</label>
+<input id="user" name="user" required maxlength="40" autofocus pattern="[A-Za-z0-9._-]+">
 <button>Log in</button>{_from(identity)}</form>"""
     return _page("Log in", identity, "", body)

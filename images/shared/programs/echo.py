@@ -3,7 +3,7 @@
 import os
 import sys
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 pathlib takes long to import
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from service import run
 from web import Response

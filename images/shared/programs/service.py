@@ -3,8 +3,8 @@
 Environment: SERVICE, VERSION, INSTANCE, NODE, NAMESPACE, PORT (or PORTS, with commas), CONTROL_PORT (9901).
 
 A request can make it misbehave: ``x-testbed-delay: 0.5`` (seconds), ``x-testbed-status: 503``; with
-``x-testbed-delay-at`` / ``x-testbed-status-at: reviews`` (a service, ``service/version`` or an instance) only there,
-however deep in the call.  The control port, on the namespace's loopback, does so until told otherwise:
+``x-testbed-delay-at`` / ``x-testbed-status-at: reviews`` (a service, ``service/version`` or an instance) only
+there, however deep in the call.  The control port, on the namespace's loopback, does so until told otherwise:
 
     GET  /control     the settings
     POST /control     {"delay": 0.5, "status": 503, "fail_rate": 0.2, "hang": true, "abort": true}; {"reset": true}
@@ -115,7 +115,7 @@ class Service:
         try:
             status, _, body = await self.client.get(host, int(port or 80), path, headers, self.timeout)
             value = json.loads(body) if status == 200 else {}
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return {"error": f"{service} did not answer within {self.timeout:g} s", "status": 0}
         except (OSError, BadMessage, ValueError) as e:
             return {"error": f"{service} can't be reached: {e}", "status": 0}
@@ -134,9 +134,7 @@ class Service:
             found = [{"number": n, "id": i, "status": s} for n, i, s in self.requests if n > since]
             return Response.json({"last": self.number, "requests": found})
         if request.path == "/count":
-            return Response.json(
-                {"requests": self.number, "statuses": {str(k): v for k, v in self.statuses.items()}}
-            )
+            return Response.json({"requests": self.number, "statuses": dict(self.statuses)})
         return Response.json({"error": "there are /control, /requests and /count"}, 404)
 
     def _set(self, body):

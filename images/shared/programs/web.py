@@ -88,7 +88,7 @@ async def read_head(reader):
         headers[name] = f"{headers[name]},{value}" if name in headers else value
     if len(parts) < 2:
         raise BadMessage("the first line is no HTTP")
-    return (parts + [""])[:3], headers
+    return [*parts, ""][:3], headers
 
 
 async def read_body(reader, headers, until_close=False):
