@@ -19,9 +19,18 @@ class Guest:
     hosts: str = "/etc/hosts"
     """The file that a workload's names resolve from."""
     resources: str = "/etc/testbed/resources"
-    """Directory that keeps the resources in the mesh, so that they can be read back from any node."""
+    """Directory of a node (``{node}``) that keeps the resources in the mesh, to be read back from any of them."""
     start: tuple[str, ...] = ("systemctl", "restart", "testbed-sidecar@{workload}")
-    log: tuple[str, ...] = ("journalctl", "-u", "testbed-sidecar@{workload}", "-o", "cat", "-n", "2000", "--no-pager")
+    log: tuple[str, ...] = (
+        "journalctl",
+        "-u",
+        "testbed-sidecar@{workload}",
+        "-o",
+        "cat",
+        "-n",
+        "2000",
+        "--no-pager",
+    )
     admin_port: int = 15000
     owner: int = 1337
     """User and group of the proxies (istio-proxy): traffic of theirs is not redirected."""
@@ -29,6 +38,10 @@ class Guest:
     def command(self, argv: tuple[str, ...], workload: str) -> list[str]:
         """A command with the workload's name filled in."""
         return [a.replace("{workload}", workload) for a in argv]
+
+    def resources_of(self, node: str) -> str:
+        """The directory that keeps the resources on a node."""
+        return self.resources.replace("{node}", node)
 
     def namespace_of(self, workload: str) -> str:
         """The network namespace that the workload is in."""

@@ -11,7 +11,7 @@ from testbed.backends.contract import ProxyState
 from testbed.backends.guest import Guest
 from testbed.backends.names import hosts_lines
 from testbed.errors import LabError
-from testbed.model.proxy import XdsFile, content_hash
+from testbed.model.proxy import XdsFile
 from testbed.model.topology import MeshWorkload, Topology
 
 
@@ -39,7 +39,14 @@ class ProxyReport:
     def state(self, workload: str) -> ProxyState:
         """The same, for people above."""
         return ProxyState(
-            workload, self.revision, self.in_force, self.behind, self.warming, self.draining, self.rejected, self.server
+            workload,
+            self.revision,
+            self.in_force,
+            self.behind,
+            self.warming,
+            self.draining,
+            self.rejected,
+            self.server,
         )
 
 
@@ -68,7 +75,7 @@ class NodeReport:
     proxies: Mapping[str, ProxyReport]
     resources: str
     hosts: Mapping[str, str]
-    """Hosts file -> hash of our lines in it."""
+    """Hosts file -> our lines in it."""
 
     @classmethod
     def decode(cls, data: bytes) -> NodeReport:
@@ -133,8 +140,10 @@ class NodeRequest:
     had: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, guest: Guest, topology: Topology, workloads: Sequence[MeshWorkload], limit: float) -> NodeRequest:
-        """A request about ``workloads`` of one node that carries no files; ``limit`` is in seconds."""
+    def of(
+        cls, guest: Guest, topology: Topology, node: str, workloads: Sequence[MeshWorkload], limit: float
+    ) -> NodeRequest:
+        """A request about ``workloads`` of ``node`` that carries no files; ``limit`` is in seconds."""
         readers: dict[str, set[str]] = {}
         for workload in workloads:
             readers.setdefault(guest.hosts_of(workload.name), set()).add(workload.namespace)
@@ -150,11 +159,11 @@ class NodeRequest:
             for w in workloads
         }
         hosts = {path: hosts_lines(topology, namespaces) for path, namespaces in sorted(readers.items())}
-        return cls(proxies, hosts, guest.resources, limit)
+        return cls(proxies, hosts, guest.resources_of(node), limit)
 
     def has_hosts(self, report: NodeReport) -> bool:
         """Whether the node's names are those of the request."""
-        return all(report.hosts.get(path) == _lines_hash(lines) for path, lines in self.hosts.items())
+        return all(report.hosts.get(path) == lines for path, lines in self.hosts.items())
 
     def carrying(self, wanted: Mapping[str, Wanted], report: NodeReport, document: str) -> NodeRequest:
         """The same for the proxies in ``wanted`` only, with the files that these lack."""
@@ -188,9 +197,3 @@ def _contents(wanted: Wanted, had: Mapping[str, str]) -> dict[str, Any]:
         return said if had.get(file.path) == file.version else {**said, "content": file.content.decode()}
 
     return {"revision": wanted.revision, "files": {path: entry(f) for path, f in wanted.files.items()}}
-
-
-def _lines_hash(lines: str) -> str:
-    import hashlib
-
-    return hashlib.sha256(lines.encode()).hexdigest()[:16]

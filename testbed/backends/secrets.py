@@ -8,7 +8,7 @@ from typing import Any
 from testbed.model.proxy import XdsFile, content_hash
 from testbed.pki import Credential
 
-SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 IDENTITY, ROOTS = "default", "ROOTCA"
 """Names that Istio gives them."""
 
@@ -31,9 +31,17 @@ def identity_file(credential: Credential, name: str = IDENTITY) -> XdsFile:
 
 def roots_file(roots: bytes) -> XdsFile:
     """Whom a proxy trusts."""
-    return _file(ROOTS, content_hash("roots", roots), {"validation_context": {"trusted_ca": {"inline_string": roots.decode()}}})
+    return _file(
+        ROOTS,
+        content_hash("roots", roots),
+        {"validation_context": {"trusted_ca": {"inline_string": roots.decode()}}},
+    )
 
 
 def _file(name: str, version: str, secret: dict[str, Any]) -> XdsFile:
-    response = {"version_info": version, "type_url": SECRET, "resources": [{"@type": SECRET, "name": name, **secret}]}
-    return XdsFile(f"sds/{name}.json", SECRET, (name,), version, json.dumps(response).encode())
+    response = {
+        "version_info": version,
+        "type_url": TYPE,
+        "resources": [{"@type": TYPE, "name": name, **secret}],
+    }
+    return XdsFile(f"sds/{name}.json", TYPE, (name,), version, json.dumps(response).encode())

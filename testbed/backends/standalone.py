@@ -25,10 +25,11 @@ from testbed.documents import parse
 from testbed.errors import LabError, MeshError, TestbedError
 from testbed.guests import NodeConnection
 from testbed.log import get
-from testbed.model.proxy import XdsFile, content_hash
+from testbed.model.proxy import ProxyConfiguration, XdsFile, content_hash
 from testbed.model.topology import MeshWorkload, Topology
 from testbed.pki import LabCa, Validity, certificate_of, needs_renewal, spiffe_id_of
-from testbed.resources import ResourceSet, dump, load
+from testbed.resources.loading import dump, load
+from testbed.resources.resource import ResourceSet
 
 Result = TypeVar("Result")
 
@@ -85,9 +86,11 @@ class StandaloneBackend:
 
     def diff(self, wanted: ResourceSet) -> MeshDiff:
         """What :meth:`apply` would change."""
-        plan = self._plan(wanted)
+        plan = self._plan(compile_mesh(wanted, self._topology, self._guest.layout), dump(wanted))
         before = _stored(plan.found.values())
-        lines = difflib.unified_diff(before.splitlines(), plan.document.splitlines(), "in the mesh", "wanted", lineterm="")
+        lines = difflib.unified_diff(
+            before.splitlines(), plan.document.splitlines(), "in the mesh", "wanted", lineterm=""
+        )
         reports = {w: p for r in plan.found.values() for w, p in r.proxies.items()}
         return MeshDiff(
             revision_from=_lab_revision({w: p.revision for w, p in reports.items()}),
@@ -102,7 +105,13 @@ class StandaloneBackend:
         Only nodes that have something else than they must are written to.  When a proxy refuses or lags, all
         of them go back to what they had, and :class:`~testbed.errors.MeshError` says who and why.
         """
-        plan = self._plan(wanted)
+        return self.push(compile_mesh(wanted, self._topology, self._guest.layout), dump(wanted), limit=limit)
+
+    def push(
+        self, configurations: Mapping[str, ProxyConfiguration], document: str, *, limit: float = 60
+    ) -> Applied:
+        """Put these configurations in force; ``document`` is what :meth:`applied` will read back."""
+        plan = self._plan(configurations, document)
         revision = _lab_revision({w: p.revision for w, p in plan.wanted.items()})
         begun = time.monotonic()
         requests = {node: r for node in self._on_node if (r := self._request(node, plan, limit)) is not None}
@@ -166,8 +175,7 @@ class StandaloneBackend:
 
     # What must be there
 
-    def _plan(self, resources: ResourceSet) -> Plan:
-        configurations = compile_mesh(resources, self._topology, self._guest.layout)
+    def _plan(self, configurations: Mapping[str, ProxyConfiguration], document: str) -> Plan:
         found, failed = self._each(self._on_node, self._status)
         if failed:
             raise next(iter(failed.values()))
@@ -180,7 +188,7 @@ class StandaloneBackend:
             configuration = configurations[workload.name]
             files = {f.path: f for f in (*configuration.files.values(), *secrets, start)}
             wanted[workload.name] = Wanted(configuration.revision, files)
-        return Plan(wanted, found, dump(resources))
+        return Plan(wanted, found, document)
 
     def _identity(self, workload: MeshWorkload, report: ProxyReport) -> XdsFile:
         """Its certificate's file: the one that it has as long as that one is good, else a new one."""
@@ -201,13 +209,13 @@ class StandaloneBackend:
         report = plan.found[node]
         names = [w.name for w in self._on_node[node]]
         stale = {n: plan.wanted[n] for n in names if plan.wanted[n].differs(report.proxies[n])}
-        request = NodeRequest.of(self._guest, self._topology, self._on_node[node], limit)
+        request = NodeRequest.of(self._guest, self._topology, node, self._on_node[node], limit)
         if not stale and report.resources == plan.document and request.has_hosts(report):
             return None
         return request.carrying(stale, report, plan.document)
 
     def _status(self, node: str) -> NodeReport:
-        request = NodeRequest.of(self._guest, self._topology, self._on_node[node], 10)
+        request = NodeRequest.of(self._guest, self._topology, node, self._on_node[node], 10)
         done = self._connections[node].run([*self._guest.tool, "status"], stdin=request.encode(), limit=60)
         return NodeReport.decode(done.stdout)
 
@@ -222,7 +230,7 @@ class StandaloneBackend:
         def back(node: str) -> None:
             names = {w for w, o in outcomes[node].items() if not o.trouble}
             workloads = [w for w in self._on_node[node] if w.name in names]
-            request = NodeRequest.of(self._guest, self._topology, workloads, 30)
+            request = NodeRequest.of(self._guest, self._topology, node, workloads, 30)
             self._connections[node].run([*self._guest.tool, "rollback"], stdin=request.encode(), limit=90)
 
         _, failed = self._each(outcomes, back)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from harness import MeshHarness
 
 INVENTORIES = Path(__file__).resolve().parents[2] / "inventories"

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from harness_network import RUN_ROOT, MeshNetwork, at_once, new_tag, processes_in, remove_leftovers
+
 from testbed.backends.contract import Applied, ProxyState
 from testbed.backends.guest import Guest
 from testbed.backends.standalone import StandaloneBackend
@@ -35,9 +36,10 @@ from testbed.errors import WaitTimeout
 from testbed.guests import CommandFailed, Completed
 from testbed.model.inventory import Inventory
 from testbed.model.reading import read_inventory, topology_of
-from testbed.model.topology import MeshWorkload, Protocol, Topology
+from testbed.model.topology import MeshWorkload, Topology
 from testbed.pki import LabCa
-from testbed.resources import ResourceSet, load
+from testbed.resources.loading import load
+from testbed.resources.resource import ResourceSet
 from testbed.waiting import NotYet, wait_until
 
 HERE = Path(__file__).resolve().parent
@@ -159,13 +161,12 @@ def inventory_topology(inventory: str | Path) -> tuple[Inventory, Topology]:
 class MeshHarness:
     """A running mesh; see the module's text.  ``idle`` names workloads that run no program of their own."""
 
-    def __init__(self, topology: Topology, *, idle: Sequence[str] = (), programs: bool = True) -> None:
+    def __init__(self, topology: Topology, *, idle: Sequence[str] = ()) -> None:
         self.topology = topology
         self.tag = new_tag()
         self.run = RUN_ROOT / self.tag
         self.network = MeshNetwork(topology, self.tag)
         self.ca = LabCa.create("mesh tests")
-        self._programs = programs
         self._idle = set(idle)
         self._layout = Layout(str(self.run / "proxies"), str(self.run / "logs"))
         self.connections = {w.node: LocalConnection(w.node) for w in topology.workloads}
@@ -174,7 +175,7 @@ class MeshHarness:
             tool=(sys.executable, "-ISE", str(TOOL)),
             namespace=f"{self.tag}-w-{{workload}}",
             hosts=f"/etc/netns/{self.tag}-w-{{workload}}/hosts",
-            resources=str(self.run / "resources"),
+            resources=str(self.run / "resources/{node}"),
             start=(str(self.run / "sidecar"), "{workload}"),
             log=("cat", str(self.run / "logs/{workload}/envoy.log")),
             owner=USER,
@@ -230,8 +231,7 @@ class MeshHarness:
             os.chown(logs, USER, USER)
         (self.run / "logs").chmod(0o755)
         self.network.create()
-        if self._programs:
-            at_once(self._start_program, [w.name for w in self.topology.workloads if self._has_program(w)])
+        at_once(self._start_program, [w.name for w in self.topology.workloads if self._has_program(w)])
 
     def _has_program(self, workload: MeshWorkload) -> bool:
         return bool(workload.service and workload.ports) and workload.name not in self._idle
@@ -249,7 +249,9 @@ class MeshHarness:
             if process.poll() is not None:
                 raise RuntimeError((self.run / "logs" / name / "program.err").read_text())
             if not subprocess.run(
-                ["ss", "-N", self.network.namespace(name), "-Hltn", "sport = :15999"], capture_output=True, check=True
+                ["ss", "-N", self.network.namespace(name), "-Hltn", "sport = :15999"],
+                capture_output=True,
+                check=True,
             ).stdout:
                 raise NotYet("nothing listens")
 
@@ -320,12 +322,14 @@ class MeshHarness:
     ) -> bytes:
         """Run a command inside the workload's namespace; what it printed."""
         drop = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups"] if user else []
-        return self.connections[self.topology.workload(workload).node].run(
-            self._inside(workload, [*drop, *argv]), stdin=stdin, limit=limit
-        ).stdout
+        return (
+            self.connections[self.topology.workload(workload).node]
+            .run(self._inside(workload, [*drop, *argv]), stdin=stdin, limit=limit)
+            .stdout
+        )
 
     def control(self, workload: str, **behaviour: Any) -> None:
-        """How its program behaves from now on: delay (s), status, hang, reset, body, headers, times; none: normally."""
+        """How its program behaves from now on: delay (s), status, hang, reset, body, headers, times."""
         job = {
             "url": "http://127.0.0.1:15999/", "method": "PUT", "headers": [], "n": 1, "concurrency": 1,
             "body": json.dumps(behaviour), "reuse": False, "timeout": 5,
@@ -362,7 +366,9 @@ class MeshHarness:
         """Its proxy's counters and gauges that were ever used, those whose names match ``pattern`` (RE2)."""
         from urllib.parse import quote
 
-        text = self.backend.admin(workload, "/stats?usedonly" + (f"&filter={quote(pattern)}" if pattern else "")).decode()
+        text = self.backend.admin(
+            workload, "/stats?usedonly" + (f"&filter={quote(pattern)}" if pattern else "")
+        ).decode()
         pairs = (line.rpartition(": ") for line in text.splitlines())
         return {name: int(value) for name, _, value in pairs if value.isdigit()}
 
@@ -386,7 +392,9 @@ class MeshHarness:
     def capture(self, workload: str, *expression: str) -> Iterator[Capture]:
         """Packets on the workload's interface while the context is open; read them after it."""
         file = self.run / f"{workload}-{new_tag()}.pcap"
-        argv = self._inside(workload, ["tcpdump", "-i", "eth0", "-U", "-s", "0", "-Z", "root", "-w", str(file), *expression])
+        argv = self._inside(
+            workload, ["tcpdump", "-i", "eth0", "-U", "-s", "0", "-Z", "root", "-w", str(file), *expression]
+        )
         with subprocess.Popen(argv, stderr=subprocess.PIPE) as process:
             assert process.stderr
             for line in process.stderr:

@@ -158,7 +158,9 @@ class MeshNetwork:
         ]
         command("ip", "-n", namespace, "-batch", "-", stdin="\n".join(lines))
         Path(f"/etc/netns/{namespace}").mkdir(parents=True)
-        Path(f"/etc/netns/{namespace}/hosts").write_text(f"127.0.0.1 localhost\n{workload.address} {workload.name}\n")
+        Path(f"/etc/netns/{namespace}/hosts").write_text(
+            f"127.0.0.1 localhost\n{workload.address} {workload.name}\n"
+        )
         enter = ["ip", "netns", "exec", namespace]
         if workload.kind is ProxyKind.SIDECAR:
             command(*enter, "nft", "-f", "-", stdin=REDIRECT)

@@ -20,7 +20,7 @@ NAME, SERVICE, VERSION, LOG = sys.argv[1:5]
 CONTROL_PORT = 15999
 behaviour = {}
 lock = threading.Lock()
-log = open(LOG, "a", buffering=1)  # noqa: SIM115 - open as long as the program runs
+log = open(LOG, "a", buffering=1)  # noqa: SIM115, PTH123 - open as long as the program runs
 
 
 def current():
@@ -106,7 +106,9 @@ class Control(BaseHTTPRequestHandler):
 
 class Echo(socketserver.BaseRequestHandler):
     def handle(self):
-        log.write(json.dumps({"time": time.time(), "workload": NAME, "tcp": True, "peer": self.client_address[0]}) + "\n")
+        log.write(
+            json.dumps({"time": time.time(), "workload": NAME, "tcp": True, "peer": self.client_address[0]}) + "\n"
+        )
         self.request.sendall(f"{NAME}\n".encode())
         while data := self.request.recv(65536):
             self.request.sendall(data)
@@ -119,6 +121,8 @@ class EchoServer(socketserver.ThreadingTCPServer):
 
 for wanted in sys.argv[5:]:
     number, _, kind = wanted.partition("/")
-    made = EchoServer(("0.0.0.0", int(number)), Echo) if kind == "tcp" else Server(("0.0.0.0", int(number)), Program)
+    made = (
+        EchoServer(("0.0.0.0", int(number)), Echo) if kind == "tcp" else Server(("0.0.0.0", int(number)), Program)
+    )
     threading.Thread(target=made.serve_forever, daemon=True).start()
 Server(("127.0.0.1", CONTROL_PORT), Control).serve_forever()

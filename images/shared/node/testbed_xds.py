@@ -5,21 +5,22 @@
     testbed_xds.py rollback   the same; back to what the last apply found
 
 Envoy's filesystem subscriptions have traps that give this file its shape:
-- it reads a file when one is renamed into the watched directory, so files are made elsewhere and moved in;
+- it reads a file when one is renamed to its name, so files are made elsewhere and moved in;
 - a cluster, route or secret that names a file which is not there is refused: files first, users after;
-- a file is accepted or refused in silence: only statistics (``version_text``, ``update_rejected``) and the log tell.
+- a file is accepted or refused in silence: only statistics (``version_text``, ``update_rejected``) and log tell.
   A refused list of listeners or clusters is still taken in part, hence the way back for what was refused;
 - routes that name a cluster which is not warm yet answer 503: clusters go first, and go away last.
 """
 
+# ruff: noqa: PTH100, PTH101, PTH103, PTH104, PTH108, PTH110, PTH112, PTH118, PTH120, PTH123
+# (Emulated machines take a tenth of a second to import pathlib.)
+
 import ctypes
 import fcntl
-import hashlib
 import json
 import os
 import re
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -219,14 +220,19 @@ class Proxy:
 
     def reasons(self, refusals):
         """Why: each refusal is one line of the proxy's log, the last ones are ours."""
+        import subprocess  # rarely needed, slow to import
+
         done = subprocess.run(self.wanted["log"], capture_output=True, text=True, check=False)
-        said = re.findall(r"Filesystem config update (?:rejected|failure): (.*)", done.stdout)
-        last = list(dict.fromkeys(said[-sum(refusals.values()) :])) or ["its log does not say why"]
+        said = re.findall(r"Filesystem config update (?:rejected|failure): (.*(?:\n(?!\[).*)*)", done.stdout)
+        tidied = [" ".join(text.replace("goo.gle/debugstr", "").split())[:600] for text in said]
+        last = list(dict.fromkeys(tidied[-sum(refusals.values()) :])) or ["its log does not say why"]
         return {p: last[0] if len(last) == 1 else "one of: " + "; ".join(last) for p in refusals}
 
     # Changing it
 
     def start(self):
+        import subprocess
+
         done = subprocess.run(
             self.wanted["start"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
         )
@@ -248,8 +254,11 @@ class Proxy:
             return {"written": [], **timing}
         os.makedirs(self.state(""), mode=0o700, exist_ok=True)
         # A push that is cut short leaves these marked as unknown, so that the next one writes them again.
-        self.remember("", {p: (["", v[1]] if p in stale or p in gone else v) for p, v in {**old, **files}.items()},
-                      self.manifest["refused"])
+        self.remember(
+            "",
+            {p: (["", v[1]] if p in stale or p in gone else v) for p, v in {**old, **files}.items()},
+            self.manifest["refused"],
+        )
         if before is None or "bootstrap.json" in stale:
             for path in stale:
                 self.write(path, contents[path])
@@ -365,7 +374,9 @@ class Proxy:
         said = {
             "revision": self.manifest["revision"],
             "versions": {p: v[0] for p, v in files.items()},
-            "certificate": certificate[0].get("certificate_chain", {}).get("inline_string", "") if certificate else "",
+            "certificate": certificate[0].get("certificate_chain", {}).get("inline_string", "")
+            if certificate
+            else "",
         }
         try:
             answer = Answer(self.port)
@@ -415,10 +426,10 @@ def write_hosts(path, lines):
     return True
 
 
-def hosts_version(path):
-    """The hash of our block in a hosts file, empty when there is none."""
+def hosts_lines(path):
+    """Our block in a hosts file, empty when there is none."""
     found = re.search(f"{HOSTS_BEGIN}\n(.*?){HOSTS_END}\n", read(path, ""), flags=re.DOTALL)
-    return hashlib.sha256(found[1].encode()).hexdigest()[:16] if found else ""
+    return found[1] if found else ""
 
 
 def each_proxy(document, work):
@@ -429,7 +440,7 @@ def each_proxy(document, work):
         try:
             enter(wanted["namespace"])
             results[name] = work(Proxy(name, wanted, document.get("limit", 60)))
-        except Exception as e:  # one proxy's trouble must not hide the others' results
+        except Exception as e:  # noqa: BLE001 - one proxy's trouble must not hide the others' results
             results[name] = {"late": f"{type(e).__name__}: {e}", "back": False}
 
     threads = [threading.Thread(target=run, args=item) for item in document["workloads"].items()]
@@ -475,7 +486,7 @@ def rollback(document):
 def status(document):
     return {
         "workloads": each_proxy(document, Proxy.status),
-        "hosts": {path: hosts_version(path) for path in document.get("hosts", {})},
+        "hosts": {path: hosts_lines(path) for path in document.get("hosts", {})},
         "resources": read(os.path.join(document["resources"]["directory"], "applied"), ""),
     }
 

@@ -1,0 +1,125 @@
+"""What goes to a node and what comes back, without a node."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from ipaddress import IPv4Address
+
+import pytest
+
+from testbed.backends.guest import Guest
+from testbed.backends.names import hosts_lines
+from testbed.backends.proxy_log import since
+from testbed.backends.push import NodeReport, NodeRequest, ProxyOutcome, ProxyReport, Wanted
+from testbed.backends.secrets import identity_file, roots_file
+from testbed.errors import LabError
+from testbed.model.proxy import XdsFile
+from testbed.model.topology import MeshService, MeshWorkload, Topology
+from testbed.pki import LabCa
+
+
+def service(name: str, namespace: str, number: int) -> MeshService:
+    return MeshService(name, namespace, IPv4Address(f"240.240.0.{number}"), (), {})
+
+
+def workload(name: str, namespace: str = "default") -> MeshWorkload:
+    return MeshWorkload(name, namespace, name, {}, IPv4Address("10.0.0.1"), "node-1")
+
+
+TOPOLOGY = Topology(
+    (service("web", "shop", 1), service("web", "default", 2), service("db", "shop", 3)),
+    (workload("web-v1"), workload("db-v1", "shop")),
+)
+REPORT = {"workloads": {}, "resources": "", "hosts": {}}
+
+
+def request(*names: str, guest: Guest | None = None) -> NodeRequest:
+    return NodeRequest.of(guest or Guest(), TOPOLOGY, "node-1", [TOPOLOGY.workload(n) for n in names], 30)
+
+
+def xds(path: str, version: str) -> XdsFile:
+    return XdsFile(path, "", ("r",), version, b"{}")
+
+
+def test_a_short_name_is_known_only_in_its_own_namespace():
+    lines = hosts_lines(TOPOLOGY, {"default"}).splitlines()
+    assert lines[0] == "240.240.0.2 web.default.svc.cluster.local web.default.svc web.default web"
+    assert lines[2] == "240.240.0.1 web.shop.svc.cluster.local web.shop.svc web.shop"
+
+
+def test_a_short_name_in_two_namespaces_goes_to_the_first():
+    lines = hosts_lines(TOPOLOGY, {"default", "shop"}).splitlines()
+    assert [line.split()[-1] for line in lines] == ["web", "db", "web.shop"]
+
+
+def test_workloads_that_share_a_hosts_file_share_its_lines():
+    shared = request("web-v1", "db-v1").hosts
+    assert list(shared) == ["/etc/hosts"]
+    own = request("web-v1", "db-v1", guest=Guest(hosts="/etc/netns/{workload}/hosts")).hosts
+    assert " web\n" in own["/etc/netns/web-v1/hosts"]
+    assert " db\n" not in own["/etc/netns/web-v1/hosts"]
+
+
+def test_only_files_that_the_proxy_lacks_carry_content():
+    wanted = Wanted("r2", {f.path: f for f in (xds("cds.json", "c1"), xds("lds.json", "l2"))})
+    had = ProxyReport(revision="r1", versions={"cds.json": "c1", "lds.json": "l1", "rds/80.json": "x"})
+    report = NodeReport({"web-v1": had}, "", {})
+    assert wanted.differing(had) == ("lds.json", "rds/80.json")
+    sent = json.loads(request("web-v1", "db-v1").carrying({"web-v1": wanted}, report, "doc").encode())
+    assert list(sent["workloads"]) == ["web-v1"]
+    files = sent["workloads"]["web-v1"]["files"]
+    assert files == {
+        "cds.json": {"version": "c1", "resource": "r"},
+        "lds.json": {"version": "l2", "resource": "r", "content": "{}"},
+    }
+
+
+def test_a_private_key_is_in_the_document_and_not_in_its_repr():
+    credential = LabCa.create().issue("spiffe://x/ns/a/sa/b")
+    file = identity_file(credential)
+    loaded = request("web-v1").carrying(
+        {"web-v1": Wanted("r", {file.path: file})}, NodeReport({"web-v1": ProxyReport()}, "", {}), ""
+    )
+    assert b"PRIVATE KEY" in loaded.encode()
+    assert "PRIVATE KEY" not in repr(loaded)
+
+
+def test_a_secrets_version_follows_the_certificate():
+    ca = LabCa.create()
+    first, second = (identity_file(ca.issue("spiffe://x/ns/a/sa/b")) for _ in range(2))
+    assert first.version != second.version
+    assert roots_file(ca.roots).version == roots_file(ca.roots).version
+
+
+@pytest.mark.parametrize(
+    "busy",
+    [{"behind": ["cds.json"]}, {"warming": ["cluster x"]}, {"draining": 1}, {"rejected": {"lds.json": "bad"}}],
+)
+def test_in_force_means_taken_up_warm_drained_and_nothing_rejected(busy):
+    live = {"revision": "r1", "versions": {}, "server": "LIVE"}
+    good = NodeReport.decode(json.dumps({**REPORT, "workloads": {"a": live}}).encode()).proxies["a"]
+    assert good.in_force
+    bad = NodeReport.decode(json.dumps({**REPORT, "workloads": {"a": {**live, **busy}}}).encode()).proxies["a"]
+    assert not bad.in_force
+    assert "a: in force" not in bad.state("a").summary
+
+
+def test_a_proxy_whose_state_cant_be_read_is_a_lab_error():
+    with pytest.raises(LabError, match="web-v1: read the proxy's state: no namespace"):
+        NodeReport.decode(json.dumps({**REPORT, "workloads": {"web-v1": {"late": "no namespace"}}}).encode())
+
+
+def test_an_outcome_says_which_file_was_refused_and_why():
+    data = {"workloads": {"a": {"refused": {"rds/80.json": "unknown cluster"}, "back": True}}}
+    outcome = ProxyOutcome.decode(json.dumps(data).encode())["a"]
+    assert (outcome.verb, outcome.trouble) == ("rejected its configuration", "rds/80.json: unknown cluster")
+
+
+def test_the_log_since_a_moment_keeps_lines_without_a_time():
+    log = "[2026-05-01 12:00:00.000][1] old\n[2026-05-01 12:00:01.500][1] new\n  more of it\n"
+    assert (
+        since(log, datetime(2026, 5, 1, 12, 0, 1, tzinfo=UTC)) == "[2026-05-01 12:00:01.500][1] new\n  more of it\n"
+    )
+    assert since(log, datetime(2026, 5, 2, tzinfo=UTC)) == ""
+    assert since(log, None) == log
