@@ -99,7 +99,7 @@ def start_command(lab: Lab) -> int:
 @inventory_option
 @json_option
 def status_command(lab: Lab, as_json: bool) -> int:
-    """Show machines, workloads, proxies and what is forwarded; exit code 1 when something is not as it should be."""
+    """Show machines, workloads, proxies and what is forwarded; exit code 1 when something is amiss."""
     from testbed.cli.tables import status_table
     from testbed.workflows.status import status
 

@@ -59,5 +59,24 @@ def taken_up(connection: NodeConnection) -> str | None:
     if done.status != 0:
         return None
     status = json.loads(done.stdout)
-    digest = status.get("digest")
-    return str(digest) if digest and status.get("converged", True) else None
+    units = [state for w in status["workloads"].values() for kind, state in w["units"].items() if kind == "netns"]
+    if status["applied"] != status["digest"] or set(units) - {"active"}:
+        return None
+    return str(status["digest"])
+
+
+def observe_remains(lab: Lab) -> ObservedLab:
+    """What has to be removed: like :func:`observe`, but asks no node and needs no recipe."""
+    forward = find_forward(lab.directories)
+    processes = lab.private and lab.daemon.find() is not None
+    hypervisor = lab.hypervisor_if_up()
+    if hypervisor is None:
+        return ObservedLab(hypervisor=processes, forwards={"gateway": forward.port} if forward else {})
+    return ObservedLab(
+        hypervisor=processes,
+        networks={role: (n.spec, n.active) for role, n in hypervisor.networks().items()},
+        machines={
+            node: ObservedMachine(m.spec, m.power is Power.RUNNING) for node, m in hypervisor.machines().items()
+        },
+        forwards={"gateway": forward.port} if forward else {},
+    )

@@ -1,0 +1,135 @@
+"""Values as tables and lines for people."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table
+
+from testbed.lab.lab import Lab
+from testbed.model.topology import ProxyKind
+from testbed.model.verdict import Outcome
+from testbed.plan import Plan
+from testbed.report.record import ScenarioRecord
+from testbed.workflows.status import LabStatus
+from testbed.workflows.up import UpReport
+
+_COLOURS = {
+    Outcome.PASS: "green",
+    Outcome.FAIL: "red",
+    Outcome.INCONCLUSIVE: "yellow",
+    Outcome.NOT_APPLICABLE: "dim",
+}
+
+
+def _rendered(*things: object) -> str:
+    # as wide as its content when it goes to a file or a pipe: nothing is cut
+    import sys
+
+    on_terminal = sys.stdout.isatty()
+    buffer = io.StringIO()
+    console = Console(file=buffer, force_terminal=on_terminal, width=None if on_terminal else 160, highlight=False)
+    for thing in things:
+        console.print(thing)
+    return buffer.getvalue().rstrip("\n")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def plan_table(plan: Plan) -> str:
+    """The steps, what each waits for, and how to see that it is done."""
+    table = _table("STEP", "DOES", "AFTER", "DONE WHEN")
+    for step in plan:
+        needs = sorted(step.needs)
+        after = ", ".join(needs[:2]) + (f" and {len(needs) - 2} more" if needs[2:] else "")
+        table.add_row(step.name, step.does, after, step.done_when)
+    return _rendered(table, f"{len(plan)} steps")
+
+
+def verdict_lines(record: ScenarioRecord) -> list[str]:
+    """A verdict in one line, and its reason in at most two."""
+    verdict = record.verdict
+    colour = _COLOURS[verdict.outcome]
+    rate = f"alpha {verdict.alpha:g}, beta {verdict.beta:g}, " if verdict.alpha or verdict.beta else ""
+    head = f"[{colour} bold]{verdict.outcome}[/] {record.scenario.name} [dim]({rate}{record.seconds:.1f} s)[/]"
+    return [head, *(f"  {line}" for line in verdict.reason.splitlines()[:2])]
+
+
+def up_table(report: UpReport) -> str:
+    """Nodes, services, addresses, URLs, what to try next."""
+    lab = report.lab
+    stages = "  ".join(f"{name} {seconds:.1f} s" for name, seconds in report.stages.items())
+    return _rendered(
+        *_lab_tables(lab),
+        "",
+        *_urls(report.urls.items()),
+        f"[bold]{lab.id}[/] is up: {report.total:.1f} s ({stages})",
+        "",
+        "Try next:",
+        *(f"  {line}" for line in _next_steps(lab, report)),
+    )
+
+
+def _next_steps(lab: Lab, report: UpReport) -> Iterable[str]:
+    inventory = "" if lab.id == "bookinfo" else f" -i {lab.id}"
+    first = lab.inventory.nodes[0].name
+    if report.urls:
+        yield f"open {next(iter(report.urls.values()))} in a browser"
+    yield f"testbed status{inventory}"
+    yield f"testbed verify{inventory} --list"
+    yield f"testbed ssh{inventory} {first} -- uptime"
+    yield f"testbed down{inventory}"
+
+
+def _urls(urls: Iterable[tuple[str, str]]) -> Iterable[str]:
+    for gateway, url in urls:
+        yield f"{gateway}: [link={url}]{url}[/link]"
+
+
+def _lab_tables(lab: Lab) -> Iterable[object]:
+    nodes = _table("NODE", "ADDRESS", "MESH ADDRESS", "ZONE", "WORKLOADS")
+    for node in lab.inventory.nodes:
+        here = [w.name for w in lab.topology.workloads if w.node == node.name]
+        addresses = (lab.inventory.management_address(node.name), lab.inventory.mesh_address(node.name))
+        nodes.add_row(node.name, *map(str, addresses), node.locality or "-", ", ".join(here) or "-")
+    services = _table("SERVICE", "ADDRESS", "PORTS", "VERSIONS")
+    for service in lab.topology.services:
+        backing = [
+            w for w in lab.topology.workloads if w.service == service.name and w.namespace == service.namespace
+        ]
+        ports = ", ".join(f"{p.number}/{p.protocol}" for p in service.ports)
+        services.add_row(service.name, str(service.address), ports, ", ".join(sorted({w.version for w in backing})))
+    return (nodes, "", services)
+
+
+def status_table(status: LabStatus) -> str:
+    """What is there, and what is not as it should be."""
+    lab = status.lab
+    if not status.up:
+        return f"{lab.id}: not up" + (f"; busy: {status.busy}" if status.busy else "") + "\nnext: testbed up"
+    nodes = _table("NODE", "MACHINE", "ADDRESS", "WORKLOADS")
+    for node in lab.inventory.nodes:
+        seen = status.observed.machines.get(node.name)
+        state = "missing" if not seen else "off" if not seen.running else "up" if seen.answers else "no answer"
+        here = [w.name for w in lab.topology.workloads if w.node == node.name]
+        address = lab.inventory.management_address(node.name)
+        nodes.add_row(node.name, _mark(state, state == "up"), str(address), ", ".join(here))
+    proxies = _table("PROXY", "KIND", "ADDRESS", "STATE")
+    for proxy in status.proxies:
+        workload = lab.topology.workload(proxy.workload)
+        kind = "gateway" if workload.kind is ProxyKind.GATEWAY else "sidecar"
+        state = proxy.summary.partition(": ")[2]
+        proxies.add_row(proxy.workload, kind, str(workload.address), _mark(state, proxy.in_force))
+    busy = [f"busy: {status.busy}"] if status.busy else []
+    return _rendered(nodes, "", proxies, "", *_urls(status.urls.items()), *busy)
+
+
+def _mark(text: str, good: bool) -> str:
+    return f"[{'green' if good else 'red'}]{text}[/]"

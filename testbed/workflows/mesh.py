@@ -1,0 +1,111 @@
+"""The mesh of a lab: which backend, which resources, and what its proxies say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from testbed.backends.contract import Applied, Backend, MeshDiff
+from testbed.backends.standalone import StandaloneBackend
+from testbed.errors import bad_input
+from testbed.lab.lab import Lab
+from testbed.pki import LabCa
+from testbed.resources import Key, ResourceSet, load
+from testbed.workflows.loading import read_manifests
+from testbed.workflows.nodes import require_up
+
+APPLY_LIMIT = 60.0
+"""Seconds for a change to be in force."""
+
+
+def backend_of(lab: Lab) -> Backend:
+    """The backend that the inventory names, on the lab's nodes.  Makes the lab's CA on first use."""
+    if lab.inventory.mesh.backend != "standalone":
+        raise bad_input(
+            lab.file, f"the backend {lab.inventory.mesh.backend!r} is not available yet", "standalone is"
+        )
+    connections = {n.name: lab.connection(n.name) for n in lab.inventory.nodes}
+    return StandaloneBackend(lab.topology, connections, LabCa.open(lab.directories.pki / "ca", lab.id))
+
+
+def default_resources(lab: Lab) -> ResourceSet:
+    """What the inventory puts into the mesh.  Raises BadInput, located."""
+    return load(read_manifests(lab.inventory.mesh.resources))
+
+
+@dataclass(frozen=True)
+class Change:
+    """What shall be in the mesh after an ``apply``, and the keys that leave it."""
+
+    wanted: ResourceSet
+    removed: tuple[Key, ...]
+
+
+def intended(applied: ResourceSet, given: ResourceSet, *, prune: bool = False, delete: bool = False) -> Change:
+    """Put ``given`` on top of what is applied; with ``prune`` in place of it; with ``delete`` take it away."""
+    if delete:
+        given_keys = given.keys()
+        return Change(applied.without(given_keys), tuple(k for k in given_keys if k in applied))
+    wanted = given if prune else applied.merged(given)
+    return Change(wanted, tuple(r.key for r in applied if r.key not in wanted))
+
+
+def diff(lab: Lab, names: Iterable[str], *, prune: bool = False, delete: bool = False) -> MeshDiff:
+    """What :func:`apply` would change."""
+    given = load(read_manifests(names))
+    require_up(lab)
+    backend = backend_of(lab)
+    return backend.diff(intended(backend.applied(), given, prune=prune, delete=delete).wanted)
+
+
+def apply(lab: Lab, names: Iterable[str], *, prune: bool = False, delete: bool = False) -> tuple[Change, Applied]:
+    """Change the mesh and return when the change is in force.  Nothing is touched when the input is bad."""
+    given = load(read_manifests(names))
+    require_up(lab)
+    backend = backend_of(lab)
+    change = intended(backend.applied(), given, prune=prune, delete=delete)
+    return change, backend.apply(change.wanted, limit=APPLY_LIMIT)
+
+
+def workload_named(lab: Lab, name: str) -> str:
+    """``name`` if the lab has such a workload, else BadInput with those it has."""
+    names = sorted(w.name for w in lab.topology.workloads)
+    if name not in names:
+        raise bad_input(lab.file, f"the lab has no workload {name!r}", f"one of: {', '.join(names)}")
+    return name
+
+
+_ADMIN = {
+    "clusters": "/clusters",
+    "routes": "/config_dump?resource=dynamic_route_configs",
+    "endpoints": "/clusters?format=json",
+    "listeners": "/listeners",
+    "config": "/config_dump",
+    "stats": "/stats",
+}
+
+PROXY_VIEWS = (*_ADMIN, "log")
+"""What ``testbed proxy`` can show."""
+
+
+def proxy(lab: Lab, workload: str, view: str) -> str:
+    """One view of a workload's proxy, as Envoy tells it."""
+    backend = _backend_for(lab, workload)
+    return backend.log(workload) if view == "log" else backend.admin(workload, _ADMIN[view]).decode()
+
+
+def proxy_log(lab: Lab, workload: str) -> str:
+    """The proxy's own log."""
+    return _backend_for(lab, workload).log(workload)
+
+
+def access_log(lab: Lab, workload: str) -> str:
+    """The proxy's access log: a JSON object a line."""
+    connection = _backend_for(lab, workload).connection(workload)
+    return connection.run(["cat", f"/var/log/testbed/{workload}/access.log"], check=False).stdout.decode()
+
+
+def _backend_for(lab: Lab, workload: str) -> Backend:
+    workload_named(lab, workload)
+    require_up(lab, lab.topology.workload(workload).node)
+    return backend_of(lab)

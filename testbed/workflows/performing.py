@@ -1,0 +1,87 @@
+"""Each action of a plan, done: the one place where a step's name meets the room that carries it out."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from dataclasses import dataclass
+
+from testbed.host.forward import start_forward, stop_forward
+from testbed.lab.lab import Lab
+from testbed.lab.machines import Machines
+from testbed.plan.steps import (
+    Action,
+    ApplyMesh,
+    AwaitMachine,
+    BuildImage,
+    BuildShared,
+    CreateMachine,
+    DefineNetwork,
+    DeleteFiles,
+    DeployWorkloads,
+    Forward,
+    RemoveMachine,
+    RemoveNetwork,
+    StartHypervisor,
+    StartMachine,
+    StopForward,
+    StopHypervisor,
+)
+from testbed.resources import ResourceSet
+from testbed.workflows.mesh import backend_of
+from testbed.workflows.workloads import deploy_workloads
+
+IN_FORCE_LIMIT = 120.0
+"""Seconds for a whole lab's first configuration to be in force; eleven Envoys start in it."""
+
+
+@dataclass
+class Performer:
+    """Carries out a lab's steps.  Called from several threads at once."""
+
+    lab: Lab
+    machines: Machines
+    resources: ResourceSet
+    """What the mesh gets on top of what it has."""
+
+    def __call__(self, action: Action, cancel: threading.Event) -> None:  # noqa: PLR0912  (one line per action)
+        """Do ``action``; ``cancel`` calls off its waits."""
+        match action:
+            case StartHypervisor():
+                self.lab.daemon.start()
+            case BuildImage():
+                self.machines.disks.build_image()
+            case BuildShared():
+                self.machines.disks.build_shared()
+            case DefineNetwork(role):
+                self.machines.define_network(role)
+            case RemoveNetwork(role):
+                self.lab.hypervisor().remove_network(role)
+            case CreateMachine(node):
+                self.machines.create(node)
+            case StartMachine(node):
+                self.machines.start(node)
+            case AwaitMachine(node):
+                self.machines.wait(node, cancel)
+            case RemoveMachine(node):
+                self.machines.remove(node)
+            case DeployWorkloads(nodes):
+                deploy_workloads(self.lab, nodes)
+            case ApplyMesh():
+                backend = backend_of(self.lab)
+                backend.apply(backend.applied().merged(self.resources), limit=IN_FORCE_LIMIT)
+            case Forward(gateway, port):
+                self._forward(gateway, port)
+            case StopForward():
+                stop_forward(self.lab.directories)
+            case StopHypervisor():
+                self.lab.close()
+                self.lab.daemon.stop()
+            case DeleteFiles():
+                shutil.rmtree(self.lab.directories.state, ignore_errors=True)
+                self.lab.directories.remove()
+
+    def _forward(self, gateway: str, port: int) -> None:
+        workload = self.lab.topology.workload(gateway)
+        target = workload.ports[0].target
+        start_forward(self.lab.directories, str(workload.address), target, port=port, private=self.lab.private)

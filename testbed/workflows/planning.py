@@ -1,0 +1,59 @@
+"""What shall be and what is, put side by side."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from testbed.compiler import compile_mesh
+from testbed.errors import LabError
+from testbed.host.kvm import kvm_works
+from testbed.lab.lab import Lab
+from testbed.lab.machines import Machines
+from testbed.lab.observing import observe
+from testbed.plan import ObservedLab, Plan, WantedLab, WantedMachine, plan_up
+from testbed.resources import ResourceSet
+from testbed.workflows.mesh import backend_of, default_resources
+from testbed.workflows.workloads import workloads_digest
+
+
+def machines_of(lab: Lab) -> Machines:
+    """The lab's machines, accelerated where the host's KVM runs guests."""
+    return Machines(lab, kvm=kvm_works())
+
+
+def wanted(lab: Lab, machines: Machines) -> WantedLab:
+    """What the inventory comes to on this host."""
+    return WantedLab(
+        id=lab.id,
+        private_hypervisor=lab.private,
+        networks=machines.networks(),
+        machines={
+            node: WantedMachine(spec, workloads_digest(lab, node)) for node, spec in machines.specs().items()
+        },
+        forwards={g.name: g.forward for g in lab.inventory.gateways if g.forward is not None},
+    )
+
+
+def look(lab: Lab, machines: Machines, resources: ResourceSet) -> ObservedLab:
+    """What is there, and whether ``resources`` on top of what is applied are in force.
+
+    Compiling comes first: resources that can't be compiled are found before anything is touched.
+    """
+    compile_mesh(resources, lab.topology)
+    observed = observe(lab, machines.disks)
+    nodes = {n.name for n in lab.inventory.nodes}
+    if set(observed.machines) != nodes or not all(m.answers for m in observed.machines.values()):
+        return observed
+    backend = backend_of(lab)
+    try:
+        wanted = backend.applied().merged(resources)
+        in_force = not backend.diff(wanted).changed and all(s.in_force for s in backend.states())
+    except LabError:
+        in_force = False
+    return replace(observed, mesh_in_force=in_force)
+
+
+def preview(lab: Lab) -> Plan:
+    """The plan of `up`, made and thrown away."""
+    machines = machines_of(lab)
+    return plan_up(wanted(lab, machines), look(lab, machines, default_resources(lab)))

@@ -1,0 +1,61 @@
+"""`status`: machines, workloads, proxies, what is forwarded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from testbed.backends.contract import ProxyState
+from testbed.host.lock import holder
+from testbed.lab.disks import Disks
+from testbed.lab.lab import Lab
+from testbed.lab.observing import observe
+from testbed.plan import ObservedLab
+from testbed.workflows.mesh import backend_of
+from testbed.workflows.up import urls
+
+
+@dataclass(frozen=True)
+class LabStatus:
+    """What is there of a lab."""
+
+    lab: Lab
+    observed: ObservedLab
+    proxies: tuple[ProxyState, ...] = ()
+    urls: Mapping[str, str] = field(default_factory=dict)
+    busy: str = ""
+    """Who holds the lab's lock, if anybody."""
+
+    @property
+    def up(self) -> bool:
+        """Whether any machine is there."""
+        return bool(self.observed.machines)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every machine answers and every proxy is in force."""
+        wanted = {n.name for n in self.lab.inventory.nodes}
+        answering = {n for n, m in self.observed.machines.items() if m.answers}
+        return wanted <= answering and bool(self.proxies) and all(p.in_force for p in self.proxies)
+
+    def as_dict(self) -> dict[str, object]:
+        """For ``--json``."""
+        return {
+            "lab": self.lab.id,
+            "up": self.up,
+            "healthy": self.healthy,
+            "busy": self.busy,
+            "nodes": {
+                name: {"running": m.running, "answers": m.answers} for name, m in self.observed.machines.items()
+            },
+            "proxies": {p.workload: {"in_force": p.in_force, "summary": p.summary} for p in self.proxies},
+            "urls": dict(self.urls),
+        }
+
+
+def status(lab: Lab) -> LabStatus:
+    """Look at the lab; changes nothing and takes no lock."""
+    observed = observe(lab, Disks.of(lab.inventory.image))
+    asked = any(m.answers for m in observed.machines.values())
+    proxies = backend_of(lab).states() if asked else ()
+    return LabStatus(lab, observed, proxies, urls(lab), str(holder(lab.directories) or ""))

@@ -1,0 +1,55 @@
+"""What runs on each node: the document that a deploy lays on it, and that the node's own tool takes up."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from testbed.lab.lab import Lab
+from testbed.model.inventory import Workload
+from testbed.model.reading import instance_name
+from testbed.model.topology import MeshWorkload, ProxyKind
+
+
+def workloads_document(lab: Lab, node: str) -> str:
+    """``workloads.json`` of a node."""
+    declared = {
+        instance_name(w, replica): w for w in lab.inventory.workloads for replica in range(w.replicas)
+    }
+    here = [w for w in lab.topology.workloads if w.node == node]
+    entries = [_entry(w, declared.get(w.name), lab.inventory.networks.mesh.prefixlen) for w in here]
+    return json.dumps(entries, indent=1, sort_keys=True) + "\n"
+
+
+def workloads_digest(lab: Lab, node: str) -> str:
+    """SHA-256 of the document, as the node reports it."""
+    return hashlib.sha256(workloads_document(lab, node).encode()).hexdigest()
+
+
+def _entry(workload: MeshWorkload, declared: Workload | None, prefix: int) -> dict[str, object]:
+    return {
+        "name": workload.name,
+        "namespace": workload.namespace,
+        "service": workload.service,
+        "version": workload.version,
+        "address": str(workload.address),
+        "prefix": prefix,
+        "gateway": workload.kind is ProxyKind.GATEWAY,
+        "program": declared.program if declared else "none",
+        "ports": [p.target for p in workload.ports],
+        "env": dict(declared.settings) if declared else {},
+    }
+
+
+def deploy_workloads(lab: Lab, nodes: tuple[str, ...]) -> None:
+    """Lay the document on each node and let it be taken up."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def one(node: str) -> None:
+        connection = lab.connection(node)
+        text = workloads_document(lab, node).encode()
+        connection.run(["tee", "/etc/testbed/workloads.json"], stdin=text)
+        connection.run(["python3", "/opt/testbed/node/testbed_node.py", "converge"], limit=60)
+
+    with ThreadPoolExecutor(max_workers=len(nodes)) as pool:
+        list(pool.map(one, nodes))
