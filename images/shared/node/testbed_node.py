@@ -53,11 +53,12 @@ def files_of(workload, node, redirect):
     name, prefix = workload["name"], workload.get("prefix", 24)
     interface = ipaddress.IPv4Interface(f"{workload['address']}/{prefix}")
     router = interface.network.network_address + 1
-    links = (
-        f"link add link {MESH_NIC} name eth0 address {mac(interface.ip)} netns {name} type macvlan mode bridge\n"
-    )
+    made = f"w{interface.ip.packed.hex()}"  # the kernel wants a name to be free here as well as there
+    kind = "type macvlan mode bridge"
+    links = f"link add link {MESH_NIC} name {made} address {mac(interface.ip)} netns {name} {kind}\n"
     addresses = [
         "link set lo up",
+        f"link set {made} name eth0",
         f"address add {interface} dev eth0",
         "link set eth0 up",
         # without a route a connection fails before it can be redirected
