@@ -22,8 +22,8 @@ class ProxyReport:
     revision: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Path -> version, of the files that the proxy was given and took."""
-    certificate: str = ""
-    """The chain that it shows, PEM."""
+    certificates: Mapping[str, str] = field(default_factory=dict)
+    """Path -> the chain in that secret, PEM.  Keys never leave the node."""
     server: str = ""
     behind: tuple[str, ...] = ()
     warming: tuple[str, ...] = ()

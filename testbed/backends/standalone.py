@@ -12,14 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TypeVar
 
 from testbed.backends.contract import Applied, MeshDiff, ProxyState
 from testbed.backends.guest import Guest
 from testbed.backends.proxy_log import since as log_since
 from testbed.backends.push import NodeReport, NodeRequest, ProxyOutcome, ProxyReport, Wanted
-from testbed.backends.secrets import IDENTITY, identity_file, identity_version, roots_file
+from testbed.backends.secrets import Secrets
 from testbed.compiler import bootstrap, compile_mesh
 from testbed.documents import parse
 from testbed.errors import LabError, MeshError, TestbedError
@@ -27,7 +27,7 @@ from testbed.guests import NodeConnection
 from testbed.log import get
 from testbed.model.proxy import ProxyConfiguration, XdsFile, content_hash
 from testbed.model.topology import MeshWorkload, Topology
-from testbed.pki import LabCa, Validity, certificate_of, needs_renewal, spiffe_id_of
+from testbed.pki import Credential, LabCa, Validity
 from testbed.resources.loading import dump, load
 from testbed.resources.resource import ResourceSet
 
@@ -67,13 +67,13 @@ class StandaloneBackend:
         ca: LabCa,
         *,
         guest: Guest | None = None,
+        credentials: Mapping[str, Credential] | None = None,
         validity: Callable[[], Validity] = Validity.lasting,
     ) -> None:
         self._topology = topology
         self._connections = connections
-        self._ca = ca
         self._guest = guest or Guest()
-        self._validity = validity
+        self._secrets = Secrets(ca, topology.trust_domain, credentials=credentials, validity=validity)
         self._log = get("backends")
         self._on_node: dict[str, list[MeshWorkload]] = {}
         for workload in topology.workloads:
@@ -86,7 +86,7 @@ class StandaloneBackend:
 
     def diff(self, wanted: ResourceSet) -> MeshDiff:
         """What :meth:`apply` would change."""
-        plan = self._plan(compile_mesh(wanted, self._topology, self._guest.layout), dump(wanted))
+        plan = self._plan(compile_mesh(wanted, self._topology, self._guest.layout), wanted)
         before = _stored(plan.found.values())
         lines = difflib.unified_diff(
             before.splitlines(), plan.document.splitlines(), "in the mesh", "wanted", lineterm=""
@@ -105,13 +105,13 @@ class StandaloneBackend:
         Only nodes that have something else than they must are written to.  When a proxy refuses or lags, all
         of them go back to what they had, and :class:`~testbed.errors.MeshError` says who and why.
         """
-        return self.push(compile_mesh(wanted, self._topology, self._guest.layout), dump(wanted), limit=limit)
+        return self.push(compile_mesh(wanted, self._topology, self._guest.layout), wanted, limit=limit)
 
     def push(
-        self, configurations: Mapping[str, ProxyConfiguration], document: str, *, limit: float = 60
+        self, configurations: Mapping[str, ProxyConfiguration], resources: ResourceSet, *, limit: float = 60
     ) -> Applied:
-        """Put these configurations in force; ``document`` is what :meth:`applied` will read back."""
-        plan = self._plan(configurations, document)
+        """Put these configurations in force; ``resources`` are what they were compiled from."""
+        plan = self._plan(configurations, resources)
         revision = _lab_revision({w: p.revision for w, p in plan.wanted.items()})
         begun = time.monotonic()
         requests = {node: r for node in self._on_node if (r := self._request(node, plan, limit)) is not None}
@@ -175,7 +175,7 @@ class StandaloneBackend:
 
     # What must be there
 
-    def _plan(self, configurations: Mapping[str, ProxyConfiguration], document: str) -> Plan:
+    def _plan(self, configurations: Mapping[str, ProxyConfiguration], resources: ResourceSet) -> Plan:
         found, failed = self._each(self._on_node, self._status)
         if failed:
             raise next(iter(failed.values()))
@@ -184,23 +184,11 @@ class StandaloneBackend:
             report = found[workload.node].proxies[workload.name]
             content = bootstrap(workload, self._topology, self._guest.layout)
             start = XdsFile("bootstrap.json", "", (), content_hash(content), content)
-            secrets = (self._identity(workload, report), roots_file(self._ca.roots))
             configuration = configurations[workload.name]
+            secrets = self._secrets.files(workload, configuration, report, resources)
             files = {f.path: f for f in (*configuration.files.values(), *secrets, start)}
             wanted[workload.name] = Wanted(configuration.revision, files)
-        return Plan(wanted, found, document)
-
-    def _identity(self, workload: MeshWorkload, report: ProxyReport) -> XdsFile:
-        """Its certificate's file: the one that it has as long as that one is good, else a new one."""
-        identity = workload.spiffe_id(self._topology.trust_domain)
-        path = f"sds/{IDENTITY}.json"
-        chain = report.certificate.encode()
-        if chain and report.versions.get(path) == identity_version(chain):
-            certificate = certificate_of(chain)
-            good = spiffe_id_of(certificate) == identity and self._ca.has_issued(certificate)
-            if good and not needs_renewal(certificate, datetime.now(UTC)):
-                return XdsFile(path, "", (IDENTITY,), report.versions[path], b"")
-        return identity_file(self._ca.issue(identity, self._validity()))
+        return Plan(wanted, found, dump(resources))
 
     # Talking to nodes
 

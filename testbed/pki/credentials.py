@@ -47,6 +47,15 @@ def spiffe_id_of(certificate: x509.Certificate) -> str:
     return uris[0] if len(uris) == 1 and uris[0].startswith("spiffe://") else ""
 
 
+def dns_names_of(certificate: x509.Certificate) -> tuple[str, ...]:
+    """The DNS names and addresses that it is good for, in order."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ()
+    return tuple(str(n.value) for n in names if isinstance(n, x509.DNSName | x509.IPAddress))
+
+
 def needs_renewal(certificate: x509.Certificate, now: datetime, *, left: float = 1 / 3) -> bool:
     """Whether less than the share ``left`` of the certificate's life remains at ``now`` (timezone-aware).
 

@@ -56,7 +56,7 @@ if [ -f "$pid" ]; then
 fi
 cd /
 ip netns exec {tag}-w-$1 setpriv --reuid {user} --regid {user} --clear-groups {run}/envoy \\
-  -c {run}/proxies/$1/bootstrap.json --concurrency 1 --drain-time-s 3 --drain-strategy immediate \\
+  -c {run}/proxies/$1/bootstrap.json --concurrency 1 --drain-time-s 1 --drain-strategy immediate \\
   --disable-hot-restart --file-flush-interval-msec 50 >>{run}/logs/$1/envoy.log 2>&1 </dev/null &
 echo $! > "$pid"
 """

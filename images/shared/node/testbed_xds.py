@@ -12,9 +12,6 @@ Envoy's filesystem subscriptions have traps that give this file its shape:
 - routes that name a cluster which is not warm yet answer 503: clusters go first, and go away last.
 """
 
-# ruff: noqa: PTH100, PTH101, PTH103, PTH104, PTH108, PTH110, PTH112, PTH118, PTH120, PTH123
-# (Emulated machines take a tenth of a second to import pathlib.)
-
 import ctypes
 import fcntl
 import json
@@ -224,7 +221,9 @@ class Proxy:
 
         done = subprocess.run(self.wanted["log"], capture_output=True, text=True, check=False)
         said = re.findall(r"Filesystem config update (?:rejected|failure): (.*(?:\n(?!\[).*)*)", done.stdout)
-        tidied = [" ".join(text.replace("goo.gle/debugstr", "").split())[:600] for text in said]
+        # Envoy prints the whole resource before what is wrong with it.
+        told = [re.sub(r"(?s).*(?=Proto constraint validation failed)|goo\.gle/debugstr", "", s) for s in said]
+        tidied = [" ".join(text.split())[:600] for text in told]
         last = list(dict.fromkeys(tidied[-sum(refusals.values()) :])) or ["its log does not say why"]
         return {p: last[0] if len(last) == 1 else "one of: " + "; ".join(last) for p in refusals}
 
@@ -366,17 +365,19 @@ class Proxy:
             self.forget("previous.json")
         return {"back": bool(previous)}
 
+    def certificate(self, path):
+        """The chain in a secret's file, empty when it holds none.  The key stays here."""
+        for resource in (read_json(self.path(path)) or {}).get("resources", ()):
+            return resource.get("tls_certificate", {}).get("certificate_chain", {}).get("inline_string", "")
+        return ""
+
     def status(self):
         """What it was given and what it answers."""
         files = self.manifest["files"]
-        chain = read_json(self.path("sds/default.json")) or {}
-        certificate = [r.get("tls_certificate", {}) for r in chain.get("resources", [])]
         said = {
             "revision": self.manifest["revision"],
             "versions": {p: v[0] for p, v in files.items()},
-            "certificate": certificate[0].get("certificate_chain", {}).get("inline_string", "")
-            if certificate
-            else "",
+            "certificates": {p: c for p in files if p.startswith("sds/") and (c := self.certificate(p))},
         }
         try:
             answer = Answer(self.port)
