@@ -80,6 +80,12 @@ class Lab:
         except NotUp:
             return None
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether its own daemon is down and knows machines: after `stop`, or a reboot of the host."""
+        definitions = (self.directories.libvirt / "etc" / "qemu").glob("*.xml")
+        return self.private and any(definitions) and not self._daemon_runs()
+
     def _daemon_runs(self) -> bool:
         found = self.daemon.find()
         return found is not None and found.libvirtd is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from testbed.host.directories import LabDirectories
 from testbed.host.lock import hold
 from testbed.lab.executor import execute
 from testbed.lab.lab import Lab
@@ -22,14 +21,10 @@ def down(lab: Lab, show: Show) -> bool:
             not observed.hypervisor
             and not observed.machines
             and not observed.forwards
-            and not _files(lab.directories)
+            and not lab.directories.state.exists()
         ):
             return False
         plan = plan_down(observed)
         with show(plan) as watch:
             execute(plan, Performer(lab, Machines(lab, kvm=False), ResourceSet()), watch)
     return True
-
-
-def _files(directories: LabDirectories) -> bool:
-    return directories.state.exists()

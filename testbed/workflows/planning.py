@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from testbed.compiler import compile_mesh
 from testbed.errors import LabError
-from testbed.host.kvm import kvm_works
+from testbed.host.probes import kvm
 from testbed.lab.lab import Lab
 from testbed.lab.machines import Machines
 from testbed.lab.observing import observe
@@ -18,7 +18,7 @@ from testbed.workflows.workloads import workloads_digest
 
 def machines_of(lab: Lab) -> Machines:
     """The lab's machines, accelerated where the host's KVM runs guests."""
-    return Machines(lab, kvm=kvm_works())
+    return Machines(lab, kvm=kvm.verdict().usable)
 
 
 def wanted(lab: Lab, machines: Machines) -> WantedLab:
@@ -40,6 +40,8 @@ def look(lab: Lab, machines: Machines, resources: ResourceSet) -> ObservedLab:
     Compiling comes first: resources that can't be compiled are found before anything is touched.
     """
     compile_mesh(resources, lab.topology)
+    if lab.is_stopped:
+        lab.daemon.start()  # only it knows the machines
     observed = observe(lab, machines.disks)
     nodes = {n.name for n in lab.inventory.nodes}
     if set(observed.machines) != nodes or not all(m.answers for m in observed.machines.values()):
@@ -56,4 +58,11 @@ def look(lab: Lab, machines: Machines, resources: ResourceSet) -> ObservedLab:
 def preview(lab: Lab) -> Plan:
     """The plan of `up`, made and thrown away."""
     machines = machines_of(lab)
-    return plan_up(wanted(lab, machines), look(lab, machines, default_resources(lab)))
+    resources = default_resources(lab)
+    was_stopped = lab.is_stopped
+    try:
+        return plan_up(wanted(lab, machines), look(lab, machines, resources))
+    finally:
+        if was_stopped:
+            lab.close()
+            lab.daemon.stop(keep_definitions=True)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from testbed.errors import LabError
 from testbed.host.forward import find_forward
 from testbed.lab.lab import Lab
-from testbed.scenarios import LabUnderTest, ScenarioFile, find, run_scenario
 from testbed.report.record import ScenarioRecord
+from testbed.scenarios import LabUnderTest, ScenarioFile, find, run_scenario
 from testbed.workflows.mesh import backend_of
 from testbed.workflows.nodes import require_up
 

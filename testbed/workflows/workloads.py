@@ -13,9 +13,7 @@ from testbed.model.topology import MeshWorkload, ProxyKind
 
 def workloads_document(lab: Lab, node: str) -> str:
     """``workloads.json`` of a node."""
-    declared = {
-        instance_name(w, replica): w for w in lab.inventory.workloads for replica in range(w.replicas)
-    }
+    declared = {instance_name(w, replica): w for w in lab.inventory.workloads for replica in range(w.replicas)}
     here = [w for w in lab.topology.workloads if w.node == node]
     entries = [_entry(w, declared.get(w.name), lab.inventory.networks.mesh.prefixlen) for w in here]
     return json.dumps(entries, indent=1, sort_keys=True) + "\n"
