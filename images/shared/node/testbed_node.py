@@ -55,7 +55,7 @@ def files_of(workload, node, redirect):
     router = interface.network.network_address + 1
     made = f"w{interface.ip.packed.hex()}"  # the kernel wants a name to be free here as well as there
     kind = "type macvlan mode bridge"
-    links = f"link add link {MESH_NIC} name {made} address {mac(interface.ip)} netns {name} {kind}\n"
+    links = f"netns add {name}\nlink add link {MESH_NIC} name {made} address {mac(interface.ip)} netns {name} {kind}\n"
     addresses = [
         "link set lo up",
         f"link set {made} name eth0",
