@@ -72,10 +72,10 @@ def hold(directories: LabDirectories, command: str = "", *, limit: float = 60) -
 
 
 def _take(path: Path) -> BinaryIO:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = path.open("ab+")
-    except FileNotFoundError:  # the folder went between the two lines: its last lab was removed
+    except (FileNotFoundError, FileExistsError):  # the folder goes meanwhile: its last lab was removed
         raise NotYet("the lock's folder is being removed") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
