@@ -14,7 +14,7 @@ from typing import Protocol
 
 from testbed.guests import NodeConnection
 from testbed.model.topology import Topology
-from testbed.resources.resource import ResourceSet
+from testbed.resources import ResourceSet
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from testbed.compiler.xdspaths import IDENTITY, ROOTS, secret_path
 from testbed.model.proxy import ProxyConfiguration, XdsFile, content_hash
 from testbed.model.topology import MeshWorkload
 from testbed.pki import Credential, LabCa, Validity, certificate_of, dns_names_of, needs_renewal, spiffe_id_of
-from testbed.resources.resource import ResourceSet
+from testbed.resources import ResourceSet
 
 TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 _REFERENCE = re.compile(rb"/sds/([A-Za-z0-9._-]+)\.json")

@@ -28,8 +28,7 @@ from testbed.log import get
 from testbed.model.proxy import ProxyConfiguration, XdsFile, content_hash
 from testbed.model.topology import MeshWorkload, Topology
 from testbed.pki import Credential, LabCa, Validity
-from testbed.resources.loading import dump, load
-from testbed.resources.resource import ResourceSet
+from testbed.resources import ResourceSet, dump, load
 
 Result = TypeVar("Result")
 

@@ -29,6 +29,7 @@ from harness_network import RUN_ROOT, MeshNetwork, at_once, new_tag, processes_i
 
 from testbed.backends.contract import Applied, ProxyState
 from testbed.backends.guest import Guest
+from testbed.backends.secrets import identity_file
 from testbed.backends.standalone import StandaloneBackend
 from testbed.compiler.layout import Layout
 from testbed.documents import parse
@@ -37,9 +38,8 @@ from testbed.guests import CommandFailed, Completed
 from testbed.model.inventory import Inventory
 from testbed.model.reading import read_inventory, topology_of
 from testbed.model.topology import MeshWorkload, Topology
-from testbed.pki import LabCa
-from testbed.resources.loading import load
-from testbed.resources.resource import ResourceSet
+from testbed.pki import Credential, LabCa
+from testbed.resources import ResourceSet, load
 from testbed.waiting import NotYet, wait_until
 
 HERE = Path(__file__).resolve().parent
@@ -71,6 +71,8 @@ class Response:
     body: bytes = b""
     error: str = ""
     seconds: float = 0.0
+    at: float = 0.0
+    """When it was sent, in seconds of the epoch."""
 
     def json(self) -> dict[str, Any]:
         """What the program said of the request: workload, service, version, path, headers, ..."""
@@ -290,18 +292,22 @@ class MeshHarness:
         timeout: float = 10,
         connect: str = "",
         roots: str = "",
+        credential: Credential | None = None,
+        alpn: Sequence[str] = (),
+        pause: float = 0,
         user: int = 0,
     ) -> list[Response]:
         """Send ``n`` requests from inside the workload's namespace; through its sidecar, if it has one.
 
         ``reuse`` keeps one connection per lane of ``concurrency``; ``connect`` is the address to dial instead of
-        the host's; ``roots`` is the PEM to trust for https (nothing is verified without); ``user`` 1337 goes past
-        the sidecar.
+        the host's; ``roots`` is the PEM to trust for https (nothing is verified without); ``credential`` and
+        ``alpn`` are shown for https; ``pause`` is in seconds between requests; ``user`` 1337 goes past the sidecar.
         """
         pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
         job = {
             "url": url, "method": method, "headers": pairs, "n": n, "body": body, "concurrency": concurrency,
-            "reuse": reuse, "timeout": timeout, "connect": connect, "roots": roots,
+            "reuse": reuse, "timeout": timeout, "connect": connect, "roots": roots, "alpn": list(alpn),
+            "pause": pause, "certificate": self._certificate_file(credential) if credential else "",
         }  # fmt: skip
         found = json.loads(
             self.command(
@@ -309,13 +315,34 @@ class MeshHarness:
                 [sys.executable, "-ISE", str(HERE / "harness_client.py")],
                 stdin=json.dumps(job).encode(),
                 user=user,
-                limit=n * timeout + 30,
+                limit=n * (timeout + pause) + 30,
             )
         )
         return [
             Response(**{**r, "headers": dict(r.get("headers", ())), "body": base64.b64decode(r.get("body", ""))})
             for r in found
         ]
+
+    def _certificate_file(self, credential: Credential) -> str:
+        file = self.run / f"{credential.fingerprint}.pem"
+        file.touch(mode=0o600)
+        file.write_bytes(credential.chain + credential.key)
+        os.chown(file, USER, USER)
+        return str(file)
+
+    def replace_secret(self, workload: str, credential: Credential) -> None:
+        """Let its proxy show this certificate, behind the backend's back; the next ``apply`` puts that right."""
+        secret = identity_file(credential)
+        made = self.run / f"{secret.version}.new"
+        made.write_bytes(secret.content)
+        os.chown(made, USER, USER)
+        made.rename(Path(self._layout.root) / workload / secret.path)
+
+        def shown() -> None:
+            if f"{credential.certificate.serial_number:x}" not in self.backend.admin(workload, "/certs").decode():
+                raise NotYet("another certificate")
+
+        wait_until(f"the new certificate of {workload}", shown, limit=5, interval=0.02)
 
     def command(
         self, workload: str, argv: Sequence[str], *, stdin: bytes = b"", user: int = 0, limit: float = 60

@@ -29,7 +29,7 @@ def connect(job, url):
 
 
 def send(job, url, connection):
-    begun = time.monotonic()
+    begun, at = time.monotonic(), time.time()
     try:
         target = (url.path or "/") + (f"?{url.query}" if url.query else "")
         connection.putrequest(job["method"], target, skip_host=True, skip_accept_encoding=True)
@@ -48,16 +48,19 @@ def send(job, url, connection):
             "headers": [[k.lower(), v] for k, v in answer.getheaders()],
             "body": base64.b64encode(body).decode(),
             "seconds": time.monotonic() - begun,
+            "at": at,
         }
     except (OSError, http.client.HTTPException) as e:
         connection.close()
-        return {"error": f"{type(e).__name__}: {e}", "seconds": time.monotonic() - begun}
+        return {"error": f"{type(e).__name__}: {e}", "seconds": time.monotonic() - begun, "at": at}
 
 
 def run(job, count, results):
     url = urlsplit(job["url"])
     connection = connect(job, url)
-    for _ in range(count):
+    for number in range(count):
+        if number:
+            time.sleep(job.get("pause", 0))
         if not job["reuse"]:
             connection.close()
         results.append(send(job, url, connection))

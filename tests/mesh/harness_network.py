@@ -23,24 +23,7 @@ PREFIX = "tbm"
 RUN_ROOT = Path("/run/testbed-mesh")
 _numbers = count()
 
-# As Istio's iptables rules: what the proxy itself sends is let through, but for a workload that calls itself.
-REDIRECT = """
-table ip testbed {
-  chain output {
-    type nat hook output priority -100; policy accept;
-    meta skuid 1337 return
-    meta skgid 1337 return
-    oifname "lo" return
-    ip daddr 127.0.0.0/8 return
-    meta l4proto tcp redirect to :15001
-  }
-  chain prerouting {
-    type nat hook prerouting priority -100; policy accept;
-    tcp dport { 22, 15001, 15006, 15008, 15020, 15021, 15090 } return
-    meta l4proto tcp redirect to :15006
-  }
-}
-"""
+REDIRECT = Path(__file__).resolve().parents[2] / "images/shared/node/redirect.nft"
 
 
 def _started(pid: int) -> str:
@@ -163,7 +146,7 @@ class MeshNetwork:
         )
         enter = ["ip", "netns", "exec", namespace]
         if workload.kind is ProxyKind.SIDECAR:
-            command(*enter, "nft", "-f", "-", stdin=REDIRECT)
+            command(*enter, "nft", "-f", str(REDIRECT))
         else:  # a gateway listens on the ports that people call
             command(*enter, "sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_unprivileged_port_start")
 
