@@ -101,9 +101,10 @@ class Authorization:
                 target.policies[f"{name}[0]"].CopyFrom(never())
             for number, rule in enumerate(policy.spec.rules):
                 try:
-                    target.policies[f"{name}[{number}]"].CopyFrom(compile_rule(rule, scope))
+                    compiled = compile_rule(rule, scope)
                 except Unmatchable:
                     continue
+                target.policies[f"{name}[{number}]"].CopyFrom(compiled)
         return rules
 
     @staticmethod
