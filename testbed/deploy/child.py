@@ -1,7 +1,7 @@
 """The child process that is pyinfra: a request as JSON on standard input, the outcomes on standard output."""
 
 # pyinfra_cli patches the standard library for gevent: nothing that it patches may be imported before it
-import pyinfra_cli  # isort: skip
+import pyinfra_cli  # type: ignore[import-untyped]  # isort: skip
 
 import json
 import logging
@@ -14,7 +14,7 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operations import run_ops
 from pyinfra.api.state import StateStage
 from pyinfra.context import ctx_config, ctx_inventory, ctx_state
-from pyinfra_cli.util import load_deploy_file
+from pyinfra_cli.util import load_deploy_file  # type: ignore[import-untyped]
 
 assert pyinfra_cli  # noqa: S101 imported for what its import does
 
