@@ -55,16 +55,20 @@ class _Model(BaseModel):
 
 
 class Setting(_Model):
-    """How a workload's program behaves while the scenario runs; put back afterwards."""
+    """How a workload's program behaves while the scenario runs; put back afterwards.
+
+    For single requests there are the headers ``x-testbed-delay`` and ``x-testbed-status`` (with ``-at``).
+    """
 
     delay: Duration = 0.0
     status: int | None = Field(None, ge=200, le=599)
+    """What it answers with, always or as often as ``fail`` says."""
+    fail: float | None = Field(None, gt=0, le=100)
+    """Percentage of the requests that are answered with ``status`` (503 when left out)."""
     hang: bool = False
-    """Accepts requests and never answers."""
-    share: float = Field(100.0, gt=0, le=100)
-    """Percentage of the requests that delay or status apply to."""
-    first: int | None = Field(None, ge=1)
-    """Only the first so many requests of each id."""
+    """Takes requests and never answers."""
+    abort: bool = False
+    """Breaks the connection instead of answering."""
 
 
 class Given(_Model):
@@ -236,6 +240,10 @@ class Sticky(_Model):
 
     instances: int = Field(2, ge=1)
     """So many different ones are seen at least."""
+    since: str | None = None
+    """An earlier step with the same values: whose values' instances are compared."""
+    moves: float = Field(0.0, ge=0, le=100)
+    """At most so many percent of the values move between instances that both steps have."""
 
 
 class Balance(_Model):
@@ -265,6 +273,14 @@ class Ejected(_Model):
     """Within so many failures that callers see."""
 
 
+class Readmitted(_Model):
+    """An instance that was ejected gets requests again."""
+
+    workload: Name
+    within: Duration
+    """So long after its last failure."""
+
+
 class Identity(_Model):
     """The peer names that both sides verified, from their access logs."""
 
@@ -277,6 +293,8 @@ class Encrypted(_Model):
     """On the wire between two machines there is TLS, and nothing of a marker that was sent."""
 
     service: Name
+    plaintext: bool = False
+    """The positive control: mTLS is off, and the marker must be seen, else the capture is broken."""
 
 
 class Config(_Model):
@@ -318,7 +336,7 @@ class Expectation(_Model):
     balance: Balance | None = None
     overflow: Overflow | None = None
     ejected: Ejected | None = None
-    readmitted: Ejected | None = None
+    readmitted: Readmitted | None = None
     encrypted: Encrypted | None = None
     identity: Identity | None = None
     config: Config | None = None

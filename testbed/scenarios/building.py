@@ -10,7 +10,12 @@ from testbed.model.scenario import Expectation
 from testbed.model.topology import Topology
 from testbed.scenarios.answers import BodyJudge, HeaderJudge, StatusJudge
 from testbed.scenarios.judge import All, Any, Judge, Not, Terms
+from testbed.scenarios.proxies import ConfigJudge, IdentityJudge, TelemetryJudge
+from testbed.scenarios.refusals import DeniedJudge, OverflowJudge
 from testbed.scenarios.shares import AtLeastOnceJudge, NeverJudge, SplitJudge
+from testbed.scenarios.spread import AttemptsJudge, BalanceJudge, EjectedJudge, ReadmittedJudge, StickyJudge
+from testbed.scenarios.timing import LatencyJudge, TimeoutJudge
+from testbed.scenarios.wire import EncryptedJudge
 
 Builder = Callable[[Value, Terms, Topology], Judge]
 
@@ -21,6 +26,19 @@ BUILDERS: dict[str, Builder] = {
     "status": lambda expected, terms, _: StatusJudge(expected, terms),
     "body": lambda expected, terms, _: BodyJudge(expected, terms),
     "header": lambda expected, terms, _: HeaderJudge(expected, terms),
+    "denied": lambda expected, terms, _: DeniedJudge(expected, terms),
+    "attempts": lambda expected, terms, _: AttemptsJudge(expected, terms),
+    "timeout": lambda expected, terms, _: TimeoutJudge(expected, terms),
+    "latency": lambda expected, terms, _: LatencyJudge(expected, terms),
+    "sticky": lambda expected, terms, _: StickyJudge(expected, terms),
+    "balance": lambda expected, terms, _: BalanceJudge(expected, terms),
+    "overflow": lambda expected, terms, _: OverflowJudge(expected, terms),
+    "ejected": lambda expected, terms, _: EjectedJudge(expected, terms),
+    "readmitted": lambda expected, terms, _: ReadmittedJudge(expected, terms),
+    "encrypted": lambda expected, terms, _: EncryptedJudge(expected, terms),
+    "identity": lambda expected, terms, _: IdentityJudge(expected, terms),
+    "config": lambda expected, terms, _: ConfigJudge(expected, terms),
+    "telemetry": lambda expected, terms, _: TelemetryJudge(expected, terms),
 }
 
 
@@ -47,6 +65,14 @@ def headers_wanted(expectation: Expectation) -> tuple[str, ...]:
     leaves = [value for name, value in walk(expectation) if name in ("header", "split")]
     names = [getattr(v, "name", None) or getattr(v, "header", None) for v in leaves]
     return tuple(dict.fromkeys(n.lower() for n in names if n))
+
+
+def services_named(expectation: Expectation) -> tuple[str, ...]:
+    """Services that some judge asks about."""
+    names = [
+        getattr(v, field, None) for _, v in walk(expectation) for field in ("service", "reached", "at", "workload")
+    ]
+    return tuple(dict.fromkeys(n for n in names if n))
 
 
 def _build(expectation: Expectation, terms: Terms, topology: Topology) -> Judge:

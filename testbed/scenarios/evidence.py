@@ -7,10 +7,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from testbed.errors import WaitTimeout
 from testbed.model.topology import MeshWorkload
 from testbed.report.record import Arrival
 from testbed.scenarios.lab import LabUnderTest
 from testbed.traffic import Sample, TrafficSpec
+from testbed.waiting import NotYet, wait_until
+
+LOG_LIMIT = 12.0
+"""Seconds; Envoy writes its buffered access log out every 10 s unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class AccessLogEntry:
+    """One line of a proxy's access log, by the field names of the compiler's format."""
+
+    fields: Mapping[str, str]
+
+    def __getitem__(self, name: str) -> str:
+        """A field's text; empty when it has none."""
+        return self.fields.get(name, "")
+
+    @classmethod
+    def read(cls, line: bytes) -> AccessLogEntry:
+        """From JSON; a field without a value is absent or null."""
+        return cls({k: str(v) for k, v in json.loads(line).items() if v is not None})
 
 
 @dataclass
@@ -23,18 +44,43 @@ class Evidence:
     samples: list[Sample] = field(default_factory=list)
     arrivals: list[Arrival] = field(default_factory=list)
     attachments: dict[str, bytes] = field(default_factory=dict)
-    _logs: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
+    capture: bytes | None = None
+    """A pcap of the caller's machine while the traffic ran; None when nobody asked or none could be taken."""
+    homes: dict[str, str] = field(default_factory=dict)
+    """Value that the traffic varies -> the instance that it stays with, once a judge has found that it does."""
+    earlier_homes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """The same of the steps before, by name."""
+    _logs: dict[str, list[AccessLogEntry]] = field(default_factory=dict)
 
-    def access_log(self, workload: str) -> list[Mapping[str, Any]]:
-        """The proxy's access log entries of this run's requests, oldest first."""
-        if workload not in self._logs:
-            path = self.lab.access_log.format(workload=workload)
-            connection = self.lab.backend.connection(workload)
-            # a request's line is written when its stream is done, at the latest with the next flush of the log
-            text = connection.run(["grep", "-F", self.spec.run, path], check=False).stdout
-            self.attachments[f"access/{workload}.log"] = text
-            self._logs[workload] = [json.loads(line) for line in text.splitlines() if line.startswith(b"{")]
-        return self._logs[workload]
+    def access_log(self, workload: MeshWorkload, at_least: int = 0) -> list[AccessLogEntry]:
+        """The proxy's entries of this run's requests, oldest first; waits for ``at_least`` (Envoy buffers them).
+
+        A gateway gives requests ids of its own, which the programs behind it answer with.
+        """
+        if len(self._logs.get(workload.name, ())) < max(1, at_least):
+            ids = {self.spec.request_id(s.seq) for s in self.samples}
+            ids |= {s.headers["x-request-id"] for s in self.samples if "x-request-id" in s.headers}
+
+            def enough() -> list[AccessLogEntry]:
+                entries = self._read_log(workload, ids)
+                if len(entries) < at_least:
+                    raise NotYet(f"{len(entries)} of {at_least} entries")
+                return entries
+
+            name = f"access log of {workload.name}"
+            try:
+                self._logs[workload.name] = wait_until(name, enough, limit=LOG_LIMIT, interval=0.5)
+            except WaitTimeout:
+                self._logs[workload.name] = self._read_log(workload, ids)
+        return self._logs[workload.name]
+
+    def _read_log(self, workload: MeshWorkload, ids: set[str]) -> list[AccessLogEntry]:
+        path = self.lab.guest.layout.access_log(workload)
+        lines = str(3 * len(self.samples) + 200)
+        text = self.lab.backend.connection(workload.name).run(["tail", "-n", lines, path], check=False).stdout
+        self.attachments[f"access/{workload.name}.log"] = text
+        entries = [AccessLogEntry.read(line) for line in text.splitlines() if line.endswith(b"}")]
+        return [e for e in entries if e["x_request_id"] in ids]
 
     def admin(self, workload: str, path: str) -> Any:
         """A JSON answer of the proxy's admin port."""

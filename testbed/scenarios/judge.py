@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from testbed.model.scenario import Traffic
 from testbed.model.verdict import Verdict, all_of, any_of, failed, inconclusive, negated
@@ -100,6 +100,32 @@ class EveryRequest(Judge):
         """The verdict when every request kept the rule."""
 
 
+class Afterwards(Judge):
+    """Base of judges that need all samples, and what else the lab knows, and speak at the end."""
+
+    def __init__(self, terms: Terms) -> None:
+        self.terms = terms
+        self.cap = terms.plenty
+        self.samples: list[Sample] = []
+
+    def take(self, sample: Sample) -> None:
+        """Keep it."""
+        self.samples.append(sample)
+
+    @property
+    def settled(self) -> bool:
+        """Once plenty were sent."""
+        return len(self.samples) >= self.cap
+
+    def sound(self) -> tuple[list[Sample], Verdict | None]:
+        """Samples whose connection held, and a verdict when too few are left to speak of the rest."""
+        lost = [s for s in self.samples if connection_trouble(s)]
+        good = [s for s in self.samples if not connection_trouble(s)]
+        if not self.samples:
+            return [], inconclusive("no request was sent")
+        return good, judge_losses(lost, len(self.samples), {"lost": float(len(lost))})
+
+
 def connection_trouble(sample: Sample) -> str:
     """Why this sample may say more of the machines than of the mesh; empty when it doesn't.
 
@@ -109,7 +135,8 @@ def connection_trouble(sample: Sample) -> str:
     """
     if not sample.answered:
         return sample.error
-    if sample.status == 503 and sample.body.startswith("upstream connect error"):
+    overflow = "reset reason: overflow" in sample.body  # a limit of the mesh's own, no connection that failed
+    if sample.status == 503 and sample.body.startswith("upstream connect error") and not overflow:
         return f"503 {sample.body[:160]}"
     return ""
 
@@ -176,11 +203,3 @@ class Not(_Several):
         """PASS and FAIL swapped."""
         part = self.parts[0]
         return negated(part.name, part.conclude(evidence))
-
-
-@dataclass
-class Tally:
-    """Samples that were judged, and those that said nothing."""
-
-    judged: int = 0
-    lost: list[Sample] = field(default_factory=list)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from testbed.backends.contract import Backend
+from testbed.backends.guest import Guest
 from testbed.errors import LabError
 from testbed.model.topology import MeshWorkload, ProxyKind, Topology
 from testbed.traffic import AGENT, HostConnection
 
+PROXY = "1337"  # the one user whose packets the redirection leaves alone
 Endpoint = tuple[str, int]
 
 
@@ -22,13 +26,28 @@ class LabUnderTest:
     """The loopback address and port that lead to the gateway's HTTP port; None when nothing is forwarded."""
     agent: str = AGENT
     """The traffic agent's path on the nodes."""
-    host: HostConnection = field(default_factory=HostConnection)
-    access_log: str = "/var/log/testbed/{workload}/access.log"
+    python: str = "python3"
+    guest: Guest = field(default_factory=Guest)
+    """Where things lie on the nodes."""
+    capture: Callable[[str], AbstractContextManager[Path]] | None = None
+    """Captures what crosses a node's mesh interface, as pcap, into the file that the context yields; the file is
+    whole once the context is left."""
+    outside: HostConnection = field(default_factory=HostConnection)
+    """Sends traffic from outside."""
 
     @property
     def topology(self) -> Topology:
         """The lab as the mesh sees it."""
         return self.backend.topology
+
+    def inside(self, workload: str, *argv: str, stranger: bool = False) -> tuple[str, ...]:
+        """A command in the workload's namespace; a ``stranger`` runs as the one user that is not redirected."""
+        become = ("setpriv", "--reuid", PROXY, "--regid", PROXY, "--clear-groups") if stranger else ()
+        return ("ip", "netns", "exec", self.guest.namespace_of(workload), *become, *argv)
+
+    def agent_argv(self, *, packages: bool = False) -> tuple[str, ...]:
+        """Starts the agent on a node.  Without ``packages`` Python skips looking for them: half of its start."""
+        return (self.python, "-I" if packages else "-IS", self.agent)
 
     def caller(self, name: str) -> MeshWorkload:
         """The workload called ``name``, else the first one of the service ``name``."""

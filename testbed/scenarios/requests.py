@@ -12,8 +12,6 @@ from testbed.scenarios.lab import LabUnderTest
 from testbed.traffic import Request, TrafficSpec
 from testbed.traffic.sending import Streams
 
-STRANGER_UID = "1337"  # the one user whose packets the redirection leaves alone
-
 
 @dataclass(frozen=True)
 class Sender:
@@ -27,13 +25,11 @@ class Sender:
 def sender(traffic: Traffic, lab: LabUnderTest) -> Sender:
     """Who sends: the host, or a workload's namespace on its node."""
     if traffic.from_ == "gateway":
-        return Sender(lab.host, lab.host.argv, None)
+        return Sender(lab.outside, lab.outside.argv, None)
     caller = lab.caller(traffic.from_)
-    become: tuple[str, ...] = ()
-    if not traffic.mesh:
-        become = ("setpriv", "--reuid", STRANGER_UID, "--regid", STRANGER_UID, "--clear-groups")
-    inside = ("ip", "netns", "exec", caller.name, *become, "python3", lab.agent)
-    return Sender(lab.backend.connection(caller.name), inside, caller)
+    agent = lab.agent_argv(packages=traffic.protocol == "http2")
+    argv = lab.inside(caller.name, *agent, stranger=not traffic.mesh)
+    return Sender(lab.backend.connection(caller.name), argv, caller)
 
 
 def traffic_spec(

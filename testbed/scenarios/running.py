@@ -4,28 +4,41 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from testbed.errors import LabError, MeshError, TestbedError
 from testbed.log import get
 from testbed.model.scenario import Given, Scenario, Step
+from testbed.model.topology import MeshWorkload, ProxyKind
 from testbed.model.verdict import Outcome, Verdict, all_of, failed, inconclusive, not_applicable
 from testbed.report.record import ScenarioRecord, StepRecord
 from testbed.resources import ResourceSet, dump
-from testbed.scenarios.building import build, headers_wanted
+from testbed.scenarios.building import build, headers_wanted, services_named, walk
 from testbed.scenarios.evidence import Evidence
-from testbed.scenarios.judge import Terms
+from testbed.scenarios.judge import Judge, Terms
 from testbed.scenarios.lab import LabUnderTest
 from testbed.scenarios.loading import ScenarioFile, given_resources, removed_keys
+from testbed.scenarios.programs import ArrivalLog, ask, settings
 from testbed.scenarios.requests import Sender, sender, traffic_spec
-from testbed.traffic import Sample, TrafficSpec, TrafficSummary, send
+from testbed.traffic import TrafficSpec, TrafficSummary, send
 
 MAX_DISCARDED_RUNS = 3
 
 Progress = Callable[[str], None]
+
+
+@dataclass
+class _Run:
+    """What the steps of one run share."""
+
+    scenario: Scenario
+    lab: LabUnderTest
+    arrivals: ArrivalLog
+    homes: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def run_scenario(
@@ -47,6 +60,7 @@ def run_scenario(
     if reason:
         return ScenarioRecord(scenario, not_applicable(reason), started, time.monotonic() - began, mutant=mutant)
     steps: list[StepRecord] = []
+    run = _Run(scenario, lab, ArrivalLog(lab))
     shown = ""
     clean = True
     try:
@@ -58,7 +72,7 @@ def run_scenario(
                 shown = dump(wanted)
                 name = step.name or (f"step {number}" if scenario.steps else "")
                 progress(f"{scenario.name} {name}".rstrip())
-                steps.append(_run_step(step, name, scenario, lab, wanted))
+                steps.append(_run_step(step, name, run, wanted))
         finally:
             clean = _restore(before, lab)
         verdict = all_of((s.name or scenario.name, s.verdict) for s in steps)
@@ -100,32 +114,43 @@ def _restore(before: ResourceSet, lab: LabUnderTest) -> bool:
         return False
 
 
-def _run_step(step: Step, name: str, scenario: Scenario, lab: LabUnderTest, wanted: ResourceSet) -> StepRecord:
+def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet) -> StepRecord:
     began = time.monotonic()
+    lab, scenario = run.lab, run.scenario
     try:
         applied = lab.backend.apply(wanted)
     except MeshError as e:
         return StepRecord(name, failed(f"the mesh refused or never took up the resources: {e}"))
     applied_after = time.monotonic()
-    run = secrets.token_hex(4)
-    who = sender(step.when, lab)
+    watched = _watched(step, scenario, lab)
     discarded = 0
-    for _ in range(MAX_DISCARDED_RUNS):
-        judge = build(step.expect, Terms(step.when, scenario.alpha, scenario.beta), lab.topology)
-        spec = traffic_spec(step.when, lab, run, step.when.requests or judge.cap, headers_wanted(step.expect))
-        evidence = Evidence(lab, spec, who.caller)
-        revisions = _revisions(lab)
-        summary = _sample(spec, who, evidence, judge.take, lambda j=judge: j.settled)  # type: ignore[misc]
-        if _revisions(lab) == revisions:
-            break
-        discarded += len(evidence.samples)
-        run = secrets.token_hex(4)
-    else:
-        return StepRecord(name, inconclusive("a proxy's revision changed during every sample"), discarded=discarded)
-    sampled_after = time.monotonic()
-    verdict = judge.conclude(evidence)
+    with settings(lab, {**scenario.given.settings, **step.given.settings}):
+        for _ in range(MAX_DISCARDED_RUNS):
+            judge = build(step.expect, Terms(step.when, scenario.alpha, scenario.beta), lab.topology)
+            count = step.when.requests or judge.cap
+            spec = traffic_spec(step.when, lab, secrets.token_hex(4), count, headers_wanted(step.expect))
+            who = sender(step.when, lab)
+            evidence = Evidence(lab, spec, who.caller, earlier_homes=run.homes)
+            run.arrivals.mark(watched)
+            revisions = _revisions(lab)
+            sampling = time.monotonic()
+            summary = _sample(step, spec, who, evidence, judge)
+            sampled_after = time.monotonic()
+            if _revisions(lab) == revisions:
+                break
+            discarded += len(evidence.samples)
+        else:
+            text = "a proxy's revision changed during every sample"
+            return StepRecord(name, inconclusive(text), discarded=discarded)
+        ids = {spec.request_id(s.seq) for s in evidence.samples}
+        news = run.arrivals.settled_news if "attempts" in dict(walk(step.expect)) else run.arrivals.news
+        evidence.arrivals = [a for a in news(watched, spec.run) if a.request in ids]
+        verdict = judge.conclude(evidence)
+    run.homes[name] = evidence.homes
+    if disagreement := counts_disagree(evidence, {w.name for w in watched}):
+        verdict = inconclusive(f"the lab, not the mesh: {disagreement}", verdict.numbers)
     if verdict.outcome is Outcome.FAIL:
-        verdict = _blame(verdict, lab, evidence)
+        verdict = _blame(verdict, lab, watched)
     return StepRecord(
         name=name,
         verdict=verdict,
@@ -138,36 +163,67 @@ def _run_step(step: Step, name: str, scenario: Scenario, lab: LabUnderTest, want
         revision=applied.revision,
         paths=judge.paths(),
         apply_seconds=applied_after - began,
-        sample_seconds=sampled_after - applied_after,
+        sample_seconds=sampled_after - sampling,
         attachments=dict(evidence.attachments),
     )
 
 
-def _sample(
-    spec: TrafficSpec,
-    who: Sender,
-    evidence: Evidence,
-    take: Callable[[Sample], None],
-    settled: Callable[[], bool],
-) -> TrafficSummary:
-    with send(spec, who.at, who.argv) as run:
-        for sample in run:
-            evidence.samples.append(sample)
-            take(sample)
-            if settled():
-                break
-    return replace(run.summary, sent=max(run.summary.sent, len(evidence.samples)))
+def _watched(step: Step, scenario: Scenario, lab: LabUnderTest) -> list[MeshWorkload]:
+    """The workloads whose programs' logs count: of every service that the step or the scenario names."""
+    names = [step.when.service, *scenario.needs, *services_named(step.expect)]
+    found = {w.name: w for name in names if name for w in lab.of_name(name)}
+    return [w for w in found.values() if w.service and w.kind is not ProxyKind.GATEWAY]
+
+
+def counts_disagree(evidence: Evidence, watched: Set[str]) -> str:
+    """What is wrong when a program's log lacks a request that it answered; empty when both ends agree.
+
+    More arrivals than answers are no disagreement: retries, mirrored copies and hedges arrive too.
+    """
+    arrived = {(a.request, a.workload) for a in evidence.arrivals}
+    missing = [
+        (evidence.spec.request_id(s.seq), instance)
+        for s in evidence.samples
+        if (instance := s.headers.get("x-instance", "")) in watched
+        and (evidence.spec.request_id(s.seq), instance) not in arrived
+    ]
+    if not missing:
+        return ""
+    request, instance = missing[0]
+    return f"{len(missing)} answered requests are not in the log of what arrived, first {request} at {instance}"
+
+
+def _sample(step: Step, spec: TrafficSpec, who: Sender, evidence: Evidence, judge: Judge) -> TrafficSummary:
+    wanted = "encrypted" in dict(walk(step.expect)) and who.caller is not None
+    with ExitStack() as stack:
+        file = None
+        if wanted and who.caller is not None and evidence.lab.capture is not None:
+            file = stack.enter_context(evidence.lab.capture(who.caller.node))
+        with send(spec, who.at, who.argv) as run:
+            for sample in run:
+                evidence.samples.append(sample)
+                judge.take(sample)
+                if judge.settled:
+                    break
+        stack.pop_all().close()  # the capture is whole only now
+        if file is not None:
+            evidence.capture = file.read_bytes()
+            evidence.attachments["capture.pcap"] = evidence.capture
+    return run.summary
 
 
 def _revisions(lab: LabUnderTest) -> dict[str, tuple[str, bool]]:
     return {s.workload: (s.revision_wanted, s.in_force) for s in lab.backend.states()}
 
 
-def _blame(verdict: Verdict, lab: LabUnderTest, evidence: Evidence) -> Verdict:
-    """A FAIL blames the mesh only while every machine is well."""
+def _blame(verdict: Verdict, lab: LabUnderTest, watched: Sequence[MeshWorkload]) -> Verdict:
+    """A FAIL blames the mesh only while every machine answers, and every program beside a sidecar."""
+    first_on_node = {w.node: w for w in lab.topology.workloads}
     try:
-        for workload in lab.topology.workloads:
+        for workload in first_on_node.values():
             lab.backend.connection(workload.name).run(["true"], limit=20)
+        for workload in watched:
+            ask(lab, workload.name, "/count")
     except LabError as e:
         return inconclusive(f"the lab, not the mesh: {e}\n{verdict.reason.splitlines()[0]}", verdict.numbers)
     return verdict

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
-KEPT_HEADERS = ("x-service", "x-version", "x-instance", "x-node", "x-request-id", "retry-after", "www-authenticate")
+KEPT_HEADERS = ("x-service", "x-version", "x-instance", "x-node", "x-request-id", "x-envoy-overloaded")
 
 
 @dataclass(frozen=True)

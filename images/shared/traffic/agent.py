@@ -6,6 +6,8 @@ one ``{"start": ...}``, batches ``[[seq, variant, status, sent, took, connection
 about five times a second, one ``{"end": ...}``.  Times are microseconds of the monotonic clock, ``sent`` since
 the start.  It ends early when nobody reads its output any more.
 
+``agent.py ask PORT PATH [BODY]`` asks the program's control port instead.
+
 It is cheap on purpose (emulated machines are slow): one thread, one selector, a parser of its own, and none of
 the standard library's HTTP.  HTTP/2 needs python3-h2.
 """
@@ -441,7 +443,25 @@ def _dechunk(data):
     return b"".join(out)
 
 
+def ask(port, path, body=None):
+    """What the program beside says on its control port (loopback of this namespace): ``body`` is posted."""
+    method = "POST" if body is not None else "GET"
+    length = f"content-length: {len(body or '')}\r\n" if body is not None else ""
+    with socket.create_connection(("127.0.0.1", port), 5) as control:
+        control.sendall(
+            f"{method} {path} HTTP/1.1\r\nhost: control\r\n{length}connection: close\r\n\r\n{body or ''}".encode()
+        )
+        answer = b""
+        while data := control.recv(65536):
+            answer += data
+    head, _, content = answer.partition(b"\r\n\r\n")
+    sys.stdout.write(content.decode())
+    return 0 if b" 200 " in head.split(b"\r\n")[0] else 1
+
+
 def main():
+    if sys.argv[1:2] == ["ask"]:  # ask PORT PATH [BODY]
+        return ask(int(sys.argv[2]), *sys.argv[3:5])
     plan = Plan(json.load(sys.stdin))
     try:
         plan.address = (socket.gethostbyname(plan.address[0]), plan.address[1])

@@ -1,0 +1,102 @@
+"""Judges of what must not get through: denied, and where; overflow."""
+
+from __future__ import annotations
+
+from testbed.model.scenario import Denied, Overflow
+from testbed.model.verdict import Verdict, failed, inconclusive, passed
+from testbed.scenarios.evidence import Evidence
+from testbed.scenarios.judge import Afterwards, Terms, connection_trouble
+from testbed.scenarios.shares import described
+from testbed.traffic import Sample
+
+CUT = ("the connection was closed before the answer", "Connection reset by peer", "Broken pipe")
+
+
+class DeniedJudge(Afterwards):
+    """Every request is refused as stated.  Where, is read from the access log of the proxy that did it."""
+
+    name = "denied"
+
+    def __init__(self, expected: Denied, terms: Terms) -> None:
+        super().__init__(terms)
+        self.expected = expected
+
+    def conclude(self, evidence: Evidence) -> Verdict:
+        """By RBAC: 403; by JWT: 401; by TLS: the connection is cut before anything is answered."""
+        if not self.samples:
+            return inconclusive("no request was sent")
+        numbers = {"requests": float(len(self.samples))}
+        if self.expected.by == "tls":
+            return self._by_tls(numbers)
+        status, words = (403, "RBAC: access denied") if self.expected.by == "rbac" else (401, "Jwt")
+        good, lost = self.sound()
+        for sample in good:
+            if sample.status != status or words not in sample.body:
+                text = f"request {sample.seq} was answered {described(sample)}, not {status} {words!r}"
+                return failed(text, numbers)
+        return lost or self._place(good, evidence, numbers)
+
+    def _by_tls(self, numbers: dict[str, float]) -> Verdict:
+        through = next((s for s in self.samples if s.answered), None)
+        if through is not None:
+            return failed(f"request {through.seq} was answered {described(through)}", numbers)
+        other = next((s for s in self.samples if s.error not in CUT), None)
+        if other is not None:
+            return inconclusive(f"request {other.seq} failed, but not by a refusal: {other.error}", numbers)
+        return passed(f"all {len(self.samples)} connections were cut without an answer", numbers)
+
+    def _place(self, good: list[Sample], evidence: Evidence, numbers: dict[str, float]) -> Verdict:
+        where = self.expected.at
+        text = f"all {len(self.samples)} requests were denied by {self.expected.by.upper()}"
+        if where is None:
+            return passed(text, numbers)
+        workloads = evidence.lab.of_name(where)
+        entries = [e for w in workloads for e in evidence.access_log(w)]
+        mark = "rbac_access_denied" if self.expected.by == "rbac" else "jwt_authn_access_denied"
+        denials = [e for e in entries if mark in e["response_code_details"]]
+        if len(denials) < len(good):
+            # it has been denied, but not there: unless the log is behind, that is the wrong place
+            told = f"{len(denials)} of {len(good)} denials are in the access log of {where}"
+            return failed(told, numbers) if not denials and entries else inconclusive(told, numbers)
+        if self.expected.policy:
+            wanted = self.expected.policy.replace("/", "]-policy[")
+            wanted = "matched_policy[none]" if wanted == "none" else f"matched_policy[ns[{wanted}]"
+            other = next((e for e in denials if wanted not in e["response_code_details"]), None)
+            if other is not None:
+                details = other["response_code_details"]
+                return failed(f"denied by {details}, not by policy {self.expected.policy}", numbers)
+            text += f", policy {self.expected.policy}"
+        return passed(f"{text}, at {where}", numbers)
+
+
+class OverflowJudge(Afterwards):
+    """A burst meets a connection pool's limits."""
+
+    name = "overflow"
+
+    def __init__(self, expected: Overflow, terms: Terms) -> None:
+        super().__init__(terms)
+        self.expected = expected
+
+    def conclude(self, evidence: Evidence) -> Verdict:
+        """Counts, exactly: answered by a program, or refused with the marks of response flag UO."""
+        passes = [s for s in self.samples if s.service and s.status < 500]
+        refused = [s for s in self.samples if is_overflow(s)]
+        lost = [s for s in self.samples if connection_trouble(s)]
+        numbers = {"passed": float(len(passes)), "refused": float(len(refused)), "lost": float(len(lost))}
+        text = f"of {len(self.samples)} requests {len(passes)} passed and {len(refused)} were refused with UO"
+        if lost:
+            return inconclusive(f"{text}; {len(lost)} found no connection: {connection_trouble(lost[0])}", numbers)
+        wanted = self.expected.passes
+        if wanted is not None and len(passes) != wanted:
+            return failed(f"{text}; declared: exactly {wanted} pass", numbers)
+        if not passes:
+            return failed(f"{text}; some should pass", numbers)
+        if len(refused) < self.expected.at_least:
+            return failed(f"{text}; declared: at least {self.expected.at_least} are refused", numbers)
+        return passed(text, numbers)
+
+
+def is_overflow(sample: Sample) -> bool:
+    """Whether a proxy refused it because a circuit breaker's limit was reached."""
+    return sample.status == 503 and ("x-envoy-overloaded" in sample.headers or "overflow" in sample.body)

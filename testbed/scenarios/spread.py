@@ -1,0 +1,219 @@
+"""Judges of which instance gets what: attempts, sticky, balance, ejected, readmitted."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from testbed.model.scenario import Attempts, Balance, Ejected, Readmitted, Sticky
+from testbed.model.verdict import Verdict, failed, inconclusive, passed
+from testbed.scenarios.evidence import Evidence
+from testbed.scenarios.judge import PLENTY, Afterwards, Terms
+from testbed.statistics import binomial_cdf, binomial_sf, chi_square, chi_square_sf
+from testbed.traffic import Sample
+
+
+class AttemptsJudge(Afterwards):
+    """How often each request arrived: counted, not guessed."""
+
+    name = "attempts"
+
+    def __init__(self, expected: Attempts, terms: Terms) -> None:
+        super().__init__(terms)
+        self.expected = expected
+
+    def conclude(self, evidence: Evidence) -> Verdict:
+        """FAIL names the first request that arrived too often or too seldom."""
+        if not self.samples:
+            return inconclusive("no request was sent")
+        want = self.expected
+        least = want.each if want.each is not None else want.at_least or 0
+        most = want.each if want.each is not None else want.at_most
+        where = f"{want.service} {want.version}" if want.version else want.service
+        counts = evidence.arrivals_at(want.service, want.version)
+        seen = [counts.get(evidence.spec.request_id(s.seq), 0) for s in self.samples]
+        numbers = {"requests": float(len(seen)), "arrivals": float(sum(seen)), "most": float(max(seen))}
+        declared = str(least) if least == most else f"{least} or more" if most is None else f"{least} to {most}"
+        for sample, count in zip(self.samples, seen, strict=True):
+            if count < least or (most is not None and count > most):
+                text = f"request {sample.seq} arrived {_times(count)} at {where}; declared: {declared}"
+                return failed(text, numbers)
+        return passed(f"each of {len(seen)} requests arrived {declared} times at {where}", numbers)
+
+
+class StickyJudge(Afterwards):
+    """One instance for each value."""
+
+    name = "sticky"
+
+    def __init__(self, expected: Sticky, terms: Terms) -> None:
+        super().__init__(terms)
+        self.expected = expected
+
+    def conclude(self, evidence: Evidence) -> Verdict:
+        """FAIL names the first value with two instances."""
+        good, lost = self.sound()
+        where: dict[str, str] = {}
+        for sample in good:
+            key = evidence.spec.requests[sample.variant].key
+            instance = sample.headers.get("x-instance", "")
+            if where.setdefault(key, instance) != instance:
+                return failed(f"{key!r} reached {where[key]}, then (request {sample.seq}) {instance or 'nobody'}")
+        if lost:
+            return lost
+        used = {i for i in where.values() if i}
+        numbers = {"values": float(len(where)), "instances": float(len(used))}
+        if len(used) < self.expected.instances:
+            text = f"{len(where)} values use {len(used)} instances; declared: at least {self.expected.instances}"
+            return failed(text, numbers)
+        evidence.homes.update(where)
+        text = f"each of {len(where)} values stays with one of {len(used)} instances"
+        return self._moves(where, used, evidence, text, numbers) if self.expected.since else passed(text, numbers)
+
+    def _moves(
+        self, where: dict[str, str], used: set[str], evidence: Evidence, text: str, numbers: dict[str, float]
+    ) -> Verdict:
+        earlier = evidence.earlier_homes.get(self.expected.since or "")
+        if not earlier:
+            return inconclusive(f"no step {self.expected.since!r} has passed before to compare with", numbers)
+        staying = [k for k in where if earlier.get(k) in used]
+        moved = [k for k in staying if earlier[k] != where[k]]
+        share = 100 * len(moved) / max(1, len(staying))
+        numbers |= {"moved percent": round(share, 1), "rehomed": float(len(where) - len(staying))}
+        text += f"; {len(moved)} of {len(staying)} moved though their instance is still there"
+        if share > self.expected.moves:
+            return failed(f"{text}; declared: at most {self.expected.moves:g}%", numbers)
+        return passed(text, numbers)
+
+
+ENOUGH = {"ROUND_ROBIN": 60, "RANDOM": 600, "LEAST_REQUEST": 300}
+
+
+class BalanceJudge(Afterwards):
+    """How even the spread is: exactly, by chance, or away from the slow one."""
+
+    name = "balance"
+
+    def __init__(self, expected: Balance, terms: Terms) -> None:
+        super().__init__(terms)
+        self.expected = expected
+        self.cap = (
+            terms.traffic.requests or {"ROUND_ROBIN": 60, "RANDOM": 600, "LEAST_REQUEST": 300}[expected.policy]
+        )
+
+    def conclude(self, evidence: Evidence) -> Verdict:
+        """Counts by instance."""
+        good, lost = self.sound()
+        if lost:
+            return lost
+        stray = next((s for s in good if not s.headers.get("x-instance")), None)
+        if stray is not None:
+            return failed(f"request {stray.seq} was answered {stray.status} by a proxy, not by an instance")
+        counts = Counter(s.headers["x-instance"] for s in good)
+        service = self.expected.service or self.terms.traffic.service or ""
+        versions = (None, self.expected.version)
+        instances = [w.name for w in evidence.lab.of_name(service) if w.version in versions or versions[1] is None]
+        if len(instances) < 2:
+            return inconclusive(f"{service} has {len(instances)} instances: nothing to balance")
+        shown = ", ".join(f"{i} {counts.get(i, 0)}" for i in instances)
+        numbers = {i: float(counts.get(i, 0)) for i in instances}
+        rule = {"ROUND_ROBIN": self._round_robin, "RANDOM": self._random, "LEAST_REQUEST": self._least_request}
+        if foreign := set(counts) - set(instances):
+            return failed(f"{shown}; and {', '.join(sorted(foreign))}, which should get nothing", numbers)
+        return rule[self.expected.policy]([counts.get(i, 0) for i in instances], instances, shown, numbers)
+
+    def _round_robin(
+        self, counts: list[int], instances: list[str], shown: str, numbers: dict[str, float]
+    ) -> Verdict:
+        """Exact, for sidecars have one worker: each takes its turn, so counts differ by one at most."""
+        if len(self.samples) != sum(counts):
+            return inconclusive(f"{shown}; {len(self.samples) - sum(counts)} requests were lost", numbers)
+        even = max(counts) - min(counts) <= 1
+        return passed(f"in turn: {shown}", numbers) if even else failed(f"not in turn: {shown}", numbers)
+
+    def _random(self, counts: list[int], instances: list[str], shown: str, numbers: dict[str, float]) -> Verdict:
+        """Pearson's chi-square, on both sides: neither too uneven for equal chances, nor too even for chance."""
+        result = chi_square(dict(zip(instances, counts, strict=True)), dict.fromkeys(instances, 1.0))
+        alpha = self.terms.alpha
+        uneven, even = result.p_value, 1 - chi_square_sf(result.statistic, result.freedom)
+        numbers |= {"chi-square": round(result.statistic, 3), "p": result.p_value}
+        if uneven < alpha / 2:
+            return failed(f"too uneven for equal chances (p = {uneven:.2g}): {shown}", numbers, alpha=alpha)
+        if even < alpha / 2:
+            return failed(f"too even for chance (p = {even:.2g}): {shown}", numbers, alpha=alpha)
+        # a small sample rejects nothing: it has to be one that would have shown half an even share
+        fair = 1 / len(counts)
+        if binomial_sf(min(counts), sum(counts), fair / 2) > self.terms.beta:
+            return inconclusive(f"too few requests to tell: {shown}", numbers)
+        return passed(f"at random: {shown}", numbers, alpha=alpha, beta=self.terms.beta)
+
+    def _least_request(
+        self, counts: list[int], instances: list[str], shown: str, numbers: dict[str, float]
+    ) -> Verdict:
+        """The slow instance gets less than its even share, by an exact one-sided binomial test."""
+        slow = self.expected.avoid or ""
+        if slow not in instances:
+            return inconclusive(f"balance.avoid names no instance: {slow!r} is none of {', '.join(instances)}")
+        fair, hits, total = 1 / len(instances), counts[instances.index(slow)], sum(counts)
+        if binomial_cdf(hits, total, fair) <= self.terms.beta:
+            return passed(f"{slow} is spared: {shown}", numbers, alpha=self.terms.alpha, beta=self.terms.beta)
+        if binomial_sf(hits, total, 0.75 * fair) <= self.terms.alpha:
+            return failed(
+                f"{slow} gets its even share: {shown}", numbers, alpha=self.terms.alpha, beta=self.terms.beta
+            )
+        return inconclusive(f"can't tell whether {slow} is spared: {shown}", numbers)
+
+
+class EjectedJudge(Afterwards):
+    """An instance that fails gets nothing more."""
+
+    name = "ejected"
+
+    def __init__(self, expected: Ejected, terms: Terms) -> None:
+        super().__init__(terms)
+        self.expected = expected
+        self.cap = terms.traffic.requests or 2 * PLENTY
+
+    def conclude(self, evidence: Evidence) -> Verdict:
+        """Counts its failures, and that none follow; requests that were under way meanwhile are allowed for."""
+        name = self.expected.workload
+        good = [s for s in self.samples if s.answered]
+        theirs = [n for n, s in enumerate(good) if s.headers.get("x-instance") == name]
+        failures = [n for n in theirs if good[n].status >= 500]
+        numbers = {"requests": float(len(good)), "failures": float(len(failures))}
+        most = self.expected.after + self.terms.traffic.concurrency - 1
+        if not failures:
+            return inconclusive(f"{name} never failed: nothing to eject it for", numbers)
+        after = len(good) - 1 - theirs[-1]
+        text = f"{name} failed {len(failures)} times, then {after} requests went elsewhere"
+        if len(failures) > most:
+            return failed(f"{text}; declared: ejected after {self.expected.after}", numbers)
+        if after < PLENTY // 2:
+            return inconclusive(f"{text}; too few to show that it gets nothing", numbers)
+        return passed(text, numbers)
+
+
+class ReadmittedJudge(Afterwards):
+    """An ejected instance comes back."""
+
+    name = "readmitted"
+
+    def __init__(self, expected: Readmitted, terms: Terms) -> None:
+        super().__init__(terms)
+        self.expected = expected
+        self.cap = terms.traffic.requests or 2 * PLENTY
+
+    def conclude(self, evidence: Evidence) -> Verdict:
+        """From its first request in this step; it was out when the step began."""
+        name, limit = self.expected.workload, self.expected.within
+        back: Sample | None = next((s for s in self.samples if s.headers.get("x-instance") == name), None)
+        watched = max((s.sent for s in self.samples), default=0.0)
+        if back is not None and back.sent <= limit:
+            return passed(f"{name} was back {back.sent:.1f} s after the start", {"seconds": back.sent})
+        if back is None and watched < limit:
+            return inconclusive(f"{name} was not seen, but only {watched:.1f} of {limit:g} s were watched")
+        when = f"after {back.sent:.1f} s" if back else f"in {watched:.1f} s"
+        return failed(f"{name} was {'back only' if back else 'not back'} {when}; declared: within {limit:g} s")
+
+
+def _times(count: int) -> str:
+    return "never" if count == 0 else "once" if count == 1 else f"{count} times"

@@ -1,0 +1,89 @@
+"""Judges of time: timeouts and latency quantiles."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from testbed.model.scenario import Latency, Timeout
+from testbed.model.verdict import Verdict, failed, inconclusive, passed
+from testbed.scenarios.evidence import Evidence
+from testbed.scenarios.judge import Afterwards, Terms
+from testbed.scenarios.shares import described
+from testbed.statistics import quantile_interval
+
+EARLY = 0.02
+"""Share of the stated time by which an answer may come early: clocks of two machines, and rounding."""
+
+
+class TimeoutJudge(Afterwards):
+    """The proxy gives up when it must.  None may come early, and half of them must come in the window: a lost
+    packet makes one request late, a wrong timeout makes all of them."""
+
+    name = "timeout"
+
+    def __init__(self, expected: Timeout, terms: Terms) -> None:
+        super().__init__(terms)
+        self.expected = expected
+
+    def conclude(self, evidence: Evidence) -> Verdict:
+        """Status, time, and whether the backend had got the request at all."""
+        want = self.expected
+        good, lost = self.sound()
+        numbers = {"requests": float(len(self.samples))}
+        for sample in good:
+            if sample.status != want.status:
+                return failed(f"request {sample.seq} was answered {described(sample)}, not {want.status}", numbers)
+            if sample.took < want.after * (1 - EARLY):
+                text = f"request {sample.seq} was given up after {sample.took:.2f} s, before {want.after:g} s"
+                return failed(text, numbers)
+        if lost:
+            return lost
+        middle = median(s.took for s in good)
+        numbers |= {"median seconds": round(middle, 3)}
+        if middle > want.after + want.within:
+            return failed(
+                f"given up after {middle:.2f} s (median), not within {want.after + want.within:g} s", numbers
+            )
+        if want.reached:
+            arrived = evidence.arrivals_at(want.reached)
+            missed = [s for s in good if evidence.spec.request_id(s.seq) not in arrived]
+            if missed:
+                return failed(f"request {missed[0].seq} never reached {want.reached}", numbers)
+        return passed(f"all {len(good)} requests were given up after {middle:.2f} s (median)", numbers)
+
+
+class LatencyJudge(Afterwards):
+    """A quantile, with what the sample allows to say of it."""
+
+    name = "latency"
+
+    def __init__(self, expected: Latency, terms: Terms) -> None:
+        super().__init__(terms)
+        self.expected = expected
+
+    def conclude(self, evidence: Evidence) -> Verdict:
+        """PASS and FAIL need the whole interval on one side; else the sample can't tell."""
+        want = self.expected
+        good, lost = self.sound()
+        if lost or not good:
+            return lost or inconclusive("no answer came")
+        confidence = 1 - 2 * min(self.terms.alpha, self.terms.beta)
+        interval = quantile_interval([s.took for s in good], want.quantile, confidence)
+        shown = " to ".join("?" if bound is None else f"{bound:.3f} s" for bound in (interval.low, interval.high))
+        text = f"the {want.quantile:g} quantile of {len(good)} answers is {interval.estimate:.3f} s ({shown})"
+        numbers = {"requests": float(len(good)), "estimate": interval.estimate}
+        low, high = interval.low, interval.high
+        errors = {"alpha": self.terms.alpha, "beta": self.terms.beta}
+        if (want.below is not None and low is not None and low > want.below) or (
+            want.above is not None and high is not None and high < want.above
+        ):
+            return failed(f"{text}; declared: {self._declared()}", numbers, **errors)
+        if (want.below is None or (high is not None and high <= want.below)) and (
+            want.above is None or (low is not None and low >= want.above)
+        ):
+            return passed(f"{text}; declared: {self._declared()}", numbers, **errors)
+        return inconclusive(f"{text}; declared: {self._declared()}; the sample can't tell", numbers)
+
+    def _declared(self) -> str:
+        bounds = (("below", self.expected.below), ("above", self.expected.above))
+        return " and ".join(f"{word} {value:g} s" for word, value in bounds if value is not None)

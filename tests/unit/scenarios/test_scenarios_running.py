@@ -1,0 +1,141 @@
+"""A scenario's run, from resources to verdict, on a mesh that is played (see ``fake_lab``)."""
+
+from pathlib import Path
+
+import pytest
+
+from fake_lab import FakeMesh, weights
+from testbed.errors import BadInput
+from testbed.model.scenario import read_scenario
+from testbed.model.verdict import Outcome
+from testbed.scenarios import ScenarioFile, run_scenario
+
+HALF = """
+name: half
+description: d
+promise: half and half
+when: {from: client, service: reviews, concurrency: 2}
+expect: {split: {service: reviews, weights: {v1: 50, v2: 50}, tolerance: 15}}
+"""
+
+
+def scenario(text: str) -> ScenarioFile:
+    return ScenarioFile(Path("half.yaml"), read_scenario(text, "half.yaml"))
+
+
+@pytest.fixture
+def mesh():
+    fake = FakeMesh()
+    yield fake
+    fake.shutdown()
+    fake.server_close()
+
+
+def test_a_split_that_is_as_declared_passes_and_counts_agree(mesh):
+    record = run_scenario(scenario(HALF), mesh.lab())
+    assert record.outcome is Outcome.PASS, record.verdict.reason
+    step = record.steps[0]
+    assert 100 < len(step.samples) == len(step.arrivals)
+    assert [s.seq for s in step.samples] == list(range(len(step.samples)))
+    assert step.paths[0].points[-1][0] == len(step.samples)
+    assert record.verdict.alpha == record.verdict.beta == 0.001
+
+
+def test_changed_weights_fail_the_old_expectation(mesh):
+    mesh.resources = weights(80, 20)
+    record = run_scenario(scenario(HALF), mesh.lab())
+    assert record.outcome is Outcome.FAIL
+    assert len(record.verdict.reason.splitlines()) <= 2
+    assert "declared: v1 50.0%, v2 50.0%" in record.verdict.reason
+
+
+def test_given_resources_are_applied_and_taken_back(mesh):
+    mesh.resources = weights(80, 20)
+    before = mesh.resources
+    given = weights(50, 50)
+    text = HALF + f"given: {{resources: [{__import__('json').dumps(next(iter(given)).to_plain())}]}}\n"
+    record = run_scenario(scenario(text), mesh.lab())
+    assert record.outcome is Outcome.PASS
+    assert mesh.resources == before
+    assert record.clean
+    assert "weight: 50" in record.resources
+
+
+def test_resources_that_the_mesh_refuses_are_a_fail(mesh):
+    mesh.refuse = True
+    assert run_scenario(scenario(HALF), mesh.lab()).outcome is Outcome.FAIL
+
+
+def test_a_machine_that_does_not_answer_is_inconclusive_not_a_fail(mesh):
+    mesh.resources = weights(80, 20)
+    mesh.dead_nodes = {"two"}
+    record = run_scenario(scenario(HALF), mesh.lab())
+    assert record.outcome is Outcome.INCONCLUSIVE
+    assert "the lab, not the mesh" in record.verdict.reason
+
+
+def test_ids_missing_at_a_backend_are_inconclusive(mesh):
+    mesh.forget = 0.02
+    record = run_scenario(scenario(HALF), mesh.lab())
+    assert record.outcome is Outcome.INCONCLUSIVE
+    assert "not in the log of what arrived" in record.verdict.reason
+
+
+def test_samples_taken_while_a_revision_changed_are_thrown_away(mesh):
+    mesh.revisions_change = 2
+    record = run_scenario(scenario(HALF), mesh.lab())
+    assert record.outcome is Outcome.PASS
+    assert record.steps[0].discarded > 50
+
+
+def test_a_few_broken_connections_do_not_matter_and_many_are_inconclusive(mesh):
+    broken = (
+        503,
+        {},
+        b"upstream connect error or disconnect/reset before headers. reset reason: connection failure",
+    )
+    mesh.answer = lambda headers: broken if int(headers["x-testbed-request"].rpartition("-")[2]) == 7 else None
+    assert run_scenario(scenario(HALF), mesh.lab()).outcome is Outcome.PASS
+    mesh.answer = lambda headers: broken if int(headers["x-testbed-request"].rpartition("-")[2]) % 10 == 7 else None
+    record = run_scenario(scenario(HALF), mesh.lab())
+    assert record.outcome is Outcome.INCONCLUSIVE
+    assert "found no connection" in record.verdict.reason
+
+
+def test_connections_that_always_fail_on_healthy_machines_are_the_meshs_fault(mesh):
+    mesh.answer = lambda _: (503, {}, b"upstream connect error or disconnect/reset before headers. TLS error")
+    assert run_scenario(scenario(HALF), mesh.lab()).outcome is Outcome.FAIL
+
+
+def test_an_answer_by_a_proxy_in_place_of_a_version_is_a_stray(mesh):
+    mesh.answer = lambda headers: (
+        (503, {}, b"no healthy upstream") if headers["x-testbed-request"][-1] == "3" else None
+    )
+    record = run_scenario(scenario(HALF), mesh.lab())
+    assert record.outcome is Outcome.FAIL
+    assert "answered by 503 'no healthy upstream'" in record.verdict.reason
+
+
+def test_a_split_reads_samples_in_the_order_of_sending(mesh):
+    """A slow version answers late; taken in the order of answers the quick one would seem to get more."""
+    record = run_scenario(scenario(HALF.replace("concurrency: 2", "concurrency: 20")), mesh.lab())
+    assert [s.seq for s in record.steps[0].samples] == list(range(len(record.steps[0].samples)))
+
+
+def test_a_scenario_that_the_lab_lacks_something_for_is_not_applicable(mesh):
+    assert run_scenario(scenario(HALF + "needs: [ratings]\n"), mesh.lab()).outcome is Outcome.NOT_APPLICABLE
+    assert run_scenario(scenario(HALF + "features: [pods]\n"), mesh.lab()).verdict.reason == "no pods here"
+    assert mesh.applies == 0
+
+
+def test_settings_are_put_back_even_when_the_verdict_is_a_fail(mesh):
+    text = HALF.replace("split: {service: reviews, weights: {v1: 50, v2: 50}, tolerance: 15}", "status: 503")
+    record = run_scenario(scenario(text + "given: {settings: {reviews: {delay: 250ms}}}\n"), mesh.lab())
+    assert record.outcome is Outcome.FAIL
+    assert [w for w, body in mesh.settings if "0.25" in body] == ["reviews-v1", "reviews-v2"]
+    assert mesh.settings[-2:] == [("reviews-v1", '{"reset": true}'), ("reviews-v2", '{"reset": true}')]
+
+
+def test_a_resource_file_that_is_not_there_is_bad_input(mesh):
+    with pytest.raises(BadInput, match="cannot be read"):
+        run_scenario(scenario(HALF + "given: {resources: [nowhere.yaml]}\n"), mesh.lab())
