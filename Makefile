@@ -5,7 +5,7 @@ testbed = .venv/bin/testbed
 .PHONY: up test down lint bench setup
 
 up: setup
-	$(testbed) up --fix-host -i $(LAB)
+	$(testbed) up -i $(LAB)
 
 test: setup
 	scripts/test

@@ -31,12 +31,9 @@ _COMMANDS = {
     "applied": "mesh",
     "proxy": "mesh",
     "verify": "verify",
-    "report": "verify",
     "lint": "files",
     "migrate": "files",
     "explain": "files",
-    "cache": "storage",
-    "artifacts": "storage",
 }
 
 

@@ -34,16 +34,15 @@ def plan_command(lab: Lab, as_json: bool, detailed_exitcode: bool) -> int:
 @click.command("up")
 @inventory_option
 @json_option
-@click.option("--fix-host", is_flag=True, help="install what `doctor` finds missing")
 @click.option("--verify/--no-verify", "prove", default=True, help="prove the inventory's scenario at the end")
-def up_command(lab: Lab, as_json: bool, fix_host: bool, prove: bool) -> int:
+def up_command(lab: Lab, as_json: bool, prove: bool) -> int:
     """Bring the lab up: machines, mesh, resources, first proof.  Does only what differs from what is there."""
     from testbed.cli.tables import up_table, verdict_lines
     from testbed.workflows.up import up
 
     begin = time.monotonic()
     with lab.closing():
-        report = up(lab, lambda plan: Progress(plan, quiet=as_json).shown(), fix_host=fix_host, prove=prove)
+        report = up(lab, lambda plan: Progress(plan, quiet=as_json).shown(), prove=prove)
     if as_json:
         print_json(report.as_dict())
     elif not report.seconds:

@@ -16,10 +16,10 @@ from rich.text import Text
 from testbed.lab.executor import StepEvent, StepState
 from testbed.plan import Plan
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, soft_wrap=True)
 """Progress and errors go to stderr; stdout is for what was asked for."""
 
-output = Console(highlight=False)
+output = Console(highlight=False, soft_wrap=True)
 
 _MARKS = {
     StepState.WAITING: ("·", "dim"),
@@ -66,10 +66,9 @@ class Progress:
             if self._live is None and not self._quiet:
                 mark, style = _MARKS[event.state]
                 done = sum(1 for s in self._states.values() if s is StepState.DONE)
-                console.print(
-                    f"[{style}]{mark}[/] [dim]{time.monotonic() - self._begin:6.1f}s {done:>3}/{len(self._steps)}[/] "
-                    f"{name}: {event.step.does} [dim]{self._seconds[name]:.1f}s[/]"
-                )
+                at = f"{time.monotonic() - self._begin:6.1f}s {done:>3}/{len(self._steps)}"
+                took = f"{self._seconds[name]:.1f}s"
+                console.print(f"[{style}]{mark}[/] [dim]{at}[/] {name}: {event.step.does} [dim]{took}[/]")
 
     def _table(self) -> Group:
         now = time.monotonic()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from testbed.backends.contract import Applied, Backend, MeshDiff
 from testbed.backends.standalone import StandaloneBackend
 from testbed.errors import bad_input
+from testbed.host.lock import hold
 from testbed.lab.lab import Lab
 from testbed.pki import LabCa
 from testbed.resources import Key, ResourceSet, load
@@ -62,9 +63,10 @@ def apply(lab: Lab, names: Iterable[str], *, prune: bool = False, delete: bool =
     """Change the mesh and return when the change is in force.  Nothing is touched when the input is bad."""
     given = load(read_manifests(names))
     require_up(lab)
-    backend = backend_of(lab)
-    change = intended(backend.applied(), given, prune=prune, delete=delete)
-    return change, backend.apply(change.wanted, limit=APPLY_LIMIT)
+    with hold(lab.directories, f"testbed apply -i {lab.file}"):
+        backend = backend_of(lab)
+        change = intended(backend.applied(), given, prune=prune, delete=delete)
+        return change, backend.apply(change.wanted, limit=APPLY_LIMIT)
 
 
 def workload_named(lab: Lab, name: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from testbed.errors import LabError
 from testbed.host.forward import find_forward
+from testbed.host.lock import hold
 from testbed.lab.lab import Lab
 from testbed.report.record import ScenarioRecord
 from testbed.scenarios import LabUnderTest, ScenarioFile, find, run_scenario
@@ -36,10 +37,11 @@ def verify(
     require_up(lab)
     under_test = lab_under_test(lab)
     records = []
-    for file in files:
-        record = run_scenario(file, under_test, progress=progress)
-        each(record)
-        records.append(record)
+    with hold(lab.directories, f"testbed verify -i {lab.file}"):
+        for file in files:
+            record = run_scenario(file, under_test, progress=progress)
+            each(record)
+            records.append(record)
     return records
 
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 
+from testbed.deploy import DeployHost, run_deploy
+from testbed.host.directories import testbed_home
 from testbed.lab.lab import Lab
 from testbed.model.inventory import Workload
 from testbed.model.reading import instance_name
 from testbed.model.topology import MeshWorkload, ProxyKind
+from testbed.workflows.nodes import ssh_config_file
+
+DEPLOY_LIMIT = 120.0
+"""Seconds for all nodes to set up their workloads."""
 
 
 def workloads_document(lab: Lab, node: str) -> str:
@@ -40,14 +46,7 @@ def _entry(workload: MeshWorkload, declared: Workload | None, prefix: int) -> di
 
 
 def deploy_workloads(lab: Lab, nodes: tuple[str, ...]) -> None:
-    """Lay the document on each node and let it be taken up."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    def one(node: str) -> None:
-        connection = lab.connection(node)
-        text = workloads_document(lab, node).encode()
-        connection.run(["tee", "/etc/testbed/workloads.json"], stdin=text)
-        connection.run(["python3", "/opt/testbed/node/testbed_node.py", "converge"], limit=60)
-
-    with ThreadPoolExecutor(max_workers=len(nodes)) as pool:
-        list(pool.map(one, nodes))
+    """Lay the document on each node and let it be taken up, by a pyinfra deploy."""
+    hosts = [DeployHost(node, {"workloads": workloads_document(lab, node)}) for node in nodes]
+    deploy = testbed_home() / "playbooks" / "deploys" / "workloads.py"
+    run_deploy(deploy, hosts, ssh_config=ssh_config_file(lab), limit=DEPLOY_LIMIT).require()

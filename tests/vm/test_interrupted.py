@@ -1,0 +1,48 @@
+"""Whenever `up` is killed, `up` again or `down` works, and nothing is left behind."""
+
+import json
+import random
+
+import pytest
+from commands import left_behind, running, testbed, wait_for_step
+
+SEED = 20261122
+LAB = "two-nodes"
+
+
+@pytest.fixture(autouse=True)
+def clean():
+    testbed("down", "-i", LAB)
+    yield
+    testbed("down", "-i", LAB)
+    assert left_behind(LAB) == []
+
+
+@pytest.mark.slow
+def test_up_killed_at_any_step_is_mended_by_up_or_removed_by_down():
+    chance = random.Random(SEED)
+    plan = [step["name"] for step in json.loads(testbed("plan", "-i", LAB, "--json"))]
+    assert len(plan) >= 10
+    chance.shuffle(plan)
+    for name in plan:
+        if name not in [step["name"] for step in json.loads(testbed("plan", "-i", LAB, "--json"))]:
+            testbed("down", "-i", LAB)  # an earlier up got past it: begin again
+        with running("up", "-i", LAB, "--no-verify", "--json") as up:
+            wait_for_step(LAB, name, up)
+        if chance.random() < 0.4:
+            testbed("down", "-i", LAB)
+            assert left_behind(LAB) == [], f"after a kill at {name}"
+    testbed("up", "-i", LAB)
+    assert json.loads(testbed("status", "-i", LAB, "--json"))["healthy"]
+    assert "nothing to do" in testbed("up", "-i", LAB)
+
+
+def test_an_interrupted_up_says_so_and_exits_with_130():
+    import signal
+
+    with running("up", "-i", LAB, "--no-verify") as up:
+        wait_for_step(LAB, "boot:left", up)
+        up.send_signal(signal.SIGINT)
+        _, stderr = up.communicate(timeout=60)
+        assert up.returncode == 130
+        assert b"interrupted" in stderr and b"Traceback" not in stderr
