@@ -45,7 +45,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def bookinfo_mesh() -> Iterator[MeshHarness]:
     """The default lab's services: gateway, client, productpage, details, reviews v1 to v3, ratings, ...
 
-    Shared by all tests: each applies the whole configuration that it needs.
+    The programs are the tests' own: they answer with what they were asked.  Shared by all tests: each applies
+    the whole configuration that it needs.
     """
     with MeshHarness.from_inventory(INVENTORIES / "bookinfo.yaml") as mesh:
         yield mesh

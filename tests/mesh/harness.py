@@ -36,7 +36,7 @@ from testbed.documents import parse
 from testbed.errors import WaitTimeout
 from testbed.guests import CommandFailed, Completed
 from testbed.model.inventory import Inventory
-from testbed.model.reading import read_inventory, topology_of
+from testbed.model.reading import instance_name, read_inventory, topology_of
 from testbed.model.topology import MeshWorkload, Topology
 from testbed.pki import Credential, LabCa
 from testbed.resources import ResourceSet, load
@@ -44,7 +44,9 @@ from testbed.waiting import NotYet, wait_until
 
 HERE = Path(__file__).resolve().parent
 TOOL = HERE.parents[1] / "images/shared/node/testbed_xds.py"
+PROGRAMS = HERE.parents[1] / "images/shared/programs"
 USER = 1337
+CONTROL_PORT = 15999
 
 # What the unit testbed-sidecar@ does on a node.  Envoy's shared memory for hot restarts would be one for all.
 SIDECAR = """#!/bin/sh
@@ -81,15 +83,12 @@ class Response:
     @property
     def workload(self) -> str:
         """Which workload's program answered; empty when none did."""
-        try:
-            return self.json()["workload"]
-        except (ValueError, KeyError, TypeError):
-            return ""
+        return self.headers.get("x-instance", "")
 
     @property
     def version(self) -> str:
         """The version that answered; empty when none did."""
-        return self.json()["version"] if self.workload else ""
+        return self.headers.get("x-version", "")
 
 
 class LocalConnection:
@@ -161,15 +160,19 @@ def inventory_topology(inventory: str | Path) -> tuple[Inventory, Topology]:
 
 
 class MeshHarness:
-    """A running mesh; see the module's text.  ``idle`` names workloads that run no program of their own."""
+    """A running mesh; see the module's text.
 
-    def __init__(self, topology: Topology, *, idle: Sequence[str] = ()) -> None:
+    ``programs``: workload -> the sample program that it runs (a file of ``images/shared/programs``, or ``none``);
+    those that are not named run the tests' own program, which tells what it was asked.
+    """
+
+    def __init__(self, topology: Topology, *, programs: Mapping[str, str] | None = None) -> None:
         self.topology = topology
         self.tag = new_tag()
         self.run = RUN_ROOT / self.tag
         self.network = MeshNetwork(topology, self.tag)
         self.ca = LabCa.create("mesh tests")
-        self._idle = set(idle)
+        self._programs = programs or {}
         self._layout = Layout(str(self.run / "proxies"), str(self.run / "logs"))
         self.connections = {w.node: LocalConnection(w.node) for w in topology.workloads}
         self.guest = Guest(
@@ -189,11 +192,11 @@ class MeshHarness:
         return StandaloneBackend(self.topology, self.connections, self.ca, guest=self.guest)
 
     @classmethod
-    def from_inventory(cls, inventory: str | Path) -> MeshHarness:
-        """The mesh of an inventory (a path, or YAML text); workloads with ``program: none`` run none."""
+    def from_inventory(cls, inventory: str | Path, *, sample_programs: bool = False) -> MeshHarness:
+        """The mesh of an inventory (a path, or YAML text), with its sample programs or with the tests' own."""
         read, topology = inventory_topology(inventory)
-        idle = {f"{w.service}-{w.version}" for w in read.workloads if w.program == "none"}
-        return cls(topology, idle=[w.name for w in topology.workloads if w.name in idle])
+        named = {instance_name(w, i): w.program for w in read.workloads for i in range(w.replicas)}
+        return cls(topology, programs={w: p for w, p in named.items() if sample_programs or p == "none"})
 
     def __enter__(self) -> MeshHarness:
         remove_leftovers()
@@ -236,22 +239,35 @@ class MeshHarness:
         at_once(self._start_program, [w.name for w in self.topology.workloads if self._has_program(w)])
 
     def _has_program(self, workload: MeshWorkload) -> bool:
-        return bool(workload.service and workload.ports) and workload.name not in self._idle
+        return bool(workload.service and workload.ports) and self._programs.get(workload.name) != "none"
 
     def _start_program(self, name: str) -> None:
         workload = self.topology.workload(name)
         ports = [f"{p.target}{'' if p.protocol.is_http else '/tcp'}" for p in workload.ports]
         log = self.run / "logs" / name / "program.log"
-        who = [name, workload.service, workload.version, str(log)]
-        argv = self._inside(name, [sys.executable, "-ISE", str(HERE / "harness_program.py"), *who, *ports])
+        argv = [str(HERE / "harness_program.py"), name, workload.service, workload.version, str(log), *ports]
+        environment = {
+            "SERVICE": workload.service,
+            "VERSION": workload.version,
+            "INSTANCE": name,
+            "NODE": workload.node,
+            "NAMESPACE": workload.namespace,
+            "PORTS": ",".join(str(p.target) for p in workload.ports),
+            "CONTROL_PORT": str(CONTROL_PORT),
+        }
+        if name in self._programs:
+            argv = [str(PROGRAMS / f"{self._programs[name]}.py")]
         with (self.run / "logs" / name / "program.err").open("wb") as errors:
-            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)
+            process = subprocess.Popen(
+                self._inside(name, [sys.executable, "-S", *argv]),
+                env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
+            )  # fmt: skip
 
         def listening() -> None:
             if process.poll() is not None:
                 raise RuntimeError((self.run / "logs" / name / "program.err").read_text())
             if not subprocess.run(
-                ["ss", "-N", self.network.namespace(name), "-Hltn", "sport = :15999"],
+                ["ss", "-N", self.network.namespace(name), "-Hltn", f"sport = :{CONTROL_PORT}"],
                 capture_output=True,
                 check=True,
             ).stdout:
@@ -356,10 +372,10 @@ class MeshHarness:
         )
 
     def control(self, workload: str, **behaviour: Any) -> None:
-        """How its program behaves from now on: delay (s), status, hang, reset, body, headers, times."""
+        """How its program behaves from now on: delay (s), status, hang, abort, body, headers, times."""
         job = {
-            "url": "http://127.0.0.1:15999/", "method": "PUT", "headers": [], "n": 1, "concurrency": 1,
-            "body": json.dumps(behaviour), "reuse": False, "timeout": 5,
+            "url": f"http://127.0.0.1:{CONTROL_PORT}/control", "method": "POST", "headers": [], "n": 1,
+            "concurrency": 1, "body": json.dumps({"reset": True, **behaviour}), "reuse": False, "timeout": 5,
         }  # fmt: skip
         argv = [sys.executable, "-ISE", str(HERE / "harness_client.py")]
         (answer,) = json.loads(self.command(workload, argv, stdin=json.dumps(job).encode()))

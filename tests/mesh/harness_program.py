@@ -3,8 +3,8 @@
     harness_program.py NAME SERVICE VERSION LOG PORT[/tcp]...
 
 HTTP answers are JSON: workload, service, version, port, method, path, headers (as arrived), body, peer.  On
-loopback port 15999 a PUT changes how it behaves: ``{"delay": seconds, "status": code, "hang": true, "reset": true,
-"body": text, "headers": {...}, "times": how many requests it holds for}``.
+loopback port 15999 a POST changes how it behaves: ``{"delay": seconds, "status": code, "hang": true, "abort": true,
+"body": text, "headers": {...}, "times": how many requests it holds for}``; what it was told before is forgotten.
 """
 
 import json
@@ -70,7 +70,7 @@ class Program(BaseHTTPRequestHandler):
         log.write(json.dumps({"time": begun, **said}) + "\n")
         if how.get("hang"):
             threading.Event().wait(600)
-        if how.get("reset"):
+        if how.get("abort"):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
             self.close_connection = True
@@ -78,7 +78,8 @@ class Program(BaseHTTPRequestHandler):
         time.sleep(how.get("delay", 0))
         payload = how.get("body", json.dumps(said)).encode()
         self.send_response(how.get("status", 200))
-        for key, value in {"content-type": "application/json", **how.get("headers", {})}.items():
+        own = {"content-type": "application/json", "x-instance": NAME, "x-version": VERSION}
+        for key, value in {**own, **how.get("headers", {})}.items():
             self.send_header(key, value)
         self.send_header("content-length", str(len(payload)))
         self.end_headers()
@@ -92,12 +93,13 @@ class Program(BaseHTTPRequestHandler):
 
 
 class Control(BaseHTTPRequestHandler):
-    def do_PUT(self):
+    def do_POST(self):
         wanted = json.loads(self.rfile.read(int(self.headers["content-length"])))
         with lock:
             behaviour.clear()
             behaviour.update(wanted)
         self.send_response(200)
+        self.send_header("content-length", "0")
         self.end_headers()
 
     def log_message(self, *_):
