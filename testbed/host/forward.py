@@ -50,14 +50,20 @@ class Forward:
     target_port: int
 
 
-def find_forward(directories: LabDirectories) -> Forward | None:
-    """The lab's forwarder, if one runs."""
+def find_forwards(directories: LabDirectories) -> list[Forward]:
+    """The lab's forwarders, by port."""
+    found = []
     for process in processes.of_lab(directories.state):
         if _MODULE in process.arguments and not process.contained:
             at = process.arguments.index(_MODULE)
             port, address, target_port = process.arguments[at + 4 : at + 7]
-            return Forward(process.pid, int(port), address, int(target_port))
-    return None
+            found.append(Forward(process.pid, int(port), address, int(target_port)))
+    return sorted(found, key=lambda f: f.port)
+
+
+def find_forward(directories: LabDirectories, address: str = "") -> Forward | None:
+    """The lab's first forwarder (to ``address``), if one runs."""
+    return next((f for f in find_forwards(directories) if address in ("", f.address)), None)
 
 
 def start_forward(
@@ -71,13 +77,13 @@ def start_forward(
 ) -> int:
     """Forward a loopback port (0: a free one) and return its number once connections are taken.
 
-    A forwarder that does just this is kept; another one of this lab is ended first.  ``private``: dial in the
+    A forwarder that does just this is kept; another one to this address is ended first.  ``private``: dial in the
     lab's namespace, not the host's.  Raises :class:`PortTaken`, and LabError if the process doesn't start.
     """
-    running = find_forward(directories)
-    if running and (running.address, running.target_port) == (address, target_port) and port in (0, running.port):
+    running = find_forward(directories, address)
+    if running and running.target_port == target_port and port in (0, running.port):
         return running.port
-    stop_forward(directories)
+    stop_forward(directories, address)
     directories.create()
     with _listen(port) as listener:
         port = listener.getsockname()[1]
@@ -105,19 +111,18 @@ def start_forward(
     return port
 
 
-def stop_forward(directories: LabDirectories, limit: float = 5) -> None:
-    """End the lab's forwarder, with the connections through it.  Safe to repeat."""
-    running = find_forward(directories)
-    if running is None:
-        return
-    try:
-        os.kill(running.pid, signal.SIGTERM)
-    except ProcessLookupError:
-        return
+def stop_forward(directories: LabDirectories, address: str = "", limit: float = 5) -> None:
+    """End the lab's forwarders (those to ``address``), with the connections through them.  Safe to repeat."""
+    for running in find_forwards(directories):
+        if address in ("", running.address):
+            try:
+                os.kill(running.pid, signal.SIGTERM)
+            except ProcessLookupError:  # ended meanwhile
+                continue
 
     def gone() -> None:
-        if find_forward(directories):
-            raise NotYet(f"pid {running.pid} is still there")
+        if still := find_forward(directories, address):
+            raise NotYet(f"pid {still.pid} is still there")
 
     wait_until(f"lab {directories.lab_id}: end of its forwarder", gone, limit=limit, interval=0.02)
 

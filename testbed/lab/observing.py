@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from testbed.errors import LabError
 from testbed.guests import NodeConnection
-from testbed.host.forward import find_forward
+from testbed.host.forward import find_forwards
 from testbed.hypervisor.machines import FoundMachine, Power
 from testbed.lab.disks import Disks
 from testbed.lab.lab import Lab
@@ -22,8 +22,7 @@ def observe(lab: Lab, disks: Disks) -> ObservedLab:
     """Look at everything; takes a fraction of a second, or :data:`ANSWER_LIMIT` when a machine doesn't answer."""
     hypervisor = lab.hypervisor_if_up()
     image, shared = disks.has_image, disks.has_shared
-    by_address = {str(w.address): w.name for w in lab.topology.workloads}
-    forwards = {by_address.get(f.address, f.address): f.port for f in [find_forward(lab.directories)] if f}
+    forwards = forwarded(lab)
     if hypervisor is None:
         return ObservedLab(image=image, shared=shared, forwards=forwards)
     networks = {role: (n.spec, n.active) for role, n in hypervisor.networks().items()}
@@ -38,6 +37,12 @@ def observe(lab: Lab, disks: Disks) -> ObservedLab:
         machines=seen,
         forwards=forwards,
     )
+
+
+def forwarded(lab: Lab) -> dict[str, int]:
+    """Gateway -> loopback port.  An address that is no workload's any more stands for itself."""
+    by_address = {str(w.address): w.name for w in lab.topology.workloads}
+    return {by_address.get(f.address, f.address): f.port for f in find_forwards(lab.directories)}
 
 
 def _observe(lab: Lab, machine: FoundMachine) -> ObservedMachine:
@@ -67,16 +72,15 @@ def taken_up(connection: NodeConnection) -> str | None:
 
 def observe_remains(lab: Lab) -> ObservedLab:
     """What has to be removed: like :func:`observe`, but asks no node and needs no recipe."""
-    forward = find_forward(lab.directories)
     processes = lab.private and lab.daemon.find() is not None
     hypervisor = lab.hypervisor_if_up()
     if hypervisor is None:
-        return ObservedLab(hypervisor=processes, forwards={"gateway": forward.port} if forward else {})
+        return ObservedLab(hypervisor=processes, forwards=forwarded(lab))
     return ObservedLab(
         hypervisor=processes,
         networks={role: (n.spec, n.active) for role, n in hypervisor.networks().items()},
         machines={
             node: ObservedMachine(m.spec, m.power is Power.RUNNING) for node, m in hypervisor.machines().items()
         },
-        forwards={"gateway": forward.port} if forward else {},
+        forwards=forwarded(lab),
     )

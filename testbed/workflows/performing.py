@@ -72,8 +72,8 @@ class Performer:
                 backend.apply(backend.applied().merged(self.resources), limit=IN_FORCE_LIMIT)
             case Forward(gateway, port):
                 self._forward(gateway, port)
-            case StopForward():
-                stop_forward(self.lab.directories)
+            case StopForward(gateway):
+                stop_forward(self.lab.directories, self._address(gateway))
             case StopHypervisor():
                 self.lab.close()
                 self.lab.daemon.stop()
@@ -85,3 +85,7 @@ class Performer:
         workload = self.lab.topology.workload(gateway)
         target = workload.ports[0].target
         start_forward(self.lab.directories, str(workload.address), target, port=port, private=self.lab.private)
+
+    def _address(self, gateway: str) -> str:
+        known = {w.name: str(w.address) for w in self.lab.topology.workloads}
+        return known.get(gateway, gateway)

@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from testbed import log
-from testbed.host.forward import find_forward
 from testbed.host.lock import hold
 from testbed.lab.executor import Watcher, execute
 from testbed.lab.lab import Lab
+from testbed.lab.observing import forwarded
 from testbed.plan import Plan, plan_up
 from testbed.plan.steps import Stage
 from testbed.report.record import ScenarioRecord
@@ -83,6 +83,4 @@ def up(lab: Lab, show: Show, *, prove: bool = True, defaults: bool = True) -> Up
 
 def urls(lab: Lab) -> dict[str, str]:
     """Where each forwarded gateway is on this host."""
-    found = find_forward(lab.directories)
-    by_address = {str(w.address): w.name for w in lab.topology.workloads}
-    return {by_address[f.address]: f"http://127.0.0.1:{f.port}/" for f in [found] if f and f.address in by_address}
+    return {gateway: f"http://127.0.0.1:{port}/" for gateway, port in forwarded(lab).items()}

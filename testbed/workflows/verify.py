@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from testbed.errors import LabError
-from testbed.host.forward import find_forward
 from testbed.host.lock import hold
 from testbed.lab.lab import Lab
 from testbed.report.record import ScenarioRecord
@@ -20,10 +19,9 @@ def lab_under_test(lab: Lab) -> LabUnderTest:
     """The lab as scenarios meet it."""
 
     def gateway() -> tuple[str, int]:
-        forward = find_forward(lab.directories)
-        if forward is None:
-            raise LabError(lab.id, "send traffic from outside", "no gateway is forwarded", "run: testbed up")
-        return "127.0.0.1", forward.port
+        for port in forwarded(lab).values():
+            return "127.0.0.1", port
+        raise LabError(lab.id, "send traffic from outside", "no gateway is forwarded", "run: testbed up")
 
     forwarded = any(g.forward is not None for g in lab.inventory.gateways)
     return LabUnderTest(backend_of(lab), gateway if forwarded else None)
