@@ -1,0 +1,18 @@
+"""Resources and topology in, Envoy configuration for every proxy out.  Follows istiod 1.30; does no I/O."""
+
+from testbed.compiler.bootstrap import bootstrap, node_id
+from testbed.compiler.layout import Layout
+from testbed.compiler.memory import CompileCache
+from testbed.compiler.mesh import compile_mesh
+from testbed.compiler.security import SecurityInputs
+from testbed.compiler.services import service_addresses
+
+__all__ = [
+    "CompileCache",
+    "Layout",
+    "SecurityInputs",
+    "bootstrap",
+    "compile_mesh",
+    "node_id",
+    "service_addresses",
+]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Network, ip_address, ip_network
+from typing import Any
 
 from testbed.compiler.names import is_wildcard
 from testbed.model.proxy import content_hash
@@ -100,6 +101,7 @@ class Registry:
     by_host: Mapping[str, tuple[Service, ...]]
     digest: str
     _endpoints: Mapping[tuple[str, str], Callable[[ServicePort], Sequence[Endpoint]]] = field(repr=False)
+    _known: dict[tuple[str, str, str], Any] = field(default_factory=dict, repr=False)
 
     def endpoints(self, service: Service, port: ServicePort) -> Sequence[Endpoint]:
         """Who answers for that port, in order of address."""
@@ -107,13 +109,33 @@ class Registry:
 
     def identities(self, service: Service) -> tuple[str, ...]:
         """What its endpoints may present themselves as: their SPIFFE identities and ``subjectAltNames``."""
-        found = {e.identity for p in service.ports[:1] for e in self.endpoints(service, p) if e.identity}
-        return tuple(sorted(found | set(service.subject_alt_names)))
+        key = "identities", service.namespace, service.host
+        if key not in self._known:
+            found = {e.identity for p in service.ports[:1] for e in self.endpoints(service, p) if e.identity}
+            self._known[key] = tuple(sorted(found | set(service.subject_alt_names)))
+        names: tuple[str, ...] = self._known[key]
+        return names
+
+    def content(self, service: Service) -> str:
+        """A digest of the service and all its endpoints."""
+        key = service.digest, service.namespace, service.host
+        if key not in self._known:
+            members = [[_content(e) for e in self.endpoints(service, p)] for p in service.ports]
+            self._known[key] = content_hash(service.digest, repr(members))
+        digest: str = self._known[key]
+        return digest
 
     def lookup(self, host: str, namespace: str) -> Service | None:
         """The service of that host that clients in a namespace mean: their own first, then any they can see."""
         visible = [s for s in self.by_host.get(host, ()) if s.visible_from(namespace)]
         return next((s for s in visible if s.namespace == namespace), visible[0] if visible else None)
+
+
+def _content(endpoint: Endpoint) -> tuple[object, ...]:
+    node = endpoint.workload.node if endpoint.workload else ""
+    labels = sorted(endpoint.labels.items())
+    return (endpoint.address, endpoint.port, labels, str(endpoint.locality), endpoint.weight, endpoint.namespace,
+            endpoint.identity, endpoint.sidecar, node)  # fmt: skip
 
 
 def registry(resources: ResourceSet, topology: Topology) -> Registry:

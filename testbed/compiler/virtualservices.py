@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from testbed.compiler.memory import CompileCache
 from testbed.compiler.names import qualified, qualified_gateway
 from testbed.compiler.services import exported
 from testbed.model.proxy import content_hash
@@ -68,17 +69,20 @@ def _http_destinations(route: HTTPRoute) -> Iterator[Destination]:
     yield from (m.destination for m in route.mirrors)
 
 
-def routed_hosts(resources: ResourceSet, known: dict[str, RoutedHosts]) -> tuple[RoutedHosts, ...]:
-    """Every VirtualService that has hosts, in order; ``known`` holds those of earlier calls by digest."""
+def routed_hosts(resources: ResourceSet, cache: CompileCache) -> tuple[RoutedHosts, ...]:
+    """Every VirtualService that has hosts, in order."""
     by_name = {(r.namespace, r.name): r for r in resources.virtual_services}
     found = []
     for resource in resources.virtual_services:
         if not resource.spec.hosts:
             continue  # a delegate
-        digest = content_hash(resource.digest, *(d.digest for d in _delegates(resource, by_name)))
-        if digest not in known:
-            known[digest] = _ready(resource, by_name, digest)
-        found.append(known[digest])
+        delegates = _delegates(resource, by_name)
+        digest = content_hash(resource.digest, *(d.digest for d in delegates)) if delegates else resource.digest
+
+        def build(resource: Resource[VirtualService] = resource, digest: str = digest) -> RoutedHosts:
+            return _ready(resource, by_name, digest)
+
+        found.append(cache.get(("routed", digest), build))
     return tuple(found)
 
 

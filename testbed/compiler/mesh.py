@@ -1,0 +1,398 @@
+"""The whole mesh: every proxy's files, with all that proxies have in common made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from testbed.compiler import clusters, outbound
+from testbed.compiler.destinationrules import DestinationRules, MergedRule
+from testbed.compiler.gateways import GatewayView, bound_servers
+from testbed.compiler.layer4 import Layer4
+from testbed.compiler.layout import Layout
+from testbed.compiler.locality import Viewer, viewer
+from testbed.compiler.memory import CompileCache
+from testbed.compiler.protobuf import (
+    CLUSTER,
+    ENDPOINTS,
+    LISTENER,
+    ROUTES,
+    Fragment,
+    discovery_file,
+    fragment,
+)
+from testbed.compiler.receiving import Receiving, receiving
+from testbed.compiler.scope import Scope, scope, sidecar_of
+from testbed.compiler.security import PeerMode, SecurityInputs, peer_modes, security_http_filters, security_network_filters
+from testbed.compiler.services import Endpoint, Registry, Service, registry
+from testbed.compiler.telemetry import logging_of
+from testbed.compiler.virtualhosts import route_configuration
+from testbed.compiler.virtualservices import RoutedHosts, routed_hosts
+from testbed.compiler.xdspaths import endpoints_path, routes_path
+from testbed.model.proxy import ProxyConfiguration, XdsFile, content_hash
+from testbed.model.topology import MeshWorkload, ProxyKind, Topology
+from testbed.resources.resource import ResourceSet
+
+
+def compile_mesh(
+    resources: ResourceSet,
+    topology: Topology,
+    *,
+    layout: Layout | None = None,
+    cache: CompileCache | None = None,
+    security: SecurityInputs | None = None,
+    only: frozenset[str] | None = None,
+) -> dict[str, ProxyConfiguration]:
+    """What every proxy must have, by workload.
+
+    Pure: equal inputs give equal bytes.  With a ``cache`` kept from an earlier call only what depends on a change
+    is made again.  ``only`` limits the answer to some workloads.
+    """
+    memory = cache if cache is not None else CompileCache()
+    mesh = _Mesh(resources, topology, layout or Layout(), memory, security or SecurityInputs())
+    wanted = [w for w in topology.workloads if only is None or w.name in only]
+    compiled = {w.name: mesh.proxy(w) for w in wanted}
+    memory.sweep()
+    return compiled
+
+
+@dataclass(frozen=True)
+class _Views:
+    """The services of a scope with the rules that hold for them."""
+
+    views: tuple[clusters.View, ...]
+    placed: tuple[bool, ...]
+    """Of each, whether the caller's place matters."""
+    key: tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class _ClusterSet:
+    fragments: tuple[Fragment, ...]
+    digest: str
+    endpoint_files: Mapping[str, XdsFile]
+
+
+@dataclass(frozen=True)
+class _Listeners:
+    fragments: tuple[Fragment, ...]
+    ports: tuple[tuple[int, bool], ...]
+
+
+@dataclass(frozen=True)
+class _Mesh:
+    resources: ResourceSet
+    topology: Topology
+    layout: Layout
+    cache: CompileCache
+    inputs: SecurityInputs
+    _rules_of: dict[tuple[object, ...], dict[str, MergedRule | None]] = field(default_factory=dict)
+
+    # --- what is the same for all -----------------------------------------------------------------------------
+
+    @cached_property
+    def topology_digest(self) -> str:
+        """Of services, workloads and the mesh's settings."""
+        return self.cache.of_object(self.topology, lambda: content_hash(repr(self.topology)))
+
+    @cached_property
+    def registry(self) -> Registry:
+        """Services and endpoints."""
+        entries = (*self.resources.service_entries, *self.resources.workload_entries)
+        key = "registry", self.topology_digest, *(r.digest for r in entries)
+        return self.cache.get(key, lambda: registry(self.resources, self.topology))
+
+    @cached_property
+    def routed(self) -> tuple[RoutedHosts, ...]:
+        """VirtualServices."""
+        return routed_hosts(self.resources, self.cache)
+
+    @cached_property
+    def routed_digest(self) -> str:
+        """Of all VirtualServices."""
+        return content_hash(*(r.digest for r in self.routed))
+
+    @cached_property
+    def rules_digest(self) -> str:
+        """Of all DestinationRules."""
+        return content_hash(*(r.digest for r in self.resources.destination_rules))
+
+    @cached_property
+    def rules(self) -> DestinationRules:
+        """DestinationRules."""
+        key = "rules", self.rules_digest, self.topology.root_namespace
+        root = self.topology.root_namespace
+        return self.cache.get(key, lambda: DestinationRules(self.resources.destination_rules, root))
+
+    @cached_property
+    def peers_digest(self) -> str:
+        """Of all that decides on mutual TLS."""
+        return content_hash(self.topology_digest, *(r.digest for r in self.resources.peer_authentications))
+
+    def disabled(self, namespace: str) -> bool:
+        """Whether a namespace takes plaintext only: then callers don't even offer TLS (istiod's best guess)."""
+        nobody = replace(self.topology.workloads[0], name="", namespace=namespace, labels={})
+
+        def build() -> bool:
+            return peer_modes(self.resources, nobody, self.topology).default is PeerMode.DISABLE
+
+        return self.cache.get(("disabled", self.peers_digest, namespace), build)
+
+    def takes_tls(self, endpoint: Endpoint) -> bool:
+        """Whether mesh TLS is for this endpoint."""
+        if not endpoint.sidecar:
+            return False
+        if not self.resources.peer_authentications:
+            return True
+        labels = endpoint.workload.labels if endpoint.workload else endpoint.labels
+        like = endpoint.workload or self.topology.workloads[0]
+        who = replace(like, namespace=endpoint.namespace, labels=labels)
+        key = "peer", self.peers_digest, endpoint.namespace, tuple(sorted(labels.items()))
+        modes = self.cache.get(key, lambda: peer_modes(self.resources, who, self.topology))
+        return modes.of(endpoint.port) is not PeerMode.DISABLE
+
+    # --- what is the same for a namespace, or for callers that look alike ----------------------------------------
+
+    def scope(self, workload: MeshWorkload) -> Scope:
+        """What the workload's proxy sees."""
+        gateway = workload.kind is ProxyKind.GATEWAY
+        sidecar = None if gateway else sidecar_of(self.resources, workload, self.topology)
+        namespace = workload.namespace
+        digest = sidecar.digest if sidecar is not None else ""
+        key = "scope", namespace, digest, self.registry.digest, self.routed_digest
+        return self.cache.get(key, lambda: scope(namespace, sidecar, self.registry, self.routed))
+
+    def selector_view(self, workload: MeshWorkload) -> tuple[tuple[str, str], ...]:
+        """The labels that DestinationRules' workload selectors ask for."""
+        return tuple(sorted((k, v) for k, v in workload.labels.items() if k in self.rules.selector_keys))
+
+    def rule_of(self, workload: MeshWorkload) -> Callable[[Service], MergedRule | None]:
+        """The DestinationRule for a service, for callers like the workload."""
+        labels = self.selector_view(workload)
+        known = self._rules_of.setdefault((workload.namespace, labels), {})
+
+        def find(service: Service) -> MergedRule | None:
+            key = f"{service.namespace}/{service.host}"
+            if key not in known:
+                known[key] = self.rules.of(service, workload.namespace, dict(labels))
+            return known[key]
+
+        return find
+
+    def _views(self, workload: MeshWorkload, seen: Scope) -> _Views:
+        sidecar = workload.kind is ProxyKind.SIDECAR
+        labels = self.selector_view(workload)
+        key = ("views", seen.services_digest, labels, self.rules_digest, self.registry.digest, self.peers_digest,
+               seen.namespace, sidecar)  # fmt: skip
+
+        def build() -> _Views:
+            rule_of = self.rule_of(workload)
+            views = tuple(
+                clusters.View(self.registry, s, rule_of(s), self.disabled(s.namespace), sidecar)
+                for s in seen.services
+            )
+            return _Views(views, tuple(_place_matters(v) for v in views), key)
+
+        return self.cache.get(key, build)
+
+    def _cluster_set(self, workload: MeshWorkload, seen: Scope) -> _ClusterSet:
+        views = self._views(workload, seen)
+        place: tuple[object, ...] = ()
+        if any(views.placed):
+            place = (str(workload.locality), workload.node, tuple(sorted(workload.labels.items())))
+
+        def build() -> _ClusterSet:
+            fragments: list[Fragment] = []
+            files: dict[str, XdsFile] = {}
+            for view, placed in zip(views.views, views.placed, strict=True):
+                for destination in view.destinations():
+                    self._cluster(view, destination, workload if placed else None, fragments, files)
+            return _ClusterSet(tuple(fragments), content_hash(*(f.digest for f in fragments)), files)
+
+        return self.cache.get(("cluster-set", views.key, place), build)
+
+    def _cluster(
+        self,
+        view: clusters.View,
+        destination: clusters.Destination,
+        caller: MeshWorkload | None,
+        fragments: list[Fragment],
+        files: dict[str, XdsFile],
+    ) -> None:
+        seen_from = viewer(view.policy(destination), caller) if caller is not None else Viewer()
+        rule = view.rule.digest if view.rule is not None else ""
+        content = self.registry.content(view.service)
+        takes = tuple(map(self.takes_tls, self.registry.endpoints(view.service, destination.port)))
+        key = (content, rule, destination.port.number, destination.subset, view.peer_disabled, view.sidecar,
+               seen_from, takes)  # fmt: skip
+
+        def build() -> tuple[Fragment | None, XdsFile | None]:
+            made = clusters.outbound(view, destination, seen_from, self.takes_tls)
+            if made is None or not clusters.has_endpoint_file(view, destination):
+                return made, None
+            assignment = view.load_assignment(destination, seen_from, self.takes_tls)
+            path = endpoints_path(made.name)
+            resource = fragment(made.name, assignment, ENDPOINTS)
+            return made, discovery_file(path, ENDPOINTS, [resource])
+
+        made, file = self.cache.get(("cluster", key), build)
+        if made is not None:
+            fragments.append(made)
+        if file is not None:
+            files[file.path] = file
+
+    def _outbound(self, workload: MeshWorkload, seen: Scope) -> _Listeners:
+        client, _ = self._logging(workload)
+        labels = dict(seen.source_view(workload))
+        layer4 = [v.digest for e in seen.egress for v in e.virtual_services if v.tcp or v.tls]
+        declared = [(repr(e.declared), [s.digest for s in e.services]) for e in seen.egress if e.declared]
+        key = ("outbound", seen.services_digest, repr(declared), tuple(layer4), seen.namespace, seen.allow_any,
+               repr(seen.egress_proxy), tuple(labels.items()) if layer4 else (), self.selector_view(workload),
+               self.rules_digest, client)  # fmt: skip
+
+        def build() -> _Listeners:
+            logs = client.logs()
+            around = Layer4(seen.by_host.get, self.rule_of(workload), logs)
+            entries = outbound.entries(seen, labels, around)
+            made = [outbound.listener(e, seen, logs) for e in entries]
+            made.append(outbound.virtual_outbound(seen, logs))
+            return _Listeners(
+                tuple(fragment(m.name, m, LISTENER) for m in made), tuple(outbound.route_ports(entries))
+            )
+
+        return self.cache.get(key, build)
+
+    def _logging(self, workload: MeshWorkload):  # type: ignore[no-untyped-def]  # noqa: ANN202
+        digests = tuple(r.digest for r in self.resources.telemetries)
+        if not digests:
+            return self.cache.get("logging", lambda: logging_of(self.resources, workload, self.topology))
+        key = "logging", digests, workload.name, self.topology_digest
+        return self.cache.get(key, lambda: logging_of(self.resources, workload, self.topology))
+
+    # --- one proxy --------------------------------------------------------------------------------------------
+
+    def proxy(self, workload: MeshWorkload) -> ProxyConfiguration:
+        """Everything that the workload's proxy reads, secrets left out."""
+        files = self._gateway(workload) if workload.kind is ProxyKind.GATEWAY else self._sidecar(workload)
+        return ProxyConfiguration(workload.name, files)
+
+    def _security_key(self, workload: MeshWorkload) -> str:
+        policies = (*self.resources.authorization_policies, *self.resources.request_authentications)
+        everything = self._policies_digest
+
+        def build() -> str:
+            mine = [p.digest for p in policies if p.namespace in (workload.namespace, self.topology.root_namespace)
+                    and _may_be_for(p.spec, workload)]  # fmt: skip
+            return content_hash(*mine)
+
+        return self.cache.get(("security", everything, workload.name, self.topology_digest), build)
+
+    @cached_property
+    def _policies_digest(self) -> str:
+        policies = (*self.resources.authorization_policies, *self.resources.request_authentications)
+        return content_hash(*(p.digest for p in policies))
+
+    def _sidecar(self, workload: MeshWorkload) -> dict[str, XdsFile]:
+        seen = self.scope(workload)
+        cluster_set = self._cluster_set(workload, seen)
+        listeners = self._outbound(workload, seen)
+        taken = self._receiving(workload)
+        fixed = self.cache.get("fixed", lambda: (clusters.blackhole(), clusters.passthrough(), clusters.passthrough(inward=True)))  # fmt: skip  # noqa: E501
+        files = dict(cluster_set.endpoint_files)
+        files["cds.json"] = self._file("cds.json", CLUSTER, (*cluster_set.fragments, *fixed, *taken.clusters), workload)
+        files["lds.json"] = self._file("lds.json", LISTENER, (*listeners.fragments, *taken.listeners), workload)
+        for port, proxy in listeners.ports:
+            file = self._routes(workload, seen, port, proxy=proxy)
+            files[file.path] = file
+        return files
+
+    def _receiving(self, workload: MeshWorkload) -> Receiving:
+        _, server = self._logging(workload)
+        sidecar = sidecar_of(self.resources, workload, self.topology)
+        own = [s for s in self.registry.services if s.namespace == workload.namespace]
+        key = ("receiving", workload.name, self.topology_digest, self.registry.digest, self._security_key(workload),
+               self.peers_digest, sidecar.digest if sidecar else "", server, self.rules_digest,
+               repr(self.inputs))  # fmt: skip
+
+        def build() -> Receiving:
+            return receiving(
+                workload,
+                self.topology,
+                [s for s in own if any(e.workload is workload for p in s.ports for e in self.registry.endpoints(s, p))],
+                sidecar.spec if sidecar else None,
+                lambda service: self.rules.of(service, workload.namespace, None),
+                peer_modes(self.resources, workload, self.topology),
+                security_http_filters(self.resources, workload, self.topology, self.inputs),
+                security_network_filters(self.resources, workload, self.topology, self.inputs),
+                server.logs(),
+            )
+
+        return self.cache.get(key, build)
+
+    def _routes(self, workload: MeshWorkload, seen: Scope, port: int, *, proxy: bool) -> XdsFile:
+        source = seen.source_view(workload)
+        egress = tuple(e.digest for e in seen.egress)
+        key = ("rds", port, proxy, seen.namespace, egress, seen.services_digest, source, self.rules_digest,
+               self.selector_view(workload), seen.allow_any, repr(seen.egress_proxy))  # fmt: skip
+
+        def build() -> XdsFile:
+            made = route_configuration(
+                seen, port, source, self.rule_of(workload), self.cache, proxy_port=proxy
+            )
+            return discovery_file(routes_path(made.name), ROUTES, [made])
+
+        return self.cache.get(key, build)
+
+    def _gateway(self, workload: MeshWorkload) -> dict[str, XdsFile]:
+        seen = self.scope(workload)
+        cluster_set = self._cluster_set(workload, seen)
+        client, _ = self._logging(workload)
+        security = (
+            security_http_filters(self.resources, workload, self.topology, self.inputs),
+            security_network_filters(self.resources, workload, self.topology, self.inputs),
+        )
+        around = Layer4(seen.by_host.get, self.rule_of(workload), client.logs(), security[1])
+        view = GatewayView(
+            workload,
+            bound_servers(self.resources, workload),
+            self.routed,
+            seen,
+            self.rule_of(workload),
+            around,
+            security[0],
+        )
+        fixed = self.cache.get("fixed-gateway", lambda: (clusters.blackhole(),))
+        files = dict(cluster_set.endpoint_files)
+        files["cds.json"] = self._file("cds.json", CLUSTER, (*cluster_set.fragments, *fixed), workload)
+        listeners = tuple(fragment(made.name, made, LISTENER) for made in view.listeners())
+        files["lds.json"] = self._file("lds.json", LISTENER, listeners, workload)
+        for routes in view.route_configurations(self.cache):
+            path = routes_path(routes.name)
+            key = "gateway-rds", routes.digest, path
+            file = self.cache.get(key, lambda p=path, r=routes: discovery_file(p, ROUTES, [r]))  # type: ignore[misc]
+            files[path] = file
+        return files
+
+    def _file(
+        self, path: str, type_url: str, fragments: tuple[Fragment, ...], workload: MeshWorkload
+    ) -> XdsFile:
+        marks = self.layout.marks(workload)
+        key = "file", path, workload.name, self.layout, content_hash(*(f.digest for f in fragments))
+        return self.cache.get(key, lambda: discovery_file(path, type_url, fragments, marks))
+
+
+def _place_matters(view: clusters.View) -> bool:
+    for destination in view.destinations():
+        policy = view.policy(destination)
+        if policy is None:
+            continue
+        balancer = policy.load_balancer
+        if policy.outlier_detection is not None or (balancer is not None and balancer.locality_lb_setting is not None):
+            return True
+    return False
+
+
+def _may_be_for(spec, workload: MeshWorkload) -> bool:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    selector = spec.selector
+    return selector is None or all(workload.labels.get(k) == v for k, v in selector.match_labels.items())

@@ -1,0 +1,209 @@
+"""What a sidecar lets out: a listener for each port of HTTP services, one for each TCP service, and the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
+from envoy.config.core.v3.address_pb2 import CidrRange
+from envoy.config.core.v3.base_pb2 import OUTBOUND
+from envoy.config.listener.v3.listener_components_pb2 import FilterChain
+from envoy.config.listener.v3.listener_pb2 import Listener
+
+from testbed.compiler.accesslog import unrouted_log
+from testbed.compiler.connections import (
+    Direction,
+    HttpOptions,
+    http_connections,
+    http_inspector,
+    tcp_proxy,
+    tls_inspector,
+)
+from testbed.compiler.endpoints import socket_address
+from testbed.compiler.inbound import PLAIN_HTTP
+from testbed.compiler.layer4 import Layer4, TcpChain, service_chains
+from testbed.compiler.names import BLACKHOLE, PASSTHROUGH, listener_name, matches
+from testbed.compiler.protobuf import boolean, duration, u32
+from testbed.compiler.routes import Caller, destination_cluster
+from testbed.compiler.scope import Egress, Scope
+from testbed.compiler.services import UNSPECIFIED, protocol_of
+from testbed.resources.sidecar import CaptureMode
+
+OUTBOUND_PORT = 15001
+VIRTUAL_OUTBOUND = "virtualOutbound"
+
+
+@dataclass
+class _Entry:
+    """A listener that is being put together."""
+
+    bind: str
+    port: int
+    http: bool = False
+    proxy: bool = False
+    """A forward proxy: callers ask it for absolute URLs."""
+    real: bool = False
+    """Whether it listens by itself, and does not wait for redirected connections."""
+    locked: bool = False
+    """Whether a Sidecar declared it: then nothing else is added."""
+    chains: list[TcpChain] = field(default_factory=list)
+
+
+def entries(scope: Scope, caller_labels: dict[str, str], around: Layer4) -> list[_Entry]:
+    """The listeners of a scope, in order of address and port."""
+    found: dict[tuple[str, int], _Entry] = {}
+    # declared ports come first: the listener for what is left adds nothing to them
+    for egress in sorted(scope.egress, key=lambda e: not e.port):
+        for entry in _declared(egress):
+            found.setdefault((entry.bind, entry.port), entry)
+        _add_services(egress, scope, caller_labels, around, found)
+        for entry in found.values():
+            entry.locked = entry.locked or bool(egress.port)
+    return [found[k] for k in sorted(found)]
+
+
+def _declared(egress: Egress) -> Iterator[_Entry]:
+    declared = egress.declared
+    if declared is None or declared.port is None:
+        return
+    protocol = protocol_of(declared.port.protocol, declared.port.name)
+    if protocol.is_http:
+        yield _Entry(
+            declared.bind or UNSPECIFIED,
+            declared.port.number,
+            http=True,
+            proxy=declared.port.protocol.upper() == "HTTP_PROXY",
+            real=_is_real(egress),
+        )
+
+
+def _is_real(egress: Egress) -> bool:
+    declared = egress.declared
+    if declared is None:
+        return False
+    if declared.capture_mode is CaptureMode.DEFAULT:
+        # istiod: a listener with an address of its own is not redirected to
+        return bool(declared.bind) and declared.port is not None
+    return declared.capture_mode is CaptureMode.NONE
+
+
+def _add_services(
+    egress: Egress, scope: Scope, labels: dict[str, str], around: Layer4, found: dict[tuple[str, int], _Entry]
+) -> None:
+    declared = egress.declared
+    bind = declared.bind if declared is not None else ""
+    for service in egress.services:
+        for port in service.ports:
+            number = egress.port or port.number
+            if port.protocol.is_http:
+                key = bind or UNSPECIFIED, number
+                entry = found.setdefault(key, _Entry(*key, real=_is_real(egress)))
+                if not entry.locked:
+                    entry.http = True
+                continue
+            address = UNSPECIFIED if "/" in service.address else service.address
+            key = bind or address, number
+            entry = found.setdefault(key, _Entry(*key, real=_is_real(egress)))
+            if entry.locked:
+                continue
+            owners = [v for v in egress.virtual_services if any(matches(h, service.host) for h in v.hosts)]
+            caller = Caller(scope.namespace, labels, frozenset({"mesh"}), number)
+            _merge(entry.chains, service_chains(service, port, owners, caller, around))
+
+
+def _merge(present: list[TcpChain], new: Sequence[TcpChain]) -> None:
+    """Chains of several services on one listener; of equal conditions the first counts."""
+    taken = {(c.server_names, c.subnets) for c in present}
+    for chain in new:
+        if (chain.server_names, chain.subnets) not in taken:
+            taken.add((chain.server_names, chain.subnets))
+            present.append(chain)
+
+
+def listener(entry: _Entry, scope: Scope, logs: Sequence[AccessLog]) -> Listener:
+    """A listener's configuration."""
+    name = listener_name(entry.bind, entry.port)
+    out = Listener(
+        name=name,
+        address=socket_address(entry.bind, entry.port),
+        traffic_direction=OUTBOUND,
+        continue_on_listener_filters_timeout=True,
+        listener_filters_timeout=duration(0),
+    )
+    if not entry.real:
+        out.bind_to_port.CopyFrom(boolean(False))
+    if any(c.server_names for c in entry.chains):
+        out.listener_filters.append(tls_inspector())
+    if entry.http:
+        options = HttpOptions(
+            Direction.OUTBOUND, f"outbound_{name}", route_name=str(entry.port), logs=logs, proxy=entry.proxy
+        )
+        chain = FilterChain(filters=[http_connections(options)])
+        if not entry.real or entry.chains:
+            # on 0.0.0.0 there may be traffic of unknown hosts that is no HTTP: it goes the way of the rest
+            chain.filter_chain_match.transport_protocol = "raw_buffer"
+            chain.filter_chain_match.application_protocols.extend(PLAIN_HTTP)
+            out.listener_filters.append(http_inspector())
+        out.filter_chains.append(chain)
+    for tcp in entry.chains:
+        made = filter_chain(tcp)
+        if tcp.matches_all and (entry.http or len(entry.chains) > 1):
+            out.default_filter_chain.CopyFrom(made)
+        else:
+            out.filter_chains.append(made)
+    if not out.HasField("default_filter_chain") and not any(c.matches_all for c in entry.chains):
+        cluster = egress_cluster(scope)
+        out.default_filter_chain.name = "PassthroughFilterChain"
+        out.default_filter_chain.filters.append(tcp_proxy(cluster, [(cluster, 1)], logs))
+    return out
+
+
+def filter_chain(chain: TcpChain) -> FilterChain:
+    """A TCP chain's configuration."""
+    out = FilterChain(filters=chain.filters)
+    if chain.metadata is not None:
+        out.metadata.CopyFrom(chain.metadata)
+    if not chain.matches_all:
+        match = out.filter_chain_match
+        match.server_names.extend(chain.server_names)
+        match.prefix_ranges.extend(_range(s) for s in chain.subnets)
+    return out
+
+
+def _range(subnet: str) -> CidrRange:
+    address, _, length = subnet.partition("/")
+    whole = 128 if ":" in address else 32
+    return CidrRange(address_prefix=address, prefix_len=u32(int(length or whole)))
+
+
+def egress_cluster(scope: Scope) -> str:
+    """Where connections to unknown places go."""
+    if not scope.allow_any:
+        return BLACKHOLE
+    if scope.egress_proxy is not None:
+        return destination_cluster(scope.egress_proxy, scope.egress_proxy.host, None, 0)
+    return PASSTHROUGH
+
+
+def virtual_outbound(scope: Scope, logs: Sequence[AccessLog]) -> Listener:
+    """The listener that redirected connections come to, and go on from to the listener of their address."""
+    out = Listener(
+        name=VIRTUAL_OUTBOUND,
+        address=socket_address(UNSPECIFIED, OUTBOUND_PORT),
+        traffic_direction=OUTBOUND,
+        use_original_dst=boolean(True),
+        access_log=[unrouted_log(log) for log in logs],
+    )
+    loop = out.filter_chains.add(name="virtualOutbound-blackhole")
+    loop.filter_chain_match.destination_port.CopyFrom(u32(OUTBOUND_PORT))
+    loop.filters.append(tcp_proxy(BLACKHOLE, [(BLACKHOLE, 1)]))
+    cluster = egress_cluster(scope)
+    rest = out.filter_chains.add(name="virtualOutbound-catchall-tcp")
+    rest.filters.append(tcp_proxy(cluster, [(cluster, 1)], logs))
+    return out
+
+
+def route_ports(found: Sequence[_Entry]) -> list[tuple[int, bool]]:
+    """The ports that have a route configuration, and whether each is a forward proxy's."""
+    return sorted({(e.port, e.proxy) for e in found if e.http})

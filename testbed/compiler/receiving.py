@@ -1,0 +1,122 @@
+"""A sidecar's inbound side: its listeners and clusters, from the services that it is part of and its Sidecar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
+from envoy.config.listener.v3.listener_components_pb2 import Filter
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
+
+from testbed.compiler import clusters
+from testbed.compiler.destinationrules import MergedRule, for_port
+from testbed.compiler.downstreamtls import mesh_tls, server_tls
+from testbed.compiler.inbound import Chains, InboundPort, bound_listener, virtual_inbound
+from testbed.compiler.protobuf import LISTENER, Fragment, fragment
+from testbed.compiler.security import PeerModes
+from testbed.compiler.services import Service, protocol_of
+from testbed.model.topology import MeshWorkload, Protocol, ServicePort, Topology
+from testbed.resources.destination_rule import ConnectionPoolSettings
+from testbed.resources.gateway import ServerTLSMode
+from testbed.resources.sidecar import CaptureMode, IstioIngressListener, Sidecar
+
+
+@dataclass(frozen=True)
+class Receiving:
+    """Inbound listeners and clusters."""
+
+    listeners: tuple[Fragment, ...]
+    clusters: tuple[Fragment, ...]
+
+
+@dataclass(frozen=True)
+class _Port:
+    """A port with its limits and, from a Sidecar's ingress, where it leads."""
+
+    inbound: InboundPort
+    source: ServicePort
+    pool: ConnectionPoolSettings | None
+    endpoint: tuple[str, int] | None = None
+
+
+def receiving(
+    workload: MeshWorkload,
+    topology: Topology,
+    services: Sequence[Service],
+    sidecar: Sidecar | None,
+    rule_of: Callable[[Service], MergedRule | None],
+    modes: PeerModes,
+    http_filters: Sequence[HttpFilter],
+    network_filters: Sequence[Filter],
+    logs: Sequence[AccessLog],
+) -> Receiving:
+    """Put the inbound side together.  ``services``: those that the workload answers for."""
+    if sidecar is not None and sidecar.ingress:
+        ports = list(_declared(sidecar, workload))
+    else:
+        ports = list(_of_services(services, workload, sidecar, rule_of))
+    chains = Chains(mesh_tls(topology.trust_domain), http_filters, network_filters, logs)
+    made = [virtual_inbound([p.inbound for p in ports], modes, chains)]
+    made += [bound_listener(p.inbound, modes, chains) for p in ports if p.inbound.bind]
+    return Receiving(
+        tuple(fragment(m.name, m, LISTENER) for m in made),
+        tuple(clusters.inbound(p.source, p.inbound.number, p.pool, p.endpoint) for p in ports),
+    )
+
+
+def _of_services(
+    services: Sequence[Service],
+    workload: MeshWorkload,
+    sidecar: Sidecar | None,
+    rule_of: Callable[[Service], MergedRule | None],
+) -> Iterator[_Port]:
+    """One for each port that it listens on; of two services on the same port the first counts."""
+    seen: set[int] = set()
+    override = sidecar.inbound_connection_pool if sidecar is not None else None
+    for service in services:
+        rule = rule_of(service)
+        for port in service.ports:
+            target = next((p.target for p in workload.ports if p.name == port.name), port.target)
+            if target in seen:
+                continue
+            seen.add(target)
+            # limits are set on both ends, or the receiving one would keep its defaults
+            policy = for_port(rule.spec.traffic_policy, port.number)[0] if rule else None
+            pool = override or (policy.connection_pool if policy else None)
+            yield _Port(InboundPort(target, port.protocol), port, pool)
+    for port in _rest(workload.ports, seen):
+        yield _Port(InboundPort(port.target, port.protocol), port, override)
+
+
+def _rest(ports: Iterable[ServicePort], seen: set[int]) -> Iterator[ServicePort]:
+    for port in ports:
+        if port.target not in seen:
+            seen.add(port.target)
+            yield port
+
+
+def _declared(sidecar: Sidecar, workload: MeshWorkload) -> Iterator[_Port]:
+    """A Sidecar's ingress listeners stand in place of the services' ports."""
+    for listener in sidecar.ingress:
+        number = listener.port.number
+        protocol = protocol_of(listener.port.protocol, listener.port.name)
+        real = listener.capture_mode is CaptureMode.NONE
+        bind = (listener.bind or str(workload.address)) if real else ""
+        own = None
+        if listener.tls is not None and listener.tls.mode is not ServerTLSMode.PASSTHROUGH:
+            own = server_tls(listener.tls, http=protocol.is_http or protocol is Protocol.HTTPS)
+        pool = listener.connection_pool or sidecar.inbound_connection_pool
+        source = ServicePort(listener.port.name, number, protocol, number)
+        yield _Port(InboundPort(number, protocol, bind, own), source, pool, _endpoint(listener, workload))
+
+
+def _endpoint(listener: IstioIngressListener, workload: MeshWorkload) -> tuple[str, int] | None:
+    """``defaultEndpoint``: ``127.0.0.1:port``, ``0.0.0.0:port`` (the workload's own address), ``unix://path``."""
+    text = listener.default_endpoint
+    if not text:
+        return None
+    if text.startswith("unix://"):
+        return text, 0
+    address, _, port = text.rpartition(":")
+    return (str(workload.address) if address in ("0.0.0.0", "") else address), int(port)  # noqa: S104
