@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+import re
+from collections.abc import Mapping, Set
 
-from testbed.model.topology import Topology
+_SERVICE = re.compile(r"([^.]+)\.([^.]+)\.svc\.cluster\.local")
 
 
-def hosts_lines(topology: Topology, namespaces: Set[str]) -> str:
-    """One line a service: address, full name, ``name.namespace.svc``, ``name.namespace``, and ``name``.
+def hosts_lines(addresses: Mapping[str, str], namespaces: Set[str]) -> str:
+    """One line a host: its address and its name; of a service also its shorter names.
 
-    The last is for services in ``namespaces`` only: those of the workloads that read the file.  When two of
+    ``name`` alone is for services in ``namespaces`` only: those of the workloads that read the file.  When two of
     these have a service of the same name, the first namespace in the alphabet has it.
     """
     lines, short = [], set[str]()
-    for service in sorted(topology.services, key=lambda s: (s.namespace, s.name)):
-        qualified = f"{service.name}.{service.namespace}"
-        names = [service.host, f"{qualified}.svc", qualified]
-        if service.namespace in namespaces and service.name not in short:
-            short.add(service.name)
-            names.append(service.name)
-        lines.append(f"{service.address} {' '.join(names)}\n")
+    for host, service in sorted(((h, _SERVICE.fullmatch(h)) for h in addresses), key=_place):
+        names = [host]
+        if service:
+            name, namespace = service.groups()
+            names += [f"{name}.{namespace}.svc", f"{name}.{namespace}"]
+            if namespace in namespaces and name not in short:
+                short.add(name)
+                names.append(name)
+        lines.append(f"{addresses[host]} {' '.join(names)}\n")
     return "".join(lines)
+
+
+def _place(item: tuple[str, re.Match[str] | None]) -> tuple[str, str]:
+    host, service = item
+    return (service[2], service[1]) if service else ("~", host)

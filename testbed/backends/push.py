@@ -12,7 +12,7 @@ from testbed.backends.guest import Guest
 from testbed.backends.names import hosts_lines
 from testbed.errors import LabError
 from testbed.model.proxy import XdsFile
-from testbed.model.topology import MeshWorkload, Topology
+from testbed.model.topology import MeshWorkload
 
 
 @dataclass(frozen=True)
@@ -141,9 +141,17 @@ class NodeRequest:
 
     @classmethod
     def of(
-        cls, guest: Guest, topology: Topology, node: str, workloads: Sequence[MeshWorkload], limit: float
+        cls,
+        guest: Guest,
+        node: str,
+        workloads: Sequence[MeshWorkload],
+        limit: float,
+        addresses: Mapping[str, str] | None = None,
     ) -> NodeRequest:
-        """A request about ``workloads`` of ``node`` that carries no files; ``limit`` is in seconds."""
+        """A request about ``workloads`` of ``node`` that carries no files; ``limit`` is in seconds.
+
+        ``addresses``: host -> address, of every name that has to resolve there.
+        """
         readers: dict[str, set[str]] = {}
         for workload in workloads:
             readers.setdefault(guest.hosts_of(workload.name), set()).add(workload.namespace)
@@ -158,7 +166,7 @@ class NodeRequest:
             }
             for w in workloads
         }
-        hosts = {path: hosts_lines(topology, namespaces) for path, namespaces in sorted(readers.items())}
+        hosts = {path: hosts_lines(addresses or {}, namespaces) for path, namespaces in sorted(readers.items())}
         return cls(proxies, hosts, guest.resources_of(node), limit)
 
     def has_hosts(self, report: NodeReport) -> bool:

@@ -20,7 +20,7 @@ from testbed.backends.guest import Guest
 from testbed.backends.proxy_log import since as log_since
 from testbed.backends.push import NodeReport, NodeRequest, ProxyOutcome, ProxyReport, Wanted
 from testbed.backends.secrets import Secrets
-from testbed.compiler import bootstrap, compile_mesh
+from testbed.compiler import CompileCache, SecurityInputs, bootstrap, compile_mesh, service_addresses
 from testbed.documents import parse
 from testbed.errors import LabError, MeshError, TestbedError
 from testbed.guests import NodeConnection
@@ -46,6 +46,8 @@ class Plan:
     found: Mapping[str, NodeReport]
     document: str
     """The resources, as stored on the nodes."""
+    addresses: Mapping[str, str]
+    """Host -> address, of every name that workloads call."""
 
     def changed(self) -> dict[str, tuple[str, ...]]:
         """Workload -> paths that differ from what its node has."""
@@ -67,12 +69,15 @@ class StandaloneBackend:
         *,
         guest: Guest | None = None,
         credentials: Mapping[str, Credential] | None = None,
+        security: SecurityInputs | None = None,
         validity: Callable[[], Validity] = Validity.lasting,
     ) -> None:
         self._topology = topology
         self._connections = connections
         self._guest = guest or Guest()
         self._secrets = Secrets(ca, topology.trust_domain, credentials=credentials, validity=validity)
+        self._security = security
+        self._cache = CompileCache()
         self._log = get("backends")
         self._on_node: dict[str, list[MeshWorkload]] = {}
         for workload in topology.workloads:
@@ -85,7 +90,7 @@ class StandaloneBackend:
 
     def diff(self, wanted: ResourceSet) -> MeshDiff:
         """What :meth:`apply` would change."""
-        plan = self._plan(compile_mesh(wanted, self._topology, self._guest.layout), wanted)
+        plan = self._plan(self.compile(wanted), wanted)
         before = _stored(plan.found.values())
         lines = difflib.unified_diff(
             before.splitlines(), plan.document.splitlines(), "in the mesh", "wanted", lineterm=""
@@ -104,7 +109,12 @@ class StandaloneBackend:
         Only nodes that have something else than they must are written to.  When a proxy refuses or lags, all
         of them go back to what they had, and :class:`~testbed.errors.MeshError` says who and why.
         """
-        return self.push(compile_mesh(wanted, self._topology, self._guest.layout), wanted, limit=limit)
+        return self.push(self.compile(wanted), wanted, limit=limit)
+
+    def compile(self, wanted: ResourceSet) -> dict[str, ProxyConfiguration]:
+        """What every proxy must have for ``wanted``; what an earlier call made is not made again."""
+        layout = self._guest.layout
+        return compile_mesh(wanted, self._topology, layout=layout, cache=self._cache, security=self._security)
 
     def push(
         self, configurations: Mapping[str, ProxyConfiguration], resources: ResourceSet, *, limit: float = 60
@@ -187,7 +197,7 @@ class StandaloneBackend:
             secrets = self._secrets.files(workload, configuration, report, resources)
             files = {f.path: f for f in (*configuration.files.values(), *secrets, start)}
             wanted[workload.name] = Wanted(configuration.revision, files)
-        return Plan(wanted, found, dump(resources))
+        return Plan(wanted, found, dump(resources), service_addresses(resources, self._topology))
 
     # Talking to nodes
 
@@ -196,13 +206,13 @@ class StandaloneBackend:
         report = plan.found[node]
         names = [w.name for w in self._on_node[node]]
         stale = {n: plan.wanted[n] for n in names if plan.wanted[n].differs(report.proxies[n])}
-        request = NodeRequest.of(self._guest, self._topology, node, self._on_node[node], limit)
+        request = NodeRequest.of(self._guest, node, self._on_node[node], limit, plan.addresses)
         if not stale and report.resources == plan.document and request.has_hosts(report):
             return None
         return request.carrying(stale, report, plan.document)
 
     def _status(self, node: str) -> NodeReport:
-        request = NodeRequest.of(self._guest, self._topology, node, self._on_node[node], 10)
+        request = NodeRequest.of(self._guest, node, self._on_node[node], 10)
         done = self._connections[node].run([*self._guest.tool, "status"], stdin=request.encode(), limit=60)
         return NodeReport.decode(done.stdout)
 
@@ -217,7 +227,7 @@ class StandaloneBackend:
         def back(node: str) -> None:
             names = {w for w, o in outcomes[node].items() if not o.trouble}
             workloads = [w for w in self._on_node[node] if w.name in names]
-            request = NodeRequest.of(self._guest, self._topology, node, workloads, 30)
+            request = NodeRequest.of(self._guest, node, workloads, 30)
             self._connections[node].run([*self._guest.tool, "rollback"], stdin=request.encode(), limit=90)
 
         _, failed = self._each(outcomes, back)

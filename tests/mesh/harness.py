@@ -31,7 +31,7 @@ from testbed.backends.contract import Applied, ProxyState
 from testbed.backends.guest import Guest
 from testbed.backends.secrets import identity_file
 from testbed.backends.standalone import StandaloneBackend
-from testbed.compiler.layout import Layout
+from testbed.compiler import Layout, SecurityInputs
 from testbed.documents import parse
 from testbed.errors import WaitTimeout
 from testbed.guests import CommandFailed, Completed
@@ -166,13 +166,20 @@ class MeshHarness:
     those that are not named run the tests' own program, which tells what it was asked.
     """
 
-    def __init__(self, topology: Topology, *, programs: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        *,
+        programs: Mapping[str, str] | None = None,
+        security: SecurityInputs | None = None,
+    ) -> None:
         self.topology = topology
         self.tag = new_tag()
         self.run = RUN_ROOT / self.tag
         self.network = MeshNetwork(topology, self.tag)
         self.ca = LabCa.create("mesh tests")
         self._programs = programs or {}
+        self._security = security
         self._layout = Layout(str(self.run / "proxies"), str(self.run / "logs"))
         self.connections = {w.node: LocalConnection(w.node) for w in topology.workloads}
         self.guest = Guest(
@@ -189,7 +196,9 @@ class MeshHarness:
     @cached_property
     def backend(self) -> StandaloneBackend:
         """The backend under test."""
-        return StandaloneBackend(self.topology, self.connections, self.ca, guest=self.guest)
+        return StandaloneBackend(
+            self.topology, self.connections, self.ca, guest=self.guest, security=self._security
+        )
 
     @classmethod
     def from_inventory(cls, inventory: str | Path, *, sample_programs: bool = False) -> MeshHarness:

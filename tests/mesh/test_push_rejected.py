@@ -13,7 +13,6 @@ from harness import LocalConnection, MeshHarness
 from test_push_in_force import split, versions
 
 from testbed.backends.standalone import StandaloneBackend
-from testbed.compiler import compile_mesh
 from testbed.errors import LabError, MeshError
 from testbed.guests import Completed
 from testbed.model.proxy import ProxyConfiguration, XdsFile, content_hash
@@ -23,7 +22,7 @@ def edited(
     mesh: MeshHarness, text: str, kind: str, edit: Callable[[dict[str, Any]], None]
 ) -> dict[str, ProxyConfiguration]:
     """The mesh's configuration, with every resource of the client's files of that kind changed by ``edit``."""
-    configurations = compile_mesh(mesh.resources(text), mesh.topology, mesh.guest.layout)
+    configurations = mesh.backend.compile(mesh.resources(text))
     files = dict(configurations["client-v1"].files)
     for path in [p for p in files if p.startswith(kind)]:
         document = json.loads(files[path].content)

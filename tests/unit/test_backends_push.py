@@ -15,27 +15,26 @@ from testbed.backends.push import NodeReport, NodeRequest, ProxyOutcome, ProxyRe
 from testbed.backends.secrets import identity_file, roots_file
 from testbed.errors import LabError
 from testbed.model.proxy import XdsFile
-from testbed.model.topology import MeshService, MeshWorkload, Topology
+from testbed.model.topology import MeshWorkload
 from testbed.pki import LabCa
-
-
-def service(name: str, namespace: str, number: int) -> MeshService:
-    return MeshService(name, namespace, IPv4Address(f"240.240.0.{number}"), (), {})
 
 
 def workload(name: str, namespace: str = "default") -> MeshWorkload:
     return MeshWorkload(name, namespace, name, {}, IPv4Address("10.0.0.1"), "node-1")
 
 
-TOPOLOGY = Topology(
-    (service("web", "shop", 1), service("web", "default", 2), service("db", "shop", 3)),
-    (workload("web-v1"), workload("db-v1", "shop")),
-)
+ADDRESSES = {
+    "web.shop.svc.cluster.local": "240.240.0.1",
+    "web.default.svc.cluster.local": "240.240.0.2",
+    "db.shop.svc.cluster.local": "240.240.0.3",
+    "api.example.com": "240.240.1.1",
+}
+WORKLOADS = {w.name: w for w in (workload("web-v1"), workload("db-v1", "shop"))}
 REPORT = {"workloads": {}, "resources": "", "hosts": {}}
 
 
 def request(*names: str, guest: Guest | None = None) -> NodeRequest:
-    return NodeRequest.of(guest or Guest(), TOPOLOGY, "node-1", [TOPOLOGY.workload(n) for n in names], 30)
+    return NodeRequest.of(guest or Guest(), "node-1", [WORKLOADS[n] for n in names], 30, ADDRESSES)
 
 
 def xds(path: str, version: str) -> XdsFile:
@@ -43,14 +42,14 @@ def xds(path: str, version: str) -> XdsFile:
 
 
 def test_a_short_name_is_known_only_in_its_own_namespace():
-    lines = hosts_lines(TOPOLOGY, {"default"}).splitlines()
+    lines = hosts_lines(ADDRESSES, {"default"}).splitlines()
     assert lines[0] == "240.240.0.2 web.default.svc.cluster.local web.default.svc web.default web"
     assert lines[2] == "240.240.0.1 web.shop.svc.cluster.local web.shop.svc web.shop"
 
 
 def test_a_short_name_in_two_namespaces_goes_to_the_first():
-    lines = hosts_lines(TOPOLOGY, {"default", "shop"}).splitlines()
-    assert [line.split()[-1] for line in lines] == ["web", "db", "web.shop"]
+    lines = hosts_lines(ADDRESSES, {"default", "shop"}).splitlines()
+    assert [line.split()[-1] for line in lines] == ["web", "db", "web.shop", "api.example.com"]
 
 
 def test_workloads_that_share_a_hosts_file_share_its_lines():

@@ -476,6 +476,7 @@ def apply(document):
 
 
 def rollback(document):
+    """Back to what the last apply found.  Names stay: one more that resolves does no harm."""
     results = each_proxy(document, Proxy.rollback)
     folder = document["resources"]["directory"]
     if os.path.exists(os.path.join(folder, "previous")):

@@ -1,0 +1,52 @@
+"""The harness takes away what it made, also what a killed run could not take away itself."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from harness import HERE
+from harness_network import RUN_ROOT, remove_leftovers
+
+MAKE_AND_WAIT = """
+import sys
+from conftest import TWO_SERVICES
+from harness import MeshHarness
+with MeshHarness.from_inventory(TWO_SERVICES) as mesh:
+    mesh.apply("")
+    print(mesh.tag, mesh.pid("client-v1"), flush=True)
+    sys.stdin.read()
+"""
+
+
+def left(tag: str) -> list[str]:
+    return [str(p) for folder in ("/run/netns", "/etc/netns", str(RUN_ROOT)) for p in Path(folder).glob(f"{tag}*")]
+
+
+def start() -> tuple[subprocess.Popen[bytes], str, int]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAKE_AND_WAIT], cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout
+    tag, pid = process.stdout.readline().split()
+    return process, tag.decode(), int(pid)
+
+
+def test_what_a_killed_run_left_is_removed_and_what_is_in_use_is_not():
+    killed, old, proxy = start()
+    running, current, other = start()
+    try:
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        assert left(old)
+        remove_leftovers()
+        assert not left(old)
+        assert not Path(f"/proc/{proxy}").exists()
+        assert left(current)
+        assert Path(f"/proc/{other}").exists()
+    finally:
+        running.communicate(timeout=20)
+    assert not left(current)
+    assert not Path(f"/proc/{other}").exists()
