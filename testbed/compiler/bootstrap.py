@@ -54,7 +54,9 @@ def bootstrap(workload: MeshWorkload, topology: Topology, layout: Layout | None 
         )
     )
     out.layered_runtime.layers.add(name="admin").admin_layer.SetInParent()
-    heap = out.overload_manager.resource_monitors.add(name="envoy.resource_monitors.global_downstream_max_connections")
+    heap = out.overload_manager.resource_monitors.add(
+        name="envoy.resource_monitors.global_downstream_max_connections"
+    )
     heap.typed_config.CopyFrom(packed(_connections()))
     return dumps(as_json(out)) + b"\n"
 

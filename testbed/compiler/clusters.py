@@ -38,7 +38,7 @@ from testbed.resources.destination_rule import ConnectionPoolSettings, TrafficPo
 
 INBOUND_SOURCE = "127.0.0.6"
 """Where connections to the workload itself come from, so that the redirect leaves them alone."""
-_NEVER = 315_576_000_000  # seconds: Envoy's longest
+_NEVER = 315_360_000  # seconds, ten years: idle addresses are never forgotten
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,9 @@ class View:
         """What of a caller's place matters to any destination here."""
         return tuple(viewer(self.policy(d), workload) for d in self.destinations())
 
-    def load_assignment(self, destination: Destination, seen_from: Viewer, takes_tls: TakesTls) -> ClusterLoadAssignment:
+    def load_assignment(
+        self, destination: Destination, seen_from: Viewer, takes_tls: TakesTls
+    ) -> ClusterLoadAssignment:
         """Who answers."""
         spec = self.rule.spec if self.rule else None
         labels = next((s.labels for s in spec.subsets if s.name == destination.subset), {}) if spec else {}
@@ -149,9 +151,7 @@ def outbound(view: View, destination: Destination, seen_from: Viewer, takes_tls:
     if view.rule is not None:
         own = {"subset": destination.subset} if destination.subset else {"port": port.number}
         cluster.metadata.CopyFrom(
-            resource_metadata(
-                "networking.istio.io", "destination-rule", view.rule.namespace, view.rule.name, **own
-            )
+            resource_metadata("networking.istio.io", "destination-rule", view.rule.namespace, view.rule.name, **own)
         )
     set_protocol_options(cluster, options)
     return fragment(cluster.name, cluster, CLUSTER)

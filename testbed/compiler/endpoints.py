@@ -43,9 +43,7 @@ def locality_endpoints(
         message = LocalityLbEndpoints(priority=group.priority, load_balancing_weight=u32(max(group.weight, 1)))
         place = group.locality
         if place.region or place.zone or place.subzone:
-            message.locality.CopyFrom(
-                EnvoyLocality(region=place.region, zone=place.zone, sub_zone=place.subzone)
-            )
+            message.locality.CopyFrom(EnvoyLocality(region=place.region, zone=place.zone, sub_zone=place.subzone))
         for endpoint in group.endpoints:
             message.lb_endpoints.append(_endpoint(endpoint, takes_tls, written))
         out.append(message)

@@ -127,9 +127,7 @@ def _bound(resource: Resource[Gateway], server: Server, workload: MeshWorkload) 
     return BoundServer(server, f"{resource.namespace}/{resource.name}", own)
 
 
-def virtual_services_for(
-    gateway: str, routed: Sequence[RoutedHosts], namespace: str
-) -> list[RoutedHosts]:
+def virtual_services_for(gateway: str, routed: Sequence[RoutedHosts], namespace: str) -> list[RoutedHosts]:
     """The VirtualServices bound to a gateway that the proxy's namespace may see."""
     return [v for v in routed if gateway in v.gateways and v.visible_from(namespace)]
 
@@ -308,7 +306,7 @@ def _fits(match: L4MatchAttributes, routed: RoutedHosts, caller: Caller, server:
     return applies(plain, routed.namespace, caller)
 
 
-def _metadata(routed: RoutedHosts, index: int, kind: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _metadata(routed: RoutedHosts, index: int, kind: str):  # type: ignore[no-untyped-def]
     return resource_metadata(
         "networking.istio.io", "virtual-service", routed.namespace, routed.name, rule=index, protocol=kind
     )
@@ -329,9 +327,7 @@ def _catch_alls_last(built: Sequence[Fragment]) -> list[Fragment]:
 _CATCH_ALL = b'"match":{"case_sensitive":true,"prefix":"/"}'
 
 
-def _virtual_host(
-    name: str, domain: str, built: Sequence[Fragment], to_tls: bool, cache: CompileCache
-) -> Fragment:
+def _virtual_host(name: str, domain: str, built: Sequence[Fragment], to_tls: bool, cache: CompileCache) -> Fragment:
     def build() -> Fragment:
         outer = VirtualHost(name=name, domains=[domain], include_request_attempt_count=True)
         if to_tls:

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
-from envoy.config.core.v3.base_pb2 import INBOUND
-from envoy.config.core.v3.base_pb2 import TransportSocket
+from envoy.config.core.v3.base_pb2 import INBOUND, TransportSocket
 from envoy.config.listener.v3.listener_components_pb2 import (
     Filter,
     FilterChain,

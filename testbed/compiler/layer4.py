@@ -11,7 +11,7 @@ from envoy.config.listener.v3.listener_components_pb2 import Filter
 
 from testbed.compiler.connections import tcp_proxy
 from testbed.compiler.destinationrules import MergedRule
-from testbed.compiler.names import is_wildcard, outbound_cluster, qualified, qualified_gateway
+from testbed.compiler.names import outbound_cluster, qualified, qualified_gateway
 from testbed.compiler.routes import Caller, destination_cluster, resource_metadata
 from testbed.compiler.services import UNSPECIFIED, Service
 from testbed.compiler.virtualservices import RoutedHosts
@@ -84,9 +84,7 @@ def destination_filters(
     return _filters(f"{owner.name}.{owner.namespace}", weighted, rule.spec if rule else None, "", around)
 
 
-def single_filters(
-    cluster: str, rule: DestinationRule | None, around: Layer4, subset: str = ""
-) -> list[Filter]:
+def single_filters(cluster: str, rule: DestinationRule | None, around: Layer4, subset: str = "") -> list[Filter]:
     """The filters that carry connections to one cluster."""
     return _filters(cluster, [(cluster, 1)], rule, subset, around)
 

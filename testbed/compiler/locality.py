@@ -105,9 +105,7 @@ def _matches(place: Locality, rule: str) -> bool:
     )
 
 
-def _distributed(
-    found: list[Group], setting: LocalityLoadBalancerSetting, place: Locality
-) -> list[Group]:
+def _distributed(found: list[Group], setting: LocalityLoadBalancerSetting, place: Locality) -> list[Group]:
     rule = next((d for d in setting.distribute if _matches(place, d.from_)), None)
     if rule is None:
         return found
@@ -126,9 +124,7 @@ def _distributed(
     ]
 
 
-def _failing_over(
-    found: list[Group], setting: LocalityLoadBalancerSetting, place: Locality
-) -> list[Group]:
+def _failing_over(found: list[Group], setting: LocalityLoadBalancerSetting, place: Locality) -> list[Group]:
     def distance(other: Locality) -> int:
         if other.region != place.region:
             target = next((f.to for f in setting.failover if f.from_ == place.region), None)
@@ -140,9 +136,7 @@ def _failing_over(
     return _without_gaps([replace(g, priority=g.priority * 5 + distance(g.locality)) for g in found])
 
 
-def _by_priority(
-    group: Group, setting: LocalityLoadBalancerSetting, mine: Mapping[str, str]
-) -> list[Group]:
+def _by_priority(group: Group, setting: LocalityLoadBalancerSetting, mine: Mapping[str, str]) -> list[Group]:
     """Split a locality by how many of the labels, in order, an endpoint shares with the caller."""
     wanted = []
     for entry in setting.failover_priority:

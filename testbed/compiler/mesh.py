@@ -24,7 +24,13 @@ from testbed.compiler.protobuf import (
 )
 from testbed.compiler.receiving import Receiving, receiving
 from testbed.compiler.scope import Scope, scope, sidecar_of
-from testbed.compiler.security import PeerMode, SecurityInputs, peer_modes, security_http_filters, security_network_filters
+from testbed.compiler.security import (
+    PeerMode,
+    SecurityInputs,
+    peer_modes,
+    security_http_filters,
+    security_network_filters,
+)
 from testbed.compiler.services import Endpoint, Registry, Service, registry
 from testbed.compiler.telemetry import logging_of
 from testbed.compiler.virtualhosts import route_configuration
@@ -263,7 +269,7 @@ class _Mesh:
 
         return self.cache.get(key, build)
 
-    def _logging(self, workload: MeshWorkload):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def _logging(self, workload: MeshWorkload):  # type: ignore[no-untyped-def]
         digests = tuple(r.digest for r in self.resources.telemetries)
         if not digests:
             return self.cache.get("logging", lambda: logging_of(self.resources, workload, self.topology))
@@ -300,7 +306,9 @@ class _Mesh:
         taken = self._receiving(workload)
         fixed = self.cache.get("fixed", lambda: (clusters.blackhole(), clusters.passthrough(), clusters.passthrough(inward=True)))  # fmt: skip  # noqa: E501
         files = dict(cluster_set.endpoint_files)
-        files["cds.json"] = self._file("cds.json", CLUSTER, (*cluster_set.fragments, *fixed, *taken.clusters), workload)
+        files["cds.json"] = self._file(
+            "cds.json", CLUSTER, (*cluster_set.fragments, *fixed, *taken.clusters), workload
+        )
         files["lds.json"] = self._file("lds.json", LISTENER, (*listeners.fragments, *taken.listeners), workload)
         for port, proxy in listeners.ports:
             file = self._routes(workload, seen, port, proxy=proxy)
@@ -319,7 +327,11 @@ class _Mesh:
             return receiving(
                 workload,
                 self.topology,
-                [s for s in own if any(e.workload is workload for p in s.ports for e in self.registry.endpoints(s, p))],
+                [
+                    s
+                    for s in own
+                    if any(e.workload is workload for p in s.ports for e in self.registry.endpoints(s, p))
+                ],
                 sidecar.spec if sidecar else None,
                 lambda service: self.rules.of(service, workload.namespace, None),
                 peer_modes(self.resources, workload, self.topology),
@@ -337,9 +349,7 @@ class _Mesh:
                self.selector_view(workload), seen.allow_any, repr(seen.egress_proxy))  # fmt: skip
 
         def build() -> XdsFile:
-            made = route_configuration(
-                seen, port, source, self.rule_of(workload), self.cache, proxy_port=proxy
-            )
+            made = route_configuration(seen, port, source, self.rule_of(workload), self.cache, proxy_port=proxy)
             return discovery_file(routes_path(made.name), ROUTES, [made])
 
         return self.cache.get(key, build)
@@ -374,9 +384,7 @@ class _Mesh:
             files[path] = file
         return files
 
-    def _file(
-        self, path: str, type_url: str, fragments: tuple[Fragment, ...], workload: MeshWorkload
-    ) -> XdsFile:
+    def _file(self, path: str, type_url: str, fragments: tuple[Fragment, ...], workload: MeshWorkload) -> XdsFile:
         marks = self.layout.marks(workload)
         key = "file", path, workload.name, self.layout, content_hash(*(f.digest for f in fragments))
         return self.cache.get(key, lambda: discovery_file(path, type_url, fragments, marks))
@@ -388,7 +396,9 @@ def _place_matters(view: clusters.View) -> bool:
         if policy is None:
             continue
         balancer = policy.load_balancer
-        if policy.outlier_detection is not None or (balancer is not None and balancer.locality_lb_setting is not None):
+        if policy.outlier_detection is not None or (
+            balancer is not None and balancer.locality_lb_setting is not None
+        ):
             return True
     return False
 

@@ -190,7 +190,5 @@ def _egress(
             found = wildcard[pattern] if pattern is not None else None
         if found is not None:
             most_specific[service.host] = found
-    digest = content_hash(
-        repr(declared), *(s.digest for s in services), "", *(v.digest for v in routed)
-    )
+    digest = content_hash(repr(declared), *(s.digest for s in services), "", *(v.digest for v in routed))
     return Egress(declared, services, routed, most_specific, digest)

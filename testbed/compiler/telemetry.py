@@ -30,9 +30,7 @@ class Logging:
         return [file_log(self.expression)] if self.enabled else []
 
 
-def logging_of(
-    resources: ResourceSet, workload: MeshWorkload, topology: Topology
-) -> tuple[Logging, Logging]:
+def logging_of(resources: ResourceSet, workload: MeshWorkload, topology: Topology) -> tuple[Logging, Logging]:
     """What the proxy logs of requests it sends (gateways: of all), and of requests it gets."""
     out = {WorkloadMode.CLIENT: Logging(), WorkloadMode.SERVER: Logging()}
     for telemetry in _layers(resources, workload, topology):

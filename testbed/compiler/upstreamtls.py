@@ -89,7 +89,9 @@ def apply_tls(
             return
         match = cluster.transport_socket_matches.add(name="tlsMode-istio", transport_socket=socket)
         match.match.CopyFrom(struct({TLS_MODE: "istio"}))
-        cluster.transport_socket_matches.add(name="tlsMode-disabled", transport_socket=raw_socket()).match.SetInParent()
+        cluster.transport_socket_matches.add(
+            name="tlsMode-disabled", transport_socket=raw_socket()
+        ).match.SetInParent()
         return
     if settings.mode is ClientTLSMode.ISTIO_MUTUAL:
         names = settings.subject_alt_names or peer.identities
@@ -174,5 +176,3 @@ def _simple_context(
     if _is_http2(options):
         common.alpn_protocols.append("h2")
     return context
-
-
