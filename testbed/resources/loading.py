@@ -13,7 +13,7 @@ from testbed.documents import Document, Path
 from testbed.errors import BadInput, Location, Problem
 from testbed.resources.gateway import Gateway, ServerTLSSettings
 from testbed.resources.kinds import BY_NAME, BY_SPEC, IGNORED_KINDS, KINDS, Kind
-from testbed.resources.outdated import outdated_field, outdated_kind
+from testbed.resources.outdated import migrate_step, outdated_field, outdated_kind
 from testbed.resources.refused import REFUSED_KINDS, refusal
 from testbed.resources.resource import Key, Resource, ResourceSet
 from testbed.resources.service_entry import ServiceEntry
@@ -186,8 +186,9 @@ def _no_such_kind(document: Document, group: str, version: str, name: str, kind:
         return _problem(document, ("apiVersion",), message, f"write {kind.api_version}")
     if reason := REFUSED_KINDS.get((group, name)):
         return _problem(document, ("kind",), f"{name} is refused: it {reason}", "remove the document")
-    if old := outdated_kind(group, name):
-        return _problem(document, ("kind",), *old(document.file))
+    if today := outdated_kind(group, name):
+        step = migrate_step(today, document.file)
+        return _problem(document, ("kind",), f"{name} of {group} is outdated: Istio no longer reads it", step)
     same_name = [k for k in KINDS if k.name == name]
     if same_name:
         message = f"{name} is no kind of {group or 'the core group'!s}"
@@ -261,8 +262,9 @@ def _field_problems(error: ValidationError, document: Document, kind: Kind) -> I
         if item["type"] == "extra_forbidden":
             if owner and (reason := refusal(owner, name)):
                 yield _problem(document, path, f"{name!r} is refused: {reason}", "remove it")
-            elif owner and (old := outdated_field(owner, name)):
-                yield _problem(document, path, *old(document.file))
+            elif owner and (today := outdated_field(owner, name)):
+                message = f"{name!r} is outdated: Istio has no such field here"
+                yield _problem(document, path, message, migrate_step(today, document.file))
             else:
                 yield _unknown(document, path, name, _names(owner) if owner else ())
             continue
