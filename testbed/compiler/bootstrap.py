@@ -12,6 +12,9 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpConnectionManager,
     HttpFilter,
 )
+from envoy.extensions.resource_monitors.downstream_connections.v3.downstream_connections_pb2 import (
+    DownstreamConnectionsConfig,
+)
 
 from testbed.compiler.endpoints import socket_address
 from testbed.compiler.layout import Layout
@@ -61,11 +64,7 @@ def bootstrap(workload: MeshWorkload, topology: Topology, layout: Layout | None 
     return dumps(as_json(out)) + b"\n"
 
 
-def _connections() -> object:
-    from envoy.extensions.resource_monitors.downstream_connections.v3.downstream_connections_pb2 import (
-        DownstreamConnectionsConfig,
-    )
-
+def _connections() -> DownstreamConnectionsConfig:
     return DownstreamConnectionsConfig(max_active_downstream_connections=10_000)
 
 

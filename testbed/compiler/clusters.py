@@ -113,7 +113,7 @@ def _discovery(view: View, policy: TrafficPolicy | None) -> int:
 
 def has_endpoint_file(view: View, destination: Destination) -> bool:
     """Whether the cluster's endpoints come from a file of their own."""
-    return _discovery(view, view.policy(destination)) == Cluster.EDS
+    return bool(_discovery(view, view.policy(destination)) == Cluster.EDS)
 
 
 def outbound(view: View, destination: Destination, seen_from: Viewer, takes_tls: TakesTls) -> Fragment | None:

@@ -106,8 +106,7 @@ def bound_servers(resources: ResourceSet, workload: MeshWorkload) -> tuple[Bound
     for resource in resources.gateways:
         if not selects(resource.spec.selector, workload.labels):
             continue
-        for server in resource.spec.servers:
-            found.append(_bound(resource, server, workload))
+        found += [_bound(resource, server, workload) for server in resource.spec.servers]
     kept: list[BoundServer] = []
     for server in found:
         others = [o for o in kept if o.port == server.port and o.bind == server.bind]

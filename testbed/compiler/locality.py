@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from testbed.compiler.services import Endpoint
 from testbed.model.topology import Locality, MeshWorkload
@@ -25,7 +25,7 @@ class Group:
 class Viewer:
     """Where a caller is.  Callers for whom it doesn't matter share one view."""
 
-    locality: Locality = Locality()
+    locality: Locality = field(default_factory=Locality)
     labels: tuple[tuple[str, str], ...] = ()
 
 

@@ -21,7 +21,7 @@ _JWT_PAYLOAD = "payload"
 
 
 def string_matcher(match: StringMatch) -> StringMatcher:
-    """The comparison itself; a match without any of its forms is Envoy's empty prefix's stand-in, a regex of all."""
+    """The comparison itself; a match without any of its forms matches everything."""
     if match.exact is not None:
         return StringMatcher(exact=match.exact)
     if match.prefix is not None:

@@ -88,7 +88,7 @@ def fragment(name: str, message: Message, type_url: str = "") -> Fragment:
 
 
 def with_elements(outer: Fragment, field: str, elements: Sequence[Fragment]) -> Fragment:
-    """``outer`` (an object) with the repeated ``field`` filled from rendered elements, without reading them again."""
+    """``outer`` (an object) with the repeated ``field`` filled from elements that are rendered already."""
     joined = b",".join(e.content for e in elements)
     content = b'{"%s":[%s],%s' % (field.encode(), joined, outer.content[1:])
     return Fragment(outer.name, content, content_hash(outer.digest, field, *(e.digest for e in elements)))

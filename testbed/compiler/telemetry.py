@@ -38,10 +38,10 @@ def logging_of(resources: ResourceSet, workload: MeshWorkload, topology: Topolog
             if entry.providers and all(p.name != "envoy" for p in entry.providers):
                 continue
             mode = entry.match.mode if entry.match else WorkloadMode.CLIENT_AND_SERVER
-            for direction in out:
+            for direction, wider in out.items():
                 if mode in (direction, WorkloadMode.CLIENT_AND_SERVER):
                     # a narrower entry replaces what a wider one said, field by field
-                    expression = entry.filter.expression if entry.filter else out[direction].expression
+                    expression = entry.filter.expression if entry.filter else wider.expression
                     out[direction] = Logging(not entry.disabled, expression)
     return out[WorkloadMode.CLIENT], out[WorkloadMode.SERVER]
 

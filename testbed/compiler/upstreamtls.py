@@ -105,7 +105,7 @@ def apply_tls(
 
 
 def _is_http2(options: HttpProtocolOptions) -> bool:
-    return options.explicit_http_config.HasField("http2_protocol_options")
+    return bool(options.explicit_http_config.HasField("http2_protocol_options"))
 
 
 _ANY_KIND = (SubjectAltNameMatcher.DNS, SubjectAltNameMatcher.URI, SubjectAltNameMatcher.IP_ADDRESS)

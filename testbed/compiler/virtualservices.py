@@ -57,8 +57,8 @@ class RoutedHosts:
         for rule in self.http:
             for d in _http_destinations(rule.route):
                 yield qualified(d.host, rule.namespace)
-        for layer4 in (*self.tcp, *self.tls):
-            for weighted in layer4.route:
+        for route in (*(r.route for r in self.tcp), *(r.route for r in self.tls)):
+            for weighted in route:
                 yield qualified(weighted.destination.host, self.namespace)
 
 
@@ -115,7 +115,7 @@ def _ready(resource: Resource[VirtualService], by_name: _ByName, digest: str) ->
     spec, namespace = resource.spec, resource.namespace
     http = tuple(_rules(resource, by_name))
     matches: list[HTTPMatchRequest] = [m for rule in http for m in rule.route.match]
-    layer4 = [m for r in (*spec.tcp, *spec.tls) for m in r.match]
+    layer4 = [*(m for r in spec.tcp for m in r.match), *(m for r in spec.tls for m in r.match)]
     return RoutedHosts(
         resource.name,
         namespace,
