@@ -89,7 +89,16 @@ def test_another_system_is_told_which_ones_are_known() -> None:
 
 
 def test_every_package_says_why_it_is_needed() -> None:
-    assert all(p.name and p.witness and len(p.why) > 10 for p in packages.packages())
+    assert all(p.witness and " " not in p.witness and len(p.why) > 10 for p in packages.packages())
+
+
+def test_packages_are_named_before_there_is_python() -> None:
+    """scripts/setup takes what stands before the comments, and doctor the same."""
+    words = subprocess.run(
+        ["sed", "s/#.*//", packages._LIST], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert words == [p.name for p in packages.packages()]
+    assert "libvirt-dev" in words
 
 
 def test_fixes_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,12 @@
 """One lock per lab."""
 
+import fcntl
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -62,7 +64,25 @@ def test_a_killed_holder_holds_nothing(lab: LabDirectories) -> None:
         other.wait()
         assert holder(lab) is None
         with hold(lab, limit=0.3):
-            pass
+            assert holder(lab).pid == os.getpid(), "what the killed one wrote is gone"
+
+
+def test_a_lock_on_a_file_that_was_just_deleted_does_not_count(
+    lab: LabDirectories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last holder deletes the file between our open and our flock: a third command would lock another one."""
+    real, turns = fcntl.flock, []
+
+    def flock(file: IO[bytes], how: int) -> None:
+        if not turns:
+            lab.lock.unlink()
+        turns.append(how)
+        real(file, how)
+
+    monkeypatch.setattr("testbed.host.lock.fcntl.flock", flock)
+    with hold(lab, limit=5):
+        assert lab.lock.exists()
+        assert holder(lab).pid == os.getpid()
 
 
 def test_nothing_is_left_of_a_lock_and_its_folders(lab: LabDirectories) -> None:

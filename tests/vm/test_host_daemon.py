@@ -1,11 +1,13 @@
 """The private daemon on this host: needs root, libvirt and QEMU."""
 
+import fcntl
 import os
 import random
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -215,6 +217,35 @@ def test_killed_starter_leaves_nothing_out_of_sight(daemon: PrivateDaemon, recov
         assert traces(daemon) == []
 
 
+def test_launcher_that_can_not_be_seen_yet_is_waited_for(daemon: PrivateDaemon) -> None:
+    """Between fork and exec a launcher looks like its starter; it holds the gate until it has the lab's mark."""
+    daemon.directories.create()
+    with (daemon.directories.state / "launch.lock").open("ab") as gate:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        with pytest.raises(TimeoutError, match="earlier launch"):
+            daemon.stop(limit=0.2)
+        with pytest.raises(TimeoutError, match="earlier launch"):
+            daemon.start(limit=0.2)
+        assert daemon.find() is None
+
+
+def test_launcher_gives_the_gate_up_once_it_is_seen(daemon: PrivateDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while its launcher goes on, a starter leaves no gate shut: stop() ends the launcher at once."""
+    monkeypatch.setattr("testbed.host.daemon._VIRTLOGD", "sleep 600\n")
+    starting = threading.Thread(target=lambda: pytest.raises(LabError, daemon.start, 60))
+    starting.start()
+
+    def seen() -> None:
+        found = daemon.find()
+        if not (found and found.starting and found.contained):
+            raise NotYet(str(found))
+
+    wait_until("launcher", seen, limit=5, interval=0.01)
+    daemon._end_all(limit=2)
+    starting.join()
+    assert traces(daemon) == []
+
+
 def test_daemon_that_can_not_start_is_one_error_and_leaves_nothing(
     daemon: PrivateDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +326,7 @@ def test_dial_command_relays_standard_input_and_output(
             port = str(listener.getsockname()[1])
             child = subprocess.Popen([*command, port], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             far, _ = listener.accept()
+            far.settimeout(10)
             with far:
                 assert child.stdin
                 child.stdin.write(b"ping")

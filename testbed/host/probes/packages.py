@@ -29,8 +29,13 @@ class Package:
 
 def packages() -> list[Package]:
     """The packages of ``packages.txt``, in its order."""
-    lines = (line.split(maxsplit=2) for line in _LIST.read_text().splitlines() if not line.startswith("#"))
-    return [Package(*fields) for fields in lines if fields]
+    found = []
+    for line in _LIST.read_text().splitlines():
+        name, _, reason = line.partition("#")
+        if name:
+            witness, _, why = reason.strip().partition(": ")
+            found.append(Package(name.strip(), witness, why))
+    return found
 
 
 def required_packages(os_release: Mapping[str, str]) -> list[str]:
