@@ -54,7 +54,7 @@ set -e
 pid={run}/$1.pid
 if [ -f "$pid" ]; then
   old=$(cat "$pid"); kill "$old" 2>/dev/null || :
-  while kill -0 "$old" 2>/dev/null; do sleep 0.02; done
+  while readlink -e "/proc/$old/exe" >/dev/null; do sleep 0.02; done  # a dead process has none, reaped or not
 fi
 cd /
 ip netns exec {tag}-w-$1 setpriv --reuid {user} --regid {user} --clear-groups {run}/envoy \\
@@ -445,7 +445,21 @@ class MeshHarness:
         """Packets on the workload's interface while the context is open; read them after it."""
         file = self.run / f"{workload}-{new_tag()}.pcap"
         argv = self._inside(
-            workload, ["tcpdump", "-i", "eth0", "-U", "-s", "0", "-Z", "root", "-w", str(file), *expression]
+            workload,
+            [
+                "tcpdump",
+                "-i",
+                "eth0",
+                "-U",
+                "--immediate-mode",
+                "-s",
+                "0",
+                "-Z",
+                "root",
+                "-w",
+                str(file),
+                *expression,
+            ],
         )
         with subprocess.Popen(argv, stderr=subprocess.PIPE) as process:
             assert process.stderr
@@ -455,7 +469,6 @@ class MeshHarness:
             try:
                 yield Capture(file)
             finally:
-                # Packets reach tcpdump in blocks: a moment more, or the last ones are missing.
                 process.terminate()
                 process.stderr.read()
 

@@ -15,11 +15,13 @@ def connect(job, url):
     port = url.port or (443 if url.scheme == "https" else 80)
     host = job.get("connect") or url.hostname
     if url.scheme == "https":
-        context = (
-            ssl.create_default_context(cadata=job["roots"] or None)
-            if job.get("roots")
-            else ssl._create_unverified_context()
-        )
+        context = ssl._create_unverified_context()
+        if job.get("roots"):
+            context = ssl.create_default_context(cadata=job["roots"])
+        if job.get("certificate"):
+            context.load_cert_chain(job["certificate"])
+        if job.get("alpn"):
+            context.set_alpn_protocols(job["alpn"])
         made = http.client.HTTPSConnection(url.hostname, port, timeout=job["timeout"], context=context)
     else:
         made = http.client.HTTPConnection(url.hostname, port, timeout=job["timeout"])
