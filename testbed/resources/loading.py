@@ -36,6 +36,14 @@ def load(documents: Iterable[Document], namespace: str = DEFAULT_NAMESPACE) -> R
     Raises :class:`BadInput` with all problems found, in the order of the files.  Kubernetes' own kinds are left
     out and listed in ``ResourceSet.ignored``.
     """
+    resources, problems = read(documents, namespace)
+    if problems:
+        raise BadInput(problems)
+    return resources
+
+
+def read(documents: Iterable[Document], namespace: str = DEFAULT_NAMESPACE) -> tuple[ResourceSet, list[Problem]]:
+    """The documents that are right, and what is wrong with the others (200 problems at most)."""
     resources: dict[Key, Resource[Message]] = {}
     problems: list[Problem] = []
     ignored: list[Problem] = []
@@ -53,9 +61,7 @@ def load(documents: Iterable[Document], namespace: str = DEFAULT_NAMESPACE) -> R
         resources.setdefault(found.key, found)
         if len(problems) >= _MAX_PROBLEMS:
             break
-    if problems:
-        raise BadInput(problems[:_MAX_PROBLEMS])
-    return ResourceSet(resources.values(), ignored)
+    return ResourceSet(resources.values(), ignored), problems[:_MAX_PROBLEMS]
 
 
 def dump(resources: Iterable[Resource[Message]]) -> str:

@@ -91,6 +91,10 @@ class Resource(Generic[Spec_co]):
         return hash(self.digest)
 
 
+AnyResource = Resource[Message]
+"""A resource of any kind."""
+
+
 class ResourceSet:
     """Resources in the order in which they were given, one per key.  Immutable.
 
