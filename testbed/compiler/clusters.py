@@ -20,7 +20,7 @@ from testbed.compiler.names import (
     outbound_cluster,
     outbound_sni,
 )
-from testbed.compiler.protobuf import CLUSTER, Fragment, duration, fragment
+from testbed.compiler.protobuf import CLUSTER, Fragment, Fragments, duration, fragment
 from testbed.compiler.routes import resource_metadata
 from testbed.compiler.services import Registry, Resolution, Service
 from testbed.compiler.trafficpolicy import (
@@ -189,6 +189,11 @@ def inbound(
 def _from_inside(cluster: Cluster) -> None:
     source = cluster.upstream_bind_config.source_address
     source.address, source.port_value = INBOUND_SOURCE, 0
+
+
+def fixed() -> Fragments:
+    """The clusters that every sidecar has."""
+    return Fragments.of([blackhole(), passthrough(), passthrough(inward=True)])
 
 
 def blackhole() -> Fragment:

@@ -19,7 +19,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 @dataclass(frozen=True)
 class Layout:
-    """Absolute paths in the guest: ``root/<workload>`` for what a proxy reads, ``log_root/<workload>`` for its log."""
+    """Absolute paths in the guest: under ``root`` a folder for each proxy, under ``log_root`` one for its log."""
 
     root: str = "/etc/testbed/proxies"
     log_root: str = "/var/log/testbed"

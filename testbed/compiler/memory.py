@@ -3,31 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    value: Any
+    parts: tuple[Hashable, ...]
+    """Keys of the results that this one was made from."""
+
+
 class CompileCache:
     """Results by what they were computed from.
 
-    A key names every input (digests of resources, mostly), so a result can't be stale.  What a compilation did
-    not ask for is dropped when it ends: the cache holds what the last one needed, and no more.
+    A key names every input (digests of resources, mostly), so a result can't be stale.  When a compilation ends,
+    what it had no use for is dropped; a result that was used keeps those that it was made from, which the next
+    change will want.
     """
 
     def __init__(self) -> None:
-        self._previous: dict[Hashable, Any] = {}
-        self._current: dict[Hashable, Any] = {}
+        self._previous: dict[Hashable, _Entry] = {}
+        self._current: dict[Hashable, _Entry] = {}
+        self._making: list[list[Hashable]] = []
         self._objects: dict[str, tuple[Any, Any]] = {}
 
     def get(self, key: Hashable, build: Callable[[], Value]) -> Value:
         """The result for ``key``, computed by ``build`` unless it is known."""
-        if key in self._current:
-            known: Value = self._current[key]
-            return known
-        value = self._previous[key] if key in self._previous else build()
-        self._current[key] = value
-        return value
+        if self._making:
+            self._making[-1].append(key)
+        entry = self._current.get(key)
+        if entry is None:
+            if key in self._previous:
+                self._keep(key)
+            else:
+                self._making.append([])
+                try:
+                    value = build()
+                finally:
+                    parts = self._making.pop()
+                self._current[key] = _Entry(value, tuple(parts))
+            entry = self._current[key]
+        known: Value = entry.value
+        return known
+
+    def _keep(self, key: Hashable) -> None:
+        waiting = [key]
+        while waiting:
+            found = waiting.pop()
+            if found not in self._current and found in self._previous:
+                entry = self._previous[found]
+                self._current[found] = entry
+                waiting.extend(entry.parts)
 
     def of_object(self, value: Any, build: Callable[[], Value]) -> Value:
         """The result for an immutable object that has no digest: known while the same object comes again."""

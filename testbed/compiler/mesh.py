@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -19,6 +19,7 @@ from testbed.compiler.protobuf import (
     LISTENER,
     ROUTES,
     Fragment,
+    Fragments,
     discovery_file,
     fragment,
 )
@@ -32,7 +33,7 @@ from testbed.compiler.security import (
     security_network_filters,
 )
 from testbed.compiler.services import Endpoint, Registry, Service, registry
-from testbed.compiler.telemetry import logging_of
+from testbed.compiler.telemetry import Logging, logging_of
 from testbed.compiler.virtualhosts import route_configuration
 from testbed.compiler.virtualservices import RoutedHosts, routed_hosts
 from testbed.compiler.xdspaths import endpoints_path, routes_path
@@ -75,14 +76,13 @@ class _Views:
 
 @dataclass(frozen=True)
 class _ClusterSet:
-    fragments: tuple[Fragment, ...]
-    digest: str
+    fragments: Fragments
     endpoint_files: Mapping[str, XdsFile]
 
 
 @dataclass(frozen=True)
 class _Listeners:
-    fragments: tuple[Fragment, ...]
+    fragments: Fragments
     ports: tuple[tuple[int, bool], ...]
 
 
@@ -214,7 +214,7 @@ class _Mesh:
             for view, placed in zip(views.views, views.placed, strict=True):
                 for destination in view.destinations():
                     self._cluster(view, destination, workload if placed else None, fragments, files)
-            return _ClusterSet(tuple(fragments), content_hash(*(f.digest for f in fragments)), files)
+            return _ClusterSet(Fragments.of(fragments), files)
 
         return self.cache.get(("cluster-set", views.key, place), build)
 
@@ -240,7 +240,7 @@ class _Mesh:
             assignment = view.load_assignment(destination, seen_from, self.takes_tls)
             path = endpoints_path(made.name)
             resource = fragment(made.name, assignment, ENDPOINTS)
-            return made, discovery_file(path, ENDPOINTS, [resource])
+            return made, discovery_file(path, ENDPOINTS, [Fragments.of([resource])])
 
         made, file = self.cache.get(("cluster", key), build)
         if made is not None:
@@ -251,9 +251,8 @@ class _Mesh:
     def _outbound(self, workload: MeshWorkload, seen: Scope) -> _Listeners:
         client, _ = self._logging(workload)
         labels = dict(seen.source_view(workload))
-        layer4 = [v.digest for e in seen.egress for v in e.virtual_services if v.tcp or v.tls]
-        declared = [(repr(e.declared), [s.digest for s in e.services]) for e in seen.egress if e.declared]
-        key = ("outbound", seen.services_digest, repr(declared), tuple(layer4), seen.namespace, seen.allow_any,
+        layer4 = any(found for _, _, found in seen.outbound_key)
+        key = ("outbound", seen.services_digest, seen.outbound_key, seen.namespace, seen.allow_any,
                repr(seen.egress_proxy), tuple(labels.items()) if layer4 else (), self.selector_view(workload),
                self.rules_digest, client)  # fmt: skip
 
@@ -264,12 +263,12 @@ class _Mesh:
             made = [outbound.listener(e, seen, logs) for e in entries]
             made.append(outbound.virtual_outbound(seen, logs))
             return _Listeners(
-                tuple(fragment(m.name, m, LISTENER) for m in made), tuple(outbound.route_ports(entries))
+                Fragments.of(fragment(m.name, m, LISTENER) for m in made), tuple(outbound.route_ports(entries))
             )
 
         return self.cache.get(key, build)
 
-    def _logging(self, workload: MeshWorkload):  # type: ignore[no-untyped-def]
+    def _logging(self, workload: MeshWorkload) -> tuple[Logging, Logging]:
         digests = tuple(r.digest for r in self.resources.telemetries)
         if not digests:
             return self.cache.get("logging", lambda: logging_of(self.resources, workload, self.topology))
@@ -295,6 +294,10 @@ class _Mesh:
         return self.cache.get(("security", everything, workload.name, self.topology_digest), build)
 
     @cached_property
+    def _inputs_digest(self) -> str:
+        return content_hash(repr(self.inputs))
+
+    @cached_property
     def _policies_digest(self) -> str:
         policies = (*self.resources.authorization_policies, *self.resources.request_authentications)
         return content_hash(*(p.digest for p in policies))
@@ -304,12 +307,12 @@ class _Mesh:
         cluster_set = self._cluster_set(workload, seen)
         listeners = self._outbound(workload, seen)
         taken = self._receiving(workload)
-        fixed = self.cache.get("fixed", lambda: (clusters.blackhole(), clusters.passthrough(), clusters.passthrough(inward=True)))  # fmt: skip  # noqa: E501
+        fixed = self.cache.get("fixed", clusters.fixed)
         files = dict(cluster_set.endpoint_files)
         files["cds.json"] = self._file(
-            "cds.json", CLUSTER, (*cluster_set.fragments, *fixed, *taken.clusters), workload
+            "cds.json", CLUSTER, (cluster_set.fragments, fixed, taken.clusters), workload
         )
-        files["lds.json"] = self._file("lds.json", LISTENER, (*listeners.fragments, *taken.listeners), workload)
+        files["lds.json"] = self._file("lds.json", LISTENER, (listeners.fragments, taken.listeners), workload)
         for port, proxy in listeners.ports:
             file = self._routes(workload, seen, port, proxy=proxy)
             files[file.path] = file
@@ -318,22 +321,19 @@ class _Mesh:
     def _receiving(self, workload: MeshWorkload) -> Receiving:
         _, server = self._logging(workload)
         sidecar = sidecar_of(self.resources, workload, self.topology)
-        own = [s for s in self.registry.services if s.namespace == workload.namespace]
-        key = ("receiving", workload.name, self.topology_digest, self.registry.digest, self._security_key(workload),
-               self.peers_digest, sidecar.digest if sidecar else "", server, self.rules_digest,
-               repr(self.inputs))  # fmt: skip
+        own = self.registry.services_of(workload)
+        rules = {s.host: self.rules.of(s, workload.namespace, None) for s in own}
+        key = ("receiving", workload.name, self.registry.digest, self._security_key(workload), self.peers_digest,
+               sidecar.digest if sidecar else "", server, tuple(r.digest for r in rules.values() if r),
+               self._inputs_digest)  # fmt: skip
 
         def build() -> Receiving:
             return receiving(
                 workload,
                 self.topology,
-                [
-                    s
-                    for s in own
-                    if any(e.workload is workload for p in s.ports for e in self.registry.endpoints(s, p))
-                ],
+                own,
                 sidecar.spec if sidecar else None,
-                lambda service: self.rules.of(service, workload.namespace, None),
+                rules,
                 peer_modes(self.resources, workload, self.topology),
                 security_http_filters(self.resources, workload, self.topology, self.inputs),
                 security_network_filters(self.resources, workload, self.topology, self.inputs),
@@ -350,7 +350,7 @@ class _Mesh:
 
         def build() -> XdsFile:
             made = route_configuration(seen, port, source, self.rule_of(workload), self.cache, proxy_port=proxy)
-            return discovery_file(routes_path(made.name), ROUTES, [made])
+            return discovery_file(routes_path(made.name), ROUTES, [Fragments.of([made])])
 
         return self.cache.get(key, build)
 
@@ -372,22 +372,19 @@ class _Mesh:
             around,
             security[0],
         )
-        fixed = self.cache.get("fixed-gateway", lambda: (clusters.blackhole(),))
+        fixed = self.cache.get("fixed-gateway", lambda: Fragments.of([clusters.blackhole()]))
         files = dict(cluster_set.endpoint_files)
-        files["cds.json"] = self._file("cds.json", CLUSTER, (*cluster_set.fragments, *fixed), workload)
-        listeners = tuple(fragment(made.name, made, LISTENER) for made in view.listeners())
-        files["lds.json"] = self._file("lds.json", LISTENER, listeners, workload)
+        files["cds.json"] = self._file("cds.json", CLUSTER, (cluster_set.fragments, fixed), workload)
+        listeners = Fragments.of(fragment(made.name, made, LISTENER) for made in view.listeners())
+        files["lds.json"] = self._file("lds.json", LISTENER, (listeners,), workload)
         for routes in view.route_configurations(self.cache):
             path = routes_path(routes.name)
-            key = "gateway-rds", routes.digest, path
-            file = self.cache.get(key, lambda p=path, r=routes: discovery_file(p, ROUTES, [r]))  # type: ignore[misc]
-            files[path] = file
+            files[path] = discovery_file(path, ROUTES, [Fragments.of([routes])])
         return files
 
-    def _file(self, path: str, type_url: str, fragments: tuple[Fragment, ...], workload: MeshWorkload) -> XdsFile:
-        marks = self.layout.marks(workload)
-        key = "file", path, workload.name, self.layout, content_hash(*(f.digest for f in fragments))
-        return self.cache.get(key, lambda: discovery_file(path, type_url, fragments, marks))
+    def _file(self, path: str, type_url: str, parts: Sequence[Fragments], workload: MeshWorkload) -> XdsFile:
+        key = "file", path, workload.name, self.layout, tuple(p.digest for p in parts)
+        return self.cache.get(key, lambda: discovery_file(path, type_url, parts, self.layout.marks(workload)))
 
 
 def _place_matters(view: clusters.View) -> bool:

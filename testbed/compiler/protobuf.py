@@ -8,7 +8,7 @@ fragments, so equal content has an equal version whatever the order of work.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,20 @@ class Fragment:
     name: str
     content: bytes
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fragments:
+    """Fragments that go into files together, with one digest for all."""
+
+    items: tuple[Fragment, ...]
+    digest: str
+
+    @classmethod
+    def of(cls, items: Iterable[Fragment]) -> Fragments:
+        """Put them together."""
+        found = tuple(items)
+        return cls(found, content_hash(*(f.digest for f in found)))
 
 
 def packed(message: Message) -> any_pb2.Any:
@@ -95,11 +109,12 @@ def with_elements(outer: Fragment, field: str, elements: Sequence[Fragment]) -> 
 
 
 def discovery_file(
-    path: str, type_url: str, resources: Sequence[Fragment], marks: Mapping[bytes, bytes] | None = None
+    path: str, type_url: str, parts: Sequence[Fragments], marks: Mapping[bytes, bytes] | None = None
 ) -> XdsFile:
     """A ``DiscoveryResponse`` file; ``marks`` are replaced in its content (see ``layout``)."""
     marks = marks or {}
-    version = content_hash(type_url, *(r.digest for r in resources), *marks.values())
+    resources = [item for part in parts for item in part.items]
+    version = content_hash(type_url, *(p.digest for p in parts), *marks.values())
     content = b'{"resources":[%s],"type_url":"%s","version_info":"%s"}\n' % (
         b",".join(r.content for r in resources),
         type_url.encode(),

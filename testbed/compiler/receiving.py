@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
@@ -13,7 +13,7 @@ from testbed.compiler import clusters
 from testbed.compiler.destinationrules import MergedRule, for_port
 from testbed.compiler.downstreamtls import mesh_tls, server_tls
 from testbed.compiler.inbound import Chains, InboundPort, bound_listener, virtual_inbound
-from testbed.compiler.protobuf import LISTENER, Fragment, fragment
+from testbed.compiler.protobuf import LISTENER, Fragments, fragment
 from testbed.compiler.security import PeerModes
 from testbed.compiler.services import Service, protocol_of
 from testbed.model.topology import MeshWorkload, Protocol, ServicePort, Topology
@@ -26,8 +26,8 @@ from testbed.resources.sidecar import CaptureMode, IstioIngressListener, Sidecar
 class Receiving:
     """Inbound listeners and clusters."""
 
-    listeners: tuple[Fragment, ...]
-    clusters: tuple[Fragment, ...]
+    listeners: Fragments
+    clusters: Fragments
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def receiving(
     topology: Topology,
     services: Sequence[Service],
     sidecar: Sidecar | None,
-    rule_of: Callable[[Service], MergedRule | None],
+    rules: Mapping[str, MergedRule | None],
     modes: PeerModes,
     http_filters: Sequence[HttpFilter],
     network_filters: Sequence[Filter],
@@ -55,13 +55,13 @@ def receiving(
     if sidecar is not None and sidecar.ingress:
         ports = list(_declared(sidecar, workload))
     else:
-        ports = list(_of_services(services, workload, sidecar, rule_of))
+        ports = list(_of_services(services, workload, sidecar, rules))
     chains = Chains(mesh_tls(topology.trust_domain), http_filters, network_filters, logs)
     made = [virtual_inbound([p.inbound for p in ports], modes, chains)]
     made += [bound_listener(p.inbound, modes, chains) for p in ports if p.inbound.bind]
     return Receiving(
-        tuple(fragment(m.name, m, LISTENER) for m in made),
-        tuple(clusters.inbound(p.source, p.inbound.number, p.pool, p.endpoint) for p in ports),
+        Fragments.of(fragment(m.name, m, LISTENER) for m in made),
+        Fragments.of(clusters.inbound(p.source, p.inbound.number, p.pool, p.endpoint) for p in ports),
     )
 
 
@@ -69,13 +69,13 @@ def _of_services(
     services: Sequence[Service],
     workload: MeshWorkload,
     sidecar: Sidecar | None,
-    rule_of: Callable[[Service], MergedRule | None],
+    rules: Mapping[str, MergedRule | None],
 ) -> Iterator[_Port]:
     """One for each port that it listens on; of two services on the same port the first counts."""
     seen: set[int] = set()
     override = sidecar.inbound_connection_pool if sidecar is not None else None
     for service in services:
-        rule = rule_of(service)
+        rule = rules[service.host]
         for port in service.ports:
             target = next((p.target for p in workload.ports if p.name == port.name), port.target)
             if target in seen:

@@ -46,6 +46,8 @@ class Scope:
     source_labels: tuple[str, ...]
     """Keys of the caller's labels that some condition asks for."""
     services_digest: str
+    outbound_key: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]
+    """All that outbound listeners depend on here: what was declared, and VirtualServices that route connections."""
 
     def source_view(self, workload: MeshWorkload) -> tuple[tuple[str, str], ...]:
         """The workload's labels as far as they matter."""
@@ -112,6 +114,14 @@ def scope(
         policy.egress_proxy if policy is not None else None,
         tuple(sorted(keys)),
         content_hash(namespace, *(s.digest for s in ordered)),
+        tuple(
+            (
+                repr(e.declared),
+                tuple(s.digest for s in e.services) if e.declared else (),
+                tuple(v.digest for v in e.virtual_services if v.tcp or v.tls),
+            )
+            for e in egress
+        ),
     )
 
 

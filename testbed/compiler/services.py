@@ -116,6 +116,20 @@ class Registry:
         names: tuple[str, ...] = self._known[key]
         return names
 
+    def services_of(self, workload: MeshWorkload) -> tuple[Service, ...]:
+        """The services that the workload answers for."""
+        key = "members", "", ""
+        if key not in self._known:
+            members: dict[str, list[Service]] = {}
+            for service in self.services:
+                for name in {
+                    e.workload.name for p in service.ports for e in self.endpoints(service, p) if e.workload
+                }:
+                    members.setdefault(name, []).append(service)
+            self._known[key] = {name: tuple(found) for name, found in members.items()}
+        found: tuple[Service, ...] = self._known[key].get(workload.name, ())
+        return found
+
     def content(self, service: Service) -> str:
         """A digest of the service and all its endpoints."""
         key = service.digest, service.namespace, service.host

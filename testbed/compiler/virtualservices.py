@@ -11,7 +11,15 @@ from testbed.compiler.services import exported
 from testbed.model.proxy import content_hash
 from testbed.resources.resource import Resource, ResourceSet
 from testbed.resources.values import Destination, StringMatch
-from testbed.resources.virtual_service import HTTPMatchRequest, HTTPRoute, TCPRoute, TLSRoute, VirtualService
+from testbed.resources.virtual_service import (
+    HTTPMatchRequest,
+    HTTPRoute,
+    L4MatchAttributes,
+    TCPRoute,
+    TLSMatchAttributes,
+    TLSRoute,
+    VirtualService,
+)
 
 SEMANTICS = "internal.istio.io/route-semantics"
 """istiod's own annotation on VirtualServices that stand for the Gateway API's routes: ``gateway``."""
@@ -115,7 +123,8 @@ def _ready(resource: Resource[VirtualService], by_name: _ByName, digest: str) ->
     spec, namespace = resource.spec, resource.namespace
     http = tuple(_rules(resource, by_name))
     matches: list[HTTPMatchRequest] = [m for rule in http for m in rule.route.match]
-    layer4 = [*(m for r in spec.tcp for m in r.match), *(m for r in spec.tls for m in r.match)]
+    layer4: list[L4MatchAttributes | TLSMatchAttributes] = [m for r in spec.tcp for m in r.match]
+    layer4 += (m for r in spec.tls for m in r.match)
     return RoutedHosts(
         resource.name,
         namespace,
