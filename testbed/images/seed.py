@@ -9,9 +9,11 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
+from types import MappingProxyType
 
 MANAGEMENT_MAC = "52:54"
 MESH_MAC = "52:56"
@@ -65,19 +67,18 @@ class NodeSeed:
         }
 
 
-def seed_iso(seed: NodeSeed) -> bytes:
-    """The seed disk's bytes.  It holds a private key: write it with :func:`write_seed`."""
-    files = {f"testbed/{name}": content for name, content in seed.files.items()}
-    return _iso(files)
+def seed_iso(seed: NodeSeed, nocloud: Mapping[str, bytes] = MappingProxyType({})) -> bytes:
+    """The seed disk's bytes, with ``nocloud``'s files for a cloud image.  It holds a private key."""
+    return _iso({**{f"testbed/{name}": content for name, content in seed.files.items()}, **nocloud})
 
 
-def write_seed(seed: NodeSeed, path: Path) -> None:
+def write_seed(seed: NodeSeed, path: Path, nocloud: Mapping[str, bytes] = MappingProxyType({})) -> None:
     """Write the seed disk, readable by its owner only, by rename."""
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(seed_iso(seed))
+        file.write(seed_iso(seed, nocloud))
     temporary.replace(path)
 
 

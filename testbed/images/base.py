@@ -1,0 +1,94 @@
+"""Somebody else's disk as a node's base: a cloud image from an address, or a local file.
+
+It boots with its own boot loader, and cloud-init takes what it needs from the seed disk (:mod:`.nocloud`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Literal
+
+from testbed.errors import LabError, bad_input
+from testbed.images.build import Progress, building
+from testbed.images.node import NodeImage
+from testbed.model.inventory import Image
+from testbed.model.proxy import content_hash
+
+_CHUNK = 1 << 20
+
+
+def base_image(image: Image, cache: Path, home: Path, progress: Progress = lambda stage: None) -> NodeImage:
+    """The base that ``image`` names (``path`` is relative to ``home``).
+
+    A download is resumed where an earlier one ended and kept in ``cache``; with ``sha256`` its content is checked
+    once, when it is complete.  Raises :class:`BadInput` for a file that is no disk, :class:`LabError` for a
+    download that fails or has another content.
+    """
+    if image.path is not None:
+        path = (home / image.path).resolve()
+        if not path.is_file():
+            raise bad_input(str(path), "there is no such base image", "name an existing qcow2 or raw file")
+        if image.sha256 is not None:
+            _check(path, image.sha256)
+        return _described(path, content_hash(str(path), str(path.stat().st_mtime_ns)))
+    if image.url is None:
+        raise bad_input("image", "neither url nor path is given", "give one of them")
+    key = content_hash(image.url, image.sha256 or "")
+    target = cache / "bases" / key
+    with building(target) as work:
+        if work is not None:
+            progress("download")
+            # beside the temporary folder, so that it outlives an interrupted download
+            part = target.with_name(f"{key}.part")
+            download(image.url, part)
+            if image.sha256 is not None:
+                _check(part, image.sha256)
+            part.rename(work / "disk")
+    return _described(target / "disk", key)
+
+
+def download(url: str, part: Path) -> None:
+    """Bring all of ``url`` into ``part``, continuing what is there."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 the model allows http and https
+            resumed = answer.status == 206
+            with part.open("ab" if resumed else "wb") as out:
+                while chunk := answer.read(_CHUNK):
+                    out.write(chunk)
+            length = int(answer.headers.get("Content-Length") or 0)
+    except urllib.error.HTTPError as e:
+        if e.code == 416 and have:  # nothing left to send: it was complete
+            return
+        raise LabError(url, "download", f"the server answered {e.code}", "check image.url") from None
+    except OSError as e:
+        raise LabError(url, "download", str(e), "run the same command again: the download is resumed") from None
+    if length and part.stat().st_size < length + (have if resumed else 0):
+        raise LabError(url, "download", "it ended early", "run the same command again: the download is resumed")
+
+
+def _check(path: Path, wanted: str) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != wanted:
+        if path.suffix == ".part":
+            path.unlink()
+        raise LabError(
+            str(path), "check its content", f"SHA-256 is {found}, expected {wanted}", "check image.sha256"
+        )
+
+
+def _described(path: Path, key: str) -> NodeImage:
+    with path.open("rb") as file:
+        head = file.read(512)
+    if head[:4] == b"QFI\xfb":
+        # the qcow2 header: magic, version, backing file's offset and length, cluster bits, virtual size
+        return NodeImage(key, path, "qcow2", int.from_bytes(head[24:32], "big"))
+    kind: Literal["raw"] = "raw"
+    if head[510:512] != b"\x55\xaa":
+        raise bad_input(str(path), "neither a qcow2 image nor a disk with a partition table", "use a cloud image")
+    return NodeImage(key, path, kind, path.stat().st_size)
