@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from testbed.errors import HostNotReady
 from testbed.host import directories
+from testbed.host.daemon import PrivateDaemon
 from testbed.host.directories import LabDirectories
 
 
@@ -44,3 +46,12 @@ def test_home_is_the_checkout_unless_told(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert (directories.testbed_home() / "pyproject.toml").is_file()
     monkeypatch.setenv("TESTBED_HOME", str(tmp_path))
     assert directories.testbed_home() == tmp_path.resolve()
+
+
+def test_a_private_daemon_without_root_names_the_other_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    daemon = PrivateDaemon("one", LabDirectories("one", tmp_path / "state", tmp_path / "run"))
+    with pytest.raises(HostNotReady, match="only root") as refused:
+        daemon.start()
+    assert "qemu:///system" in refused.value.next_step
+    assert list(tmp_path.iterdir()) == []

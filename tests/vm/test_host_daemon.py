@@ -232,7 +232,14 @@ def test_launcher_that_can_not_be_seen_yet_is_waited_for(daemon: PrivateDaemon) 
 def test_launcher_gives_the_gate_up_once_it_is_seen(daemon: PrivateDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed while its launcher goes on, a starter leaves no gate shut: stop() ends the launcher at once."""
     monkeypatch.setattr("testbed.host.daemon._VIRTLOGD", "sleep 600\n")
-    starting = threading.Thread(target=lambda: pytest.raises(LabError, daemon.start, 60))
+    causes: list[str] = []
+
+    def start() -> None:
+        with pytest.raises(LabError) as failed:
+            daemon.start(60)
+        causes.append(failed.value.action)
+
+    starting = threading.Thread(target=start)
     starting.start()
 
     def seen() -> None:
@@ -241,8 +248,9 @@ def test_launcher_gives_the_gate_up_once_it_is_seen(daemon: PrivateDaemon, monke
             raise NotYet(str(found))
 
     wait_until("launcher", seen, limit=5, interval=0.01)
-    daemon._end_all(limit=2)
+    daemon.stop(limit=2, keep_definitions=True)
     starting.join()
+    assert causes == ["start its libvirt daemon"]
     assert traces(daemon) == []
 
 

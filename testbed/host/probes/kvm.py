@@ -73,17 +73,18 @@ def run_guest(accelerator: str, cpu: str, limit: float) -> KvmVerdict:
         except FileNotFoundError:
             return KvmVerdict(False, f"{_EMULATOR} is not installed", 0.0)
         except subprocess.TimeoutExpired:
-            end = f"then hung until {limit:g} s were over"
+            end = f"hung until {limit:g} s were over"
         else:
             if ended.returncode == kvm_guest.EXIT_STATUS:
                 seconds = time.monotonic() - started
                 return KvmVerdict(True, f"a 64-bit guest ran to its end in {seconds:.2f} s", seconds)
             said = ended.stderr.decode(errors="replace").strip().splitlines()
             cause = said[0].removeprefix(f"{_EMULATOR}: ") if said else f"status {ended.returncode}"
-            end = f"then QEMU ended: {cause}"
+            end = f"QEMU ended: {cause}"
         done = steps.read_text(errors="replace") if steps.exists() else ""
-    last = kvm_guest.STEPS.get(done[-1:], "nothing")
-    return KvmVerdict(False, f"a test guest came as far as {last}, {end}", time.monotonic() - started)
+    last = kvm_guest.STEPS.get(done[-1:])
+    reached = f"a test guest came as far as {last}, then" if last else "a test guest did nothing:"
+    return KvmVerdict(False, f"{reached} {end}", time.monotonic() - started)
 
 
 def probe(limit: float = 5) -> list[Finding]:
