@@ -11,7 +11,7 @@ import structlog
 
 def get(room: str) -> Any:
     """A logger whose lines name the room that they come from."""
-    return structlog.get_logger().bind(room=room)
+    return structlog.get_logger(room=room)  # bound on first use: configure() may come later
 
 
 def configure(file: Path | None, *, verbose: bool = False) -> None:

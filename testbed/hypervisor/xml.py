@@ -16,8 +16,6 @@ METADATA = "urn:testbed:lab:1"
 
 ET.register_namespace("testbed", METADATA)
 
-_LIBVIRT_NAMES = {"pclmulqdq": "pclmuldq"}
-"""CPU features that QEMU and libvirt call differently."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ def _cpu(root: ET.Element, cpu: Cpu) -> None:
     element = ET.SubElement(root, "cpu", mode="custom", match="exact", check="none")
     ET.SubElement(element, "model", fallback="forbid").text = cpu.model
     for feature in cpu.features:
-        ET.SubElement(element, "feature", policy="require", name=_LIBVIRT_NAMES.get(feature, feature))
+        ET.SubElement(element, "feature", policy="require", name=feature)
 
 
 def _devices(devices: ET.Element, machine: Machine) -> None:

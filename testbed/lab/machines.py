@@ -66,6 +66,7 @@ class Machines:
 
     def start(self, node: str) -> None:
         """Power it on."""
+        self.lab.connection(node).close()  # one that was kept leads to a machine that is no more
         try:
             self.lab.hypervisor().start(node)
         except LabError as e:

@@ -15,10 +15,15 @@ class Timeline:
 
     next: Watcher
     spans: dict[Stage, tuple[float, float]] = field(default_factory=dict)
+    ended: dict[str, float] = field(default_factory=dict)
+    """Step -> seconds from the timeline's start to the step's end."""
+    begin: float = field(default_factory=time.monotonic)
 
     def __call__(self, event: StepEvent) -> None:
         """Take note of ``event``."""
         self.mark(event.step.stage)
+        if event.state is StepState.DONE:
+            self.ended[event.step.name] = round(time.monotonic() - self.begin, 2)
         if event.state is not StepState.WAITING:
             self.next(event)
 

@@ -34,6 +34,8 @@ class UpReport:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Step -> seconds."""
     stages: Mapping[str, float] = field(default_factory=dict)
+    ended: Mapping[str, float] = field(default_factory=dict)
+    """Step -> seconds from the start to its end."""
     total: float = 0.0
     result: ScenarioRecord | None = None
     urls: Mapping[str, str] = field(default_factory=dict)
@@ -50,6 +52,7 @@ class UpReport:
             "lab": self.lab.id,
             "steps": dict(self.seconds),
             "stages": dict(self.stages),
+            "ended": dict(self.ended),
             "seconds": round(self.total, 2),
             "urls": dict(self.urls),
             "verdict": self.result.verdict.outcome.value if self.result else None,
@@ -78,7 +81,7 @@ def up(lab: Lab, show: Show, *, prove: bool = True, defaults: bool = True) -> Up
         timeline.mark(Stage.VERIFY)
         result = verify_scenario(lab, lab.inventory.mesh.scenario)
         timeline.mark(Stage.VERIFY)
-    return UpReport(lab, seconds, timeline.stages(), time.monotonic() - begin, result, urls(lab))
+    return UpReport(lab, seconds, timeline.stages(), timeline.ended, time.monotonic() - begin, result, urls(lab))
 
 
 def urls(lab: Lab) -> dict[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from testbed.errors import LabError
 from testbed.host.lock import hold
 from testbed.lab.lab import Lab
+from testbed.lab.observing import forwarded
 from testbed.report.record import ScenarioRecord
 from testbed.scenarios import LabUnderTest, ScenarioFile, find, run_scenario
 from testbed.workflows.mesh import backend_of
@@ -23,8 +24,8 @@ def lab_under_test(lab: Lab) -> LabUnderTest:
             return "127.0.0.1", port
         raise LabError(lab.id, "send traffic from outside", "no gateway is forwarded", "run: testbed up")
 
-    forwarded = any(g.forward is not None for g in lab.inventory.gateways)
-    return LabUnderTest(backend_of(lab), gateway if forwarded else None)
+    has_gateway = any(g.forward is not None for g in lab.inventory.gateways)
+    return LabUnderTest(backend_of(lab), gateway if has_gateway else None)
 
 
 def verify(

