@@ -51,7 +51,8 @@ def run_scenario(
 ) -> ScenarioRecord:
     """Run every step, whatever comes out, and leave the lab as it was.
 
-    ``change`` is laid over each step's resources: it makes mutants.  Never raises for what the lab or the mesh
+    ``change`` is laid over each step's resources: it makes mutants.  With it only the steps that it changes are
+    run, up to the first that fails.  Never raises for what the lab or the mesh
     does: machine trouble ends as INCONCLUSIVE, a configuration that the mesh refuses as FAIL.  Bad input raises.
     """
     started, began = datetime.now(UTC), time.monotonic()
@@ -67,12 +68,16 @@ def run_scenario(
         before = lab.backend.applied()
         try:
             for number, step in enumerate(scenario.each_step(), 1):
-                wanted = _wanted(before, (scenario.given, step.given), file.path)
-                wanted = change(wanted) if change else wanted
-                shown = dump(wanted)
+                given = _wanted(before, (scenario.given, step.given), file.path)
+                wanted = change(given) if change else given
                 name = step.name or (f"step {number}" if scenario.steps else "")
+                if change and wanted == given and not _looked_back_at(name, scenario):
+                    continue
+                shown = dump(wanted)
                 progress(f"{scenario.name} {name}".rstrip())
                 steps.append(_run_step(step, name, run, wanted))
+                if change and steps[-1].verdict.outcome is Outcome.FAIL:
+                    break
         finally:
             clean = _restore(before, lab)
         verdict = all_of((s.name or scenario.name, s.verdict) for s in steps)
@@ -83,6 +88,11 @@ def run_scenario(
             [("scenario", verdict), ("restore", inconclusive("the lab could not be put back as it was"))]
         )
     return ScenarioRecord(scenario, verdict, started, time.monotonic() - began, tuple(steps), shown, mutant, clean)
+
+
+def _looked_back_at(name: str, scenario: Scenario) -> bool:
+    leaves = [leaf for step in scenario.steps for leaf in walk(step.expect)]
+    return any(kind == "sticky" and value.since == name for kind, value in leaves)
 
 
 def _not_applicable(scenario: Scenario, lab: LabUnderTest) -> str:

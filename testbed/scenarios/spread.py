@@ -96,9 +96,7 @@ class BalanceJudge(Afterwards):
     def __init__(self, expected: Balance, terms: Terms) -> None:
         super().__init__(terms)
         self.expected = expected
-        self.cap = (
-            terms.traffic.requests or {"ROUND_ROBIN": 60, "RANDOM": 600, "LEAST_REQUEST": 300}[expected.policy]
-        )
+        self.cap = terms.traffic.requests or ENOUGH[expected.policy]
 
     def conclude(self, evidence: Evidence) -> Verdict:
         """Counts by instance."""

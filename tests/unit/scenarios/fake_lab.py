@@ -71,8 +71,8 @@ class FakeMesh(socketserver.ThreadingTCPServer):
         self.topology = Topology(
             (here,),
             tuple(
-                MeshWorkload(f"{s}-{v}", "default", s, {"app": s, "version": v}, IPv4Address(a), n, ports=p, service=s2)
-                for s, v, a, n, p, s2 in (
+                MeshWorkload(f"{s}-{v}", "default", s, {"app": s, "version": v}, IPv4Address(a), n, ports=p, service=of)
+                for s, v, a, n, p, of in (
                     ("client", "v1", "127.0.0.2", "one", (), ""),
                     ("reviews", "v1", "127.0.0.3", "one", (port,), "reviews"),
                     ("reviews", "v2", "127.0.0.4", "two", (port,), "reviews"),

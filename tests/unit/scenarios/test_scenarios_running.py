@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-
 from fake_lab import FakeMesh, weights
+
 from testbed.errors import BadInput
 from testbed.model.scenario import read_scenario
 from testbed.model.verdict import Outcome

@@ -1,0 +1,174 @@
+"""Negative controls: the scenario as it stands, on resources that break its promise.  Each must FAIL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+from testbed.documents import parse
+from testbed.errors import BadInput
+from testbed.model.scenario import Scenario
+from testbed.model.verdict import Outcome, Verdict
+from testbed.report.record import ScenarioRecord
+from testbed.resources import Key, Resource, ResourceSet, load
+from testbed.scenarios.building import services_named, walk
+from testbed.scenarios.lab import LabUnderTest
+from testbed.scenarios.loading import ScenarioFile, given_resources
+from testbed.scenarios.mutations import Manifest, broken
+from testbed.scenarios.running import run_scenario
+from testbed.statistics import DEFAULT_TOLERANCE
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One lie: a resource, as it is in the scenario or the lab, and what stands in its place."""
+
+    name: str
+    key: Key
+    original: str
+    """The digest of the resource that it replaces: steps with another version of it are left alone."""
+    replacement: Resource[Any] | None
+
+    def change(self, resources: ResourceSet) -> ResourceSet:
+        """The resources with the lie in them; the same ones where the original isn't among them."""
+        found = resources.get(self.key)
+        if found is None or found.digest != self.original:
+            return resources
+        if self.replacement is None:
+            return resources.without([self.key])
+        return resources.merged(ResourceSet([self.replacement]))
+
+
+@dataclass(frozen=True)
+class MutantResult:
+    """What became of a mutant.  ``excused`` is the reason why it changes nothing, for those not run."""
+
+    mutant: Mutant
+    record: ScenarioRecord | None = None
+    excused: str = ""
+
+    @property
+    def killed(self) -> bool:
+        """Whether the scenario noticed: only a FAIL counts, INCONCLUSIVE has survived."""
+        return self.record is not None and self.record.outcome is Outcome.FAIL
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The scenario's verdict under the mutant."""
+        return self.record.verdict if self.record else None
+
+
+@dataclass(frozen=True)
+class MutationScore:
+    """All mutants of a scenario."""
+
+    scenario: Scenario
+    results: tuple[MutantResult, ...]
+
+    @property
+    def killed(self) -> int:
+        """How many were noticed."""
+        return sum(r.killed for r in self.results)
+
+    @property
+    def counted(self) -> int:
+        """How many change something."""
+        return sum(not r.excused for r in self.results)
+
+    @property
+    def percent(self) -> float:
+        """The share noticed; 100 where there was nothing to notice."""
+        return 100.0 * self.killed / self.counted if self.counted else 100.0
+
+
+def mutants_of(file: ScenarioFile, base: ResourceSet) -> Iterator[Mutant]:
+    """Every way to break the resources that the scenario gives, and those of the lab that its claims rest on.
+
+    A change that makes the resources invalid is no mutant: the mesh would never get it.
+    """
+    scenario = file.scenario
+    points = _tolerance(scenario)
+    seen: set[tuple[str, str]] = set()
+    for resource in (*_given(file), *_relied_on(scenario, base)):
+        for what, manifest in broken(resource.to_plain(), points):
+            mutated = _read(manifest)
+            if manifest is not None and mutated is None:
+                continue
+            name = f"{resource.kind} {resource.name}: {what}"
+            if (name, resource.digest) not in seen:
+                seen.add((name, resource.digest))
+                yield Mutant(name, resource.key, resource.digest, mutated)
+
+
+def run_mutants(
+    file: ScenarioFile, lab: LabUnderTest, *, progress: Callable[[str], None] = lambda _: None
+) -> MutationScore:
+    """Run the scenario under each of its mutants.  Raises what reading the lab's resources raises."""
+    results = []
+    for mutant in list(mutants_of(file, lab.backend.applied())):
+        excuse = next((e.reason for e in file.scenario.equivalent if fnmatch(mutant.name, e.mutant)), "")
+        if excuse:
+            results.append(MutantResult(mutant, excused=excuse))
+            continue
+        progress(f"{file.scenario.name}: {mutant.name}")
+        record = run_scenario(file, lab, change=mutant.change, mutant=mutant.name)
+        results.append(MutantResult(mutant, record))
+    return MutationScore(file.scenario, tuple(results))
+
+
+def _tolerance(scenario: Scenario) -> float:
+    found = [
+        value.tolerance
+        for step in scenario.each_step()
+        for name, value in walk(step.expect)
+        if name == "split" and value.tolerance
+    ]
+    return max(found, default=100 * DEFAULT_TOLERANCE)
+
+
+def _given(file: ScenarioFile) -> Iterator[Resource[Any]]:
+    givens = [file.scenario.given, *(step.given for step in file.scenario.each_step())]
+    for given in givens:
+        yield from given_resources(given, file.path)
+
+
+def _relied_on(scenario: Scenario, base: ResourceSet) -> Iterator[Resource[Any]]:
+    """The lab's own routes and subsets of the services that a split is about, and what secures a denied caller."""
+    leaves = [leaf for step in scenario.each_step() for leaf in walk(step.expect)]
+    shares = {"split", "never", "atLeastOnce"} & {name for name, _ in leaves}
+    services = {s for step in scenario.each_step() for s in (*services_named(step.expect), step.when.service) if s}
+    refused_tls = any(name == "denied" and value.by == "tls" for name, value in leaves)
+    own = {
+        key for given in (scenario.given, *(s.given for s in scenario.steps)) for key in _written(given.resources)
+    }
+    for resource in base:
+        if (resource.kind, resource.name) in own:
+            continue
+        plain = resource.to_plain()
+        if (resource.kind == "PeerAuthentication" and refused_tls) or (
+            resource.kind == "VirtualService" and shares and _destinations(plain) & services
+        ):
+            yield resource
+
+
+def _written(resources: list[str | dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    for entry in resources:
+        if isinstance(entry, dict):
+            yield str(entry.get("kind", "")), str(entry.get("metadata", {}).get("name", ""))
+
+
+def _destinations(manifest: Manifest) -> set[str]:
+    rules = manifest.get("spec", {}).get("http", [])
+    return {a.get("destination", {}).get("host", "").partition(".")[0] for r in rules for a in r.get("route", [])}
+
+
+def _read(manifest: Manifest | None) -> Resource[Any] | None:
+    if manifest is None:
+        return None
+    try:
+        return next(iter(load(parse(json.dumps(manifest), "mutant"))))
+    except (BadInput, StopIteration):
+        return None
