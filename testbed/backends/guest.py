@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from testbed.compiler.layout import Layout
@@ -33,11 +34,17 @@ class Guest:
     )
     admin_port: int = 15000
     owner: int = 1337
-    """User and group of the proxies (istio-proxy): traffic of theirs is not redirected."""
+    """User of the proxies (istio-proxy), whose traffic is not redirected."""
+    owners: Mapping[str, int] = field(default_factory=dict)
+    """Workload -> user, where proxies have users of their own."""
 
     def command(self, argv: tuple[str, ...], workload: str) -> list[str]:
         """A command with the workload's name filled in."""
         return [a.replace("{workload}", workload) for a in argv]
+
+    def owner_of(self, workload: str) -> int:
+        """The user that the workload's proxy runs as."""
+        return self.owners.get(workload, self.owner)
 
     def resources_of(self, node: str) -> str:
         """The directory that keeps the resources on a node."""

@@ -160,7 +160,7 @@ class NodeRequest:
                 "directory": guest.layout.directory(w),
                 "namespace": guest.namespace_of(w.name),
                 "admin": guest.admin_port,
-                "owner": guest.owner,
+                "owner": guest.owner_of(w.name),
                 "start": guest.command(guest.start, w.name),
                 "log": guest.command(guest.log, w.name),
             }

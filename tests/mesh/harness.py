@@ -46,6 +46,7 @@ HERE = Path(__file__).resolve().parent
 TOOL = HERE.parents[1] / "images/shared/node/testbed_xds.py"
 PROGRAMS = HERE.parents[1] / "images/shared/programs"
 USER = 1337
+"""User and group of sidecars on nodes."""
 CONTROL_PORT = 15999
 
 # What the unit testbed-sidecar@ does on a node.  Envoy's shared memory for hot restarts would be one for all.
@@ -57,7 +58,7 @@ if [ -f "$pid" ]; then
   while readlink -e "/proc/$old/exe" >/dev/null; do sleep 0.02; done  # a dead process has none, reaped or not
 fi
 cd /
-ip netns exec {tag}-w-$1 setpriv --reuid {user} --regid {user} --clear-groups {run}/envoy \\
+ip netns exec {tag}-w-$1 setpriv --reuid "$(stat -c %u {run}/logs/$1)" --regid {group} --clear-groups {run}/envoy \\
   -c {run}/proxies/$1/bootstrap.json --concurrency 1 --drain-time-s 1 --drain-strategy immediate \\
   --disable-hot-restart --file-flush-interval-msec 50 >>{run}/logs/$1/envoy.log 2>&1 </dev/null &
 echo $! > "$pid"
@@ -180,6 +181,10 @@ class MeshHarness:
         self.ca = LabCa.create("mesh tests")
         self._programs = programs or {}
         self._security = security
+        # On nodes all sidecars are one user.  Here they would share what the kernel lets a user watch (by default
+        # 128 inotify instances; Envoy takes one for each file), so only their group is what the redirect knows.
+        first = 100_000 + os.getpid() % 10_000 * 100
+        self._users = {w.name: first + i for i, w in enumerate(topology.workloads)}
         self._layout = Layout(str(self.run / "proxies"), str(self.run / "logs"))
         self.connections = {w.node: LocalConnection(w.node) for w in topology.workloads}
         self.guest = Guest(
@@ -190,7 +195,7 @@ class MeshHarness:
             resources=str(self.run / "resources/{node}"),
             start=(str(self.run / "sidecar"), "{workload}"),
             log=("cat", str(self.run / "logs/{workload}/envoy.log")),
-            owner=USER,
+            owners=self._users,
         )
 
     @cached_property
@@ -237,12 +242,12 @@ class MeshHarness:
             shutil.copyfile(binary, self.run / "envoy")
         (self.run / "envoy").chmod(0o755)
         script = self.run / "sidecar"
-        script.write_text(SIDECAR.format(run=self.run, tag=self.tag, user=USER))
+        script.write_text(SIDECAR.format(run=self.run, tag=self.tag, group=USER))
         script.chmod(0o755)
         for workload in self.topology.workloads:
             logs = self.run / "logs" / workload.name
             logs.mkdir(parents=True)
-            os.chown(logs, USER, USER)
+            os.chown(logs, self._users[workload.name], USER)
         (self.run / "logs").chmod(0o755)
         self.network.create()
         at_once(self._start_program, [w.name for w in self.topology.workloads if self._has_program(w)])
@@ -360,7 +365,7 @@ class MeshHarness:
         secret = identity_file(credential)
         made = self.run / f"{secret.version}.new"
         made.write_bytes(secret.content)
-        os.chown(made, USER, USER)
+        os.chown(made, self._users[workload], USER)
         made.rename(Path(self._layout.root) / workload / secret.path)
 
         def shown() -> None:

@@ -202,6 +202,8 @@ class Proxy:
                 seen = seen if answer.server == "LIVE" else f"{answer.server.lower()}; {seen}"
             except NotAnswering as e:
                 seen = f"its admin port does not answer: {e}"
+                if time.monotonic() >= self.deadline:
+                    seen += self.last_words()
             self.pause(pause, seen)
             pause = min(pause * 1.5, 0.25)
 
@@ -215,12 +217,21 @@ class Proxy:
     def refusals(answer, path, resource, before):
         return sum(answer.refused.get(p, 0) - before.get(p, 0) for p in answer.prefixes(path, resource))
 
-    def reasons(self, refusals):
-        """Why: each refusal is one line of the proxy's log, the last ones are ours."""
+    def log(self):
+        """The proxy's own log."""
         import subprocess  # rarely needed, slow to import
 
-        done = subprocess.run(self.wanted["log"], capture_output=True, text=True, check=False)
-        said = re.findall(r"Filesystem config update (?:rejected|failure): (.*(?:\n(?!\[).*)*)", done.stdout)
+        return subprocess.run(self.wanted["log"], capture_output=True, text=True, check=False).stdout
+
+    def last_words(self):
+        """What a proxy that does not run said first when it was started last; empty when it said nothing bad."""
+        start = self.log().rpartition("initializing epoch")[2]
+        found = re.search(r"\[critical\](?:\[[^]]*\])* (.*)", start)
+        return f"; its log says: {found[1][:400]}" if found else ""
+
+    def reasons(self, refusals):
+        """Why: each refusal is one line of the proxy's log, the last ones are ours."""
+        said = re.findall(r"Filesystem config update (?:rejected|failure): (.*(?:\n(?!\[).*)*)", self.log())
         # Envoy prints the whole resource before what is wrong with it.
         told = [re.sub(r"(?s).*(?=Proto constraint validation failed)|goo\.gle/debugstr", "", s) for s in said]
         tidied = [" ".join(text.split())[:600] for text in told]
