@@ -10,7 +10,7 @@ import io
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from types import MappingProxyType
@@ -33,7 +33,7 @@ class NodeSeed:
     node: str
     machine_id: str
     """32 hexadecimal digits."""
-    host_key: bytes
+    host_key: bytes = field(repr=False)
     host_key_public: str
     authorized_keys: tuple[str, ...]
     management: IPv4Interface
