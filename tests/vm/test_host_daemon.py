@@ -179,10 +179,12 @@ def test_known_namespace_is_asked_anew_after_a_restart(daemon: PrivateDaemon) ->
     """A network object that outlives the lab's namespace finds the new one."""
     daemon.start()
     network = LabNetwork(daemon.directories)
-    first = network.namespace().stat().st_ino
+    first = network.namespace()
     daemon.stop()
     daemon.start()
-    assert network.namespace().stat().st_ino != first
+    assert network.namespace() != first
+    with run_in(network.namespace(), lambda: socket.create_server(("127.0.0.1", 0))) as listener:
+        network.dial("127.0.0.1", listener.getsockname()[1], 2).close()
 
 
 STARTER = """
