@@ -53,12 +53,13 @@ def read_manifests(names: Iterable[str]) -> list[Document]:
     """All YAML documents of files and folders (every ``.yaml``, ``.yml`` and ``.json`` in them), in order."""
     documents: list[Document] = []
     for name in names:
-        for path in _manifest_files(name):
+        for path in manifest_files(name):
             documents += parse(read_text(path), shown(path))
     return documents
 
 
-def _manifest_files(name: str) -> Iterator[Path]:
+def manifest_files(name: str) -> Iterator[Path]:
+    """The manifests that a name means: a file, or all in a folder.  Raises BadInput when there are none."""
     for path in (Path(name), testbed_home() / name):
         if path.is_file():
             yield path
