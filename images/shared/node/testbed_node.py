@@ -55,7 +55,9 @@ def files_of(workload, node, redirect):
     router = interface.network.network_address + 1
     made = f"w{interface.ip.packed.hex()}"  # the kernel wants a name to be free here as well as there
     kind = "type macvlan mode bridge"
-    links = f"netns add {name}\nlink add link {MESH_NIC} name {made} address {mac(interface.ip)} netns {name} {kind}\n"
+    links = (
+        f"netns add {name}\nlink add link {MESH_NIC} name {made} address {mac(interface.ip)} netns {name} {kind}\n"
+    )
     addresses = [
         "link set lo up",
         f"link set {made} name eth0",
@@ -134,8 +136,10 @@ class Node:
         text = self.read(self.wanted_path)
         if text is None:
             return "", {}
-        workloads = {}
-        for workload in json.loads(text):
+        workloads, listed = {}, json.loads(text)
+        if not isinstance(listed, list) or not all(isinstance(workload, dict) for workload in listed):
+            raise Refused(f"{self.wanted_path} is no list of workloads")
+        for workload in listed:
             name = workload.get("name", "")
             if not NAME.fullmatch(name):
                 raise Refused(f"{name!r} is no name of a workload")

@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import threading
+from typing import ClassVar
 
 import pytest
 
@@ -14,7 +15,7 @@ QCOW2 = b"QFI\xfb" + (3).to_bytes(4, "big") + bytes(16) + (5 << 30).to_bytes(8, 
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    asked: list = []
+    asked: ClassVar[list] = []
     body = QCOW2
 
     def do_GET(self):

@@ -50,7 +50,7 @@ def test_the_archive_is_what_cpio_reads(tmp_path):
     assert {"init", "bin/busybox", "bin/sh", "modules/order"} <= set(listed.stdout.decode().split())
     subprocess.run(["cpio", "-id", "--quiet"], input=data, cwd=tmp_path, check=True)
     assert (tmp_path / "modules/order").read_text() == "b.ko\na.ko\n"
-    assert os.readlink(tmp_path / "bin/sh") == "busybox"
+    assert (tmp_path / "bin/sh").readlink() == Path("busybox")
     assert os.access(tmp_path / "init", os.X_OK)
 
 
@@ -68,7 +68,9 @@ def test_the_shared_disk_holds_envoy_and_the_tree(tmp_path):
     (tree / "node").mkdir(parents=True)
     (tree / "node/tool.py").write_text("print()\n")
     disk = build_shared(envoy, tree, tmp_path / "cache")
-    shown = subprocess.run(["debugfs", "-R", "stat /bin/envoy", str(disk)], capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        ["debugfs", "-R", "stat /bin/envoy", str(disk)], capture_output=True, text=True, check=True
+    )
     assert "Size: 7000" in shown.stdout
     assert "Mode:  0755" in shown.stdout
     listed = subprocess.run(["debugfs", "-R", "ls /node", str(disk)], capture_output=True, text=True, check=True)
