@@ -116,9 +116,14 @@ def build_image(folder: RecipeFolder, cache: Path, progress: Progress = lambda s
 
 def require(*programs: str) -> None:
     """Raise :class:`HostNotReady` unless all ``programs`` are on the path (system folders included)."""
-    missing = [p for p in programs if shutil.which(p, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is None]
+    missing = [p for p in programs if shutil.which(p, path=system_environment()["PATH"]) is None]
     if missing:
         raise HostNotReady("image", "build", f"not installed: {', '.join(missing)}", "run: testbed doctor --fix")
+
+
+def system_environment() -> dict[str, str]:
+    """The environment with system folders on the path: Debian leaves them out for users other than root."""
+    return {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
 
 
 def _bootstrap(folder: RecipeFolder, work: Path, progress: Progress) -> None:
@@ -144,7 +149,7 @@ def _bootstrap(folder: RecipeFolder, work: Path, progress: Progress) -> None:
     # no mirror is named: mmdebstrap takes the host's way to Debian
     argv += [recipe.release, "/dev/null"]
     progress("packages")
-    environment = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
+    environment = system_environment()
     if root:
         environment["TMPDIR"] = str(work)
     log = work.with_name(f"{work.name.removeprefix('.').split('.tmp-')[0]}.log")

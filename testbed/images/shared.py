@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from testbed.errors import LabError
-from testbed.images.build import building, require
+from testbed.images.build import building, require, system_environment
 from testbed.images.recipe import tree
 from testbed.model.proxy import content_hash
 
@@ -53,7 +53,11 @@ def _make_disk(top: Path, disk: Path) -> None:
     # no journal: nobody writes; owner root whoever builds it
     argv = ["mke2fs", "-q", "-t", "ext4", "-L", "testbed", "-O", "^has_journal", "-m", "0", "-E", "root_owner=0:0"]
     done = subprocess.run(
-        [*argv, "-d", str(top), str(disk), f"{kilobytes}k"], check=False, capture_output=True, text=True
+        [*argv, "-d", str(top), str(disk), f"{kilobytes}k"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=system_environment(),
     )
     if done.returncode != 0:
         raise LabError("shared disk", "build", done.stderr.strip() or f"mke2fs status {done.returncode}")

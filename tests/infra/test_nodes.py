@@ -11,13 +11,15 @@ pytestmark = pytest.mark.vm
 def sidecars(lab):
     """(host, node, workload) of every workload that has a redirection."""
     return [
-        (lab.testinfra_host(w.node), w.node, w.name) for w in lab.topology.workloads if w.kind.value == "sidecar"
+        (lab.testinfra_host(w.node), w.node, w.name)
+        for w in lab.lab.topology.workloads
+        if w.kind.value == "sidecar"
     ]
 
 
 @pytest.fixture
 def hosts(lab):
-    return {node.name: lab.testinfra_host(node.name) for node in lab.inventory.nodes}
+    return {node.name: lab.testinfra_host(node.name) for node in lab.lab.inventory.nodes}
 
 
 def test_ssh_takes_keys_only(hosts):
@@ -78,7 +80,7 @@ def test_sidecars_run_as_their_own_user(sidecars):
 
 
 def test_no_admin_port_is_reachable_from_outside_its_namespace(lab, sidecars):
-    addresses = {w.name: w.address for w in lab.topology.workloads}
+    addresses = {w.name: w.address for w in lab.lab.topology.workloads}
     host, _, first = sidecars[0]
     for _, _, workload in sidecars[1:]:
         knock = f"timeout 3 bash -c 'exec 3<>/dev/tcp/{addresses[workload]}/15000'"
