@@ -65,7 +65,6 @@ class Port(Message):
     number: UInt32
     protocol: str
     name: str
-    target_port: UInt32 = 0
 
 
 class Server(Message):

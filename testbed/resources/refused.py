@@ -40,6 +40,11 @@ REFUSED_FIELDS: Mapping[str, str] = MappingProxyType(
         "TrafficPolicy.proxyProtocol": "the PROXY protocol towards destinations is not supported; remove it",
         "Telemetry.tracing": _NO_TRACING,
         "Telemetry.metrics": _NO_TRACING,
+        "Delay.exponentialDelay": "Istio itself refuses it: not supported; write fixedDelay",
+        "Abort.http2Error": "Istio itself refuses it: not supported; write httpStatus",
+        "Port.targetPort": "Istio itself refuses it: it does nothing at a Gateway; remove it",
+        "SidecarPort.targetPort": "Istio itself refuses it: it does nothing in a Sidecar; remove it",
+        "PolicyTargetReference.namespace": "Istio itself refuses it: a target is in the same namespace; remove it",
         "ServerTLSSettings.mode=AUTO_PASSTHROUGH": "joins the networks of several clusters; a lab has one network."
         " PASSTHROUGH with a VirtualService's tls routes is the form for one",
         "ServiceEntry.resolution=DYNAMIC_DNS": "resolution at the time of a request is not supported;"

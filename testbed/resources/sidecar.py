@@ -23,7 +23,6 @@ class SidecarPort(Message):
     number: UInt32 = 0
     protocol: str = ""
     name: str = ""
-    target_port: UInt32 = 0
 
 
 class IstioIngressListener(Message):

@@ -137,7 +137,6 @@ class PolicyTargetReference(Message):
     group: str = ""
     kind: str
     name: str
-    namespace: str = ""
 
 
 class Destination(Message):

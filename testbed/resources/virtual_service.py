@@ -153,23 +153,20 @@ class CorsPolicy(Message):
     unmatched_preflights: UnmatchedPreflights = UnmatchedPreflights.UNSPECIFIED
 
 
-class Delay(OneOf):
+class Delay(Message):
     """Requests held back; ``percent`` is the older, whole-number form of ``percentage``."""
 
-    oneofs = (("fixed_delay", "exponential_delay"),)
     percent: WholePercent = 0
     fixed_delay: Duration | None = None
-    exponential_delay: Duration | None = None
     percentage: Percent | None = None
 
 
 class Abort(OneOf):
     """Requests answered with an error."""
 
-    oneofs = (("http_status", "grpc_status", "http2_error"),)
+    oneofs = (("http_status", "grpc_status"),)
     http_status: Int32 | None = None
     grpc_status: str | None = None
-    http2_error: str | None = None
     percentage: Percent | None = None
 
 

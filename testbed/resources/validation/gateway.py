@@ -61,8 +61,6 @@ def _server(server: Server, at: Path) -> Iterator[Finding]:
         yield (*at, "port", "name"), "a port without a name", "name it http-web, say"
     if unix == bool(server.port.number) or server.port.number > 65535:
         yield (*at, "port", "number"), "no port number from 1 to 65535", "write one (0 for a unix:// bind only)"
-    if server.port.target_port:
-        yield (*at, "port", "targetPort"), "targetPort does nothing at a Gateway", "remove it"
     if server.bind and not unix and not is_ip(server.bind):
         yield (*at, "bind"), f"{server.bind!r} is no address", "write an IP address or unix://path"
     if not server.hosts:
@@ -173,8 +171,6 @@ def _port(listener: IstioIngressListener | IstioEgressListener, at: Path, unix: 
         yield (*at, "port", "name"), f"{port.name!r} is no port name", "write letters, digits and '-'"
     if port.protocol and port.protocol.lower() not in PROTOCOLS:
         yield (*at, "port", "protocol"), f"unknown protocol {port.protocol!r}", _WRITE_PROTOCOL
-    if port.target_port:
-        yield (*at, "port", "targetPort"), "targetPort does nothing in a Sidecar", "remove it"
     if not 1 <= port.number <= 65535 and not unix:
         yield (*at, "port", "number"), "no port number from 1 to 65535", "write one"
     if listener.bind and not unix and not is_ip(listener.bind):

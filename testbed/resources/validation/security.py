@@ -96,8 +96,6 @@ def attachment_findings(
 def _target(target: PolicyTargetReference, at: Path) -> Iterator[Finding]:
     if not target.name:
         yield (*at, "name"), "no name", "write the name of the target"
-    if target.namespace:
-        yield (*at, "namespace"), "a policy's target is in its own namespace", "remove namespace"
     if (target.group, target.kind) not in _TARGETS:
         known = "Service, ServiceEntry, Gateway or GatewayClass (gateway.networking.k8s.io)"
         yield (*at, "kind"), f"{target.group}/{target.kind} can't be a target", f"write {known}"

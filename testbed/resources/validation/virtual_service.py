@@ -250,20 +250,12 @@ def _fault(route: HTTPRoute, at: Path) -> Iterator[Finding]:
         if part is not None and part.percentage is not None and 0 < part.percentage.value < 0.0001:
             message = "the smallest percentage above 0 is 0.0001"
             yield (*at, name, "percentage", "value"), message, "write 0 or 0.0001 or more"
-    if fault.delay is not None and fault.delay.exponential_delay is not None:
-        yield (
-            (*at, "delay", "exponentialDelay"),
-            "Istio refuses exponentialDelay: not supported",
-            "write fixedDelay",
-        )
     if (abort := fault.abort) is not None:
         if abort.http_status is not None and not 200 <= abort.http_status <= 600:
             yield (*at, "abort", "httpStatus"), f"{abort.http_status} is no HTTP status (200 to 599)", "write one"
         if abort.grpc_status is not None and abort.grpc_status not in GRPC_STATUSES:
             message = f"{abort.grpc_status!r} is no gRPC status"
             yield (*at, "abort", "grpcStatus"), message, "write a name such as UNAVAILABLE"
-        if abort.http2_error is not None:
-            yield (*at, "abort", "http2Error"), "Istio does not support http2Error", "write httpStatus"
 
 
 def _answers(route: HTTPRoute, at: Path) -> Iterator[Finding]:
