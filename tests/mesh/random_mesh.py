@@ -14,7 +14,7 @@ INVENTORY = """
 id: random
 nodes: [{name: one}]
 services:
-  - {name: web, ports: [{name: http, port: 80, targetPort: 8080}, {name: http-b, port: 81, targetPort: 8081}]}
+  - {name: web, ports: [{name: http, port: 80, targetPort: 8080}]}
   - {name: api, namespace: other, ports: [{name: http, port: 80, targetPort: 8080}]}
 workloads:
   - {service: web, version: v1, node: one, serviceAccount: web}
@@ -236,7 +236,7 @@ class Random:
             base = f"http://{host}"
         else:
             host = self._one(["web.default", HOSTS["web"], "api.other", "api.other"])
-            base = f"http://{host}{self._one(['', '', ':81']) if host.startswith('web') else ''}"
+            base = f"http://{host}"
         if self._chance(0.35):
             headers["authorization"] = f"Bearer {self._token()}"
         if self._chance(0.2):

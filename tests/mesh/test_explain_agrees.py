@@ -30,7 +30,9 @@ def mesh() -> Iterator[MeshHarness]:
 
 
 @pytest.mark.slow
-def test_explain_and_live_envoys_agree(mesh: MeshHarness, record_property: Callable[[str, object], None]) -> None:
+def test_explain_and_live_envoys_agree(
+    mesh: MeshHarness, record_testsuite_property: Callable[[str, object], None]
+) -> None:
     wrong: list[str] = []
     seen: Counter[str] = Counter()
     for number in range(ROUNDS):
@@ -47,7 +49,7 @@ def test_explain_and_live_envoys_agree(mesh: MeshHarness, record_property: Calla
                 wrong.append(
                     f"seed {SEED + number}: {job}\n  answered {_short(answer)}\n  " + "\n  ".join(told.lines())
                 )
-    record_property("agreement", f"{ROUNDS * REQUESTS} requests, {len(wrong)} differ; statuses {dict(seen)}")
+    record_testsuite_property("agreement", f"{ROUNDS * REQUESTS} requests, {len(wrong)} differ; {dict(seen)}")
     assert not wrong, "\n".join(wrong[:20])
     # a test of nothing but 200 (or nothing but 403) would prove little
     assert {"200", "401", "403", "404", "503"} <= set(seen), seen
@@ -79,9 +81,9 @@ def _simulated(mesh: MeshHarness, job: Job) -> SimulatedRequest:
 def _agree(told: Explanation, answer: dict) -> bool:
     said = answer["said"]
     if said is not None and "workload" in said:
-        # the program answered: which one, and what path and authority it was sent
-        paths = [o.reason for o in told.outcomes if o.workload == said["workload"]]
-        return any(f" {said['path']} " in reason for reason in paths)
+        # the program answered: which one, and what path it was sent (Python's server folds slashes at the start)
+        reasons = [o.reason.replace(" //", " /") for o in told.outcomes if o.workload == said["workload"]]
+        return any(f" {said['path']} " in reason for reason in reasons)
     return answer["status"] in told.statuses()
 
 

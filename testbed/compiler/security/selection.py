@@ -39,11 +39,9 @@ def _is_for(policy: Resource[Policy], workload: MeshWorkload) -> bool:
     gateway = workload.labels.get(GATEWAY_NAME)
     if targets:
         same_namespace = policy.namespace == workload.namespace
-        return gateway is not None and same_namespace and any(_names(t, gateway, workload) for t in targets)
+        return gateway is not None and same_namespace and any(_names(t, gateway) for t in targets)
     return spec.selector is None or selects(spec.selector.match_labels, workload.labels)
 
 
-def _names(target: PolicyTargetReference, gateway: str, workload: MeshWorkload) -> bool:
-    kind = target.group, target.kind
-    namespace = target.namespace in ("", workload.namespace)
-    return kind == ("gateway.networking.k8s.io", "Gateway") and target.name == gateway and namespace
+def _names(target: PolicyTargetReference, gateway: str) -> bool:
+    return (target.group, target.kind, target.name) == ("gateway.networking.k8s.io", "Gateway", gateway)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from testbed.compiler.simulator import listeners
 from testbed.compiler.simulator.explanation import Decision, Hop, Origin, Outcome
+from testbed.compiler.simulator.matching import parse_address
 from testbed.compiler.simulator.origins import Origins
 from testbed.compiler.simulator.policies import Finding, Subject, evaluate
 from testbed.compiler.simulator.proxy import SimulatedProxy
@@ -209,6 +211,9 @@ class Walk:
         ):
             yield self._program(place.workload, target.port, http, trail)
             return
+        if workload is None and in_range(target.address, self.topology.service_range):
+            yield trail.refused(0, f"{target.address} is a service's address: nobody answers on it but proxies")
+            return
         if workload is None:
             yield trail.ends(None, f"host {target.address}:{target.port}", "it lies outside the mesh")
             return
@@ -235,6 +240,12 @@ class Walk:
         return trail.ends(
             None, f"workload {workload.name}", f"its program gets {asked} on port {port}", workload.name
         )
+
+
+def in_range(address: str, network: IPv4Network) -> bool:
+    """Whether it is an address (and no name) of that network."""
+    parsed = parse_address(address)
+    return isinstance(parsed, IPv4Address) and parsed in network
 
 
 def _denial(finding: Finding) -> str:
