@@ -198,7 +198,7 @@ def _named_host(
     cache: CompileCache,
 ) -> Iterable[Fragment]:
     name = f"{host}:{port}"
-    free = [d for d in answered if d not in taken and (d == host or d not in in_full)]
+    free = [d for d in dict.fromkeys(answered) if d not in taken and (d == host or d not in in_full)]
     if name in names or not free:
         return
     names.add(name)
