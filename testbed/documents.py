@@ -23,6 +23,8 @@ MAX_DEPTH = 64
 Path = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
+# JSON has no dates: Kubernetes reads them as strings
+_TEXT = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "timestamp", "merge"))
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -113,23 +115,22 @@ def _plain(
 ) -> Any:
     budget[0] -= 1
     mark = node.start_mark
-    here = Location(file, mark.line + 1, mark.column + 1, dotted(path))
     if budget[0] < 0:
+        here = _at(mark, file, path)
         raise bad_input(here, f"more than {MAX_VALUES} values after aliases are expanded", "remove the aliases")
     if len(path) > MAX_DEPTH:
-        raise bad_input(here, f"nested more than {MAX_DEPTH} deep", "flatten it")
+        raise bad_input(_at(mark, file, path), f"nested more than {MAX_DEPTH} deep", "flatten it")
     positions[path] = (mark.line + 1, mark.column + 1)
     if isinstance(node, yaml.SequenceNode):
         return [_plain(n, (*path, i), file, loader, positions, budget) for i, n in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, path, file, loader, positions, budget)
-    if node.tag == "tag:yaml.org,2002:timestamp":
-        return node.value  # JSON has no dates: Kubernetes reads them as strings
-    if node.tag == "tag:yaml.org,2002:merge":
+    if node.tag in _TEXT:
         return node.value
     try:
         return loader.construct_object(node, deep=True)
     except yaml.YAMLError:
+        here = _at(mark, file, path)
         raise bad_input(here, f"a value of type {node.tag!r}, which JSON does not have", "quote it") from None
 
 
@@ -144,18 +145,23 @@ def _mapping(
     out: dict[str, Any] = {}
     for key_node, value_node in node.value:
         mark = key_node.start_mark
-        here = Location(file, mark.line + 1, mark.column + 1, dotted(path))
         if not isinstance(key_node, yaml.ScalarNode):
+            here = _at(mark, file, path)
             raise bad_input(here, "a mapping key that is no plain text", "write the key as a word")
         key = key_node.value
         if key_node.tag == "tag:yaml.org,2002:merge":
+            here = _at(mark, file, path)
             raise bad_input(here, "a YAML merge key (<<), which Kubernetes manifests don't have", "write it out")
         if key in out:
-            raise bad_input(here, f"the key {key!r} is given twice", "keep one of them")
+            raise bad_input(_at(mark, file, path), f"the key {key!r} is given twice", "keep one of them")
         out[key] = _plain(value_node, (*path, key), file, loader, positions, budget)
         # a field is shown where its name stands, not where its value begins
         positions[(*path, key)] = (mark.line + 1, mark.column + 1)
     return out
+
+
+def _at(mark: yaml.Mark, file: str, path: Path) -> Location:
+    return Location(file, mark.line + 1, mark.column + 1, dotted(path))
 
 
 def _syntax_error(error: yaml.YAMLError, file: str) -> BadInput:

@@ -277,11 +277,23 @@ def _field_problems(error: ValidationError, document: Document, kind: Kind) -> I
         if item["type"] == "missing":
             yield _problem(document, path, f"required field {name!r} is missing", f"write {name}")
             continue
-        message = message.removeprefix("Value error, ")
+        message = _MESSAGES.get(item["type"], message.removeprefix("Value error, "))
         if isinstance(given, str | int | float | bool):
             shown = repr(given)
             message += f" (got {shown if len(shown) < 80 else shown[:77] + '...'})"
         yield _problem(document, path, message, _type_hint(item["type"], given))
+
+
+_MESSAGES = {
+    "tuple_type": "must be a list",
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
+    "model_attributes_type": "must be a mapping",
+    "string_type": "must be text",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+}
 
 
 def _type_hint(error: str, given: object) -> str:
