@@ -47,7 +47,7 @@ TOOL = HERE.parents[1] / "images/shared/node/testbed_xds.py"
 PROGRAMS = HERE.parents[1] / "images/shared/programs"
 USER = 1337
 """User and group of sidecars on nodes."""
-CONTROL_PORT = 15999
+CONTROL_PORT = 9901
 
 # What the unit testbed-sidecar@ does on a node.  Envoy's shared memory for hot restarts would be one for all.
 SIDECAR = """#!/bin/sh
@@ -325,19 +325,22 @@ class MeshHarness:
         credential: Credential | None = None,
         alpn: Sequence[str] = (),
         pause: float = 0,
+        gate: Path | None = None,
         user: int = 0,
     ) -> list[Response]:
         """Send ``n`` requests from inside the workload's namespace; through its sidecar, if it has one.
 
         ``reuse`` keeps one connection per lane of ``concurrency``; ``connect`` is the address to dial instead of
         the host's; ``roots`` is the PEM to trust for https (nothing is verified without); ``credential`` and
-        ``alpn`` are shown for https; ``pause`` is in seconds between requests; ``user`` 1337 goes past the sidecar.
+        ``alpn`` are shown for https; ``pause`` is in seconds between requests; all but the first wait until the
+        file ``gate`` is there; ``user`` 1337 goes past the sidecar.
         """
         pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
         job = {
             "url": url, "method": method, "headers": pairs, "n": n, "body": body, "concurrency": concurrency,
             "reuse": reuse, "timeout": timeout, "connect": connect, "roots": roots, "alpn": list(alpn),
-            "pause": pause, "certificate": self._certificate_file(credential) if credential else "",
+            "pause": pause, "gate": str(gate or ""),
+            "certificate": self._certificate_file(credential) if credential else "",
         }  # fmt: skip
         found = json.loads(
             self.command(

@@ -3,6 +3,7 @@
 import base64
 import http.client
 import json
+import os
 import socket
 import ssl
 import sys
@@ -63,6 +64,8 @@ def run(job, count, results):
     for number in range(count):
         if number:
             time.sleep(job.get("pause", 0))
+        while number and job.get("gate") and not os.path.exists(job["gate"]):  # noqa: PTH110
+            time.sleep(0.005)
         if not job["reuse"]:
             connection.close()
         results.append(send(job, url, connection))

@@ -3,7 +3,7 @@
     harness_program.py NAME SERVICE VERSION LOG PORT[/tcp]...
 
 HTTP answers are JSON: workload, service, version, port, method, path, headers (as arrived), body, peer.  On
-loopback port 15999 a POST changes how it behaves: ``{"delay": seconds, "status": code, "hang": true, "abort": true,
+loopback port 9901 a POST changes how it behaves: ``{"delay": seconds, "status": code, "hang": true, "abort": true,
 "body": text, "headers": {...}, "times": how many requests it holds for}``; what it was told before is forgotten.
 """
 
@@ -17,7 +17,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 NAME, SERVICE, VERSION, LOG = sys.argv[1:5]
-CONTROL_PORT = 15999
+CONTROL_PORT = 9901
 behaviour = {}
 lock = threading.Lock()
 log = open(LOG, "a", buffering=1)  # noqa: SIM115, PTH123 - open as long as the program runs
