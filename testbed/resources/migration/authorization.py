@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from ruamel.yaml.comments import CommentedMap
@@ -51,16 +52,21 @@ def policy(draft: Draft) -> None:
 
 def allow_warning(draft: Draft, spec: CommentedMap, rules: list[Any]) -> None:
     """What an ALLOW policy does to everybody whom it does not name."""
-    where = "these workloads" if spec.get("selector") else f"the namespace {draft.namespace}"
-    callers = sorted({str(p) for rule in rules for p in _principals(rule)})
-    message = f"whatever no rule allows is denied from now on, for all workloads of {where}, whoever asks"
+    where = (
+        "the workloads selected" if spec.get("selector") else f"all workloads of the namespace {draft.namespace}"
+    )
+    callers = sorted({str(caller) for rule in rules for caller in _callers(rule)})
+    message = f"whatever no rule allows is denied from now on, for {where}, whoever asks"
     if callers:
         message += f"; only {', '.join(callers)} may call, and the gateway may not unless it is one of them"
     draft.warn(("spec", "rules"), message, "add a rule for every other caller, or a selector")
 
 
-def _principals(rule: Any) -> list[str]:
-    return [p for _, item in elements(rule, "from", ()) for p in (item.get("source") or {}).get("principals") or ()]
+def _callers(rule: Any) -> Iterator[str]:
+    for _, item in elements(rule, "from", ()):
+        source = item.get("source") or {}
+        yield from source.get("principals") or ()
+        yield from (f"namespace {name}" for name in source.get("namespaces") or ())
 
 
 def _paths(draft: Draft, rule: CommentedMap, at: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.tokens import CommentToken
 
 from testbed.documents import Document, Path
 from testbed.errors import Problem
@@ -84,9 +85,50 @@ def rename(node: CommentedMap, old: str, new: str, value: Any = None) -> None:
 
 
 def take(node: CommentedMap, key: str) -> Any:
-    """Remove a key, with its comment, and give its value; None when it is absent."""
+    """Remove a key and give its value; None when it is absent.  Comments on lines of their own stay behind."""
+    if key not in node:
+        return None
+    position = list(node).index(key)
+    owner, last = _last(node, key)
+    comments = owner.ca.items.get(last)
+    token = comments[_slot(owner)] if comments else None
     node.ca.items.pop(key, None)
-    return node.pop(key, None)
+    value = node.pop(key)
+    if token is not None and position:
+        beside, newline, after = token.value.partition("\n")
+        if owner is not node:  # what stands beside the value goes with it
+            token.value, after = beside + newline, newline + after
+        else:
+            after = token.value
+        if after.strip():
+            _append(node, list(node)[position - 1], CommentToken(after, token.start_mark, None))
+    return value
+
+
+def _last(node: Any, key: Any) -> tuple[Any, Any]:
+    """Where ruamel.yaml keeps the comment behind ``node[key]``: at its last scalar."""
+    value = node[key]
+    if not isinstance(value, CommentedMap | CommentedSeq) or value.fa.flow_style():
+        return node, key
+    if isinstance(value, CommentedMap) and value:
+        return _last(value, list(value)[-1])
+    if isinstance(value, CommentedSeq) and value:
+        return _last(value, len(value) - 1)
+    return node, key
+
+
+def _slot(node: Any) -> int:
+    return 2 if isinstance(node, CommentedMap) else 0
+
+
+def _append(node: Any, key: Any, token: Any) -> None:
+    owner, last = _last(node, key)
+    slot = _slot(owner)
+    comments = owner.ca.items.setdefault(last, [None] * 4 if slot else [None] * 2)
+    if comments[slot] is None:
+        comments[slot] = token
+    else:
+        comments[slot].value = comments[slot].value.rstrip("\n") + "\n" + token.value.lstrip("\n")
 
 
 def below(node: CommentedMap, *names: str) -> CommentedMap:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from testbed.documents import Path, parse
-from testbed.errors import Problem
+from testbed.errors import BadInput, Problem
 from testbed.resources.kinds import BY_NAME, Kind
 from testbed.resources.loading import owner_of
 from testbed.resources.migration import authentication, authorization, indentation, traffic
@@ -141,9 +142,24 @@ def _written(chunk: str, draft: Draft | None) -> str | None:
     if draft.removed:
         return None
     yaml = _yaml(chunk)
-    parts = [_dumped(yaml, node) for node in (draft.node, *draft.added)]
-    start = "\n" if chunk.startswith("\n") else ""
-    return start + "---\n".join(parts)
+    nodes = (draft.node, *draft.added)
+    text = "---\n".join(_dumped(yaml, node) for node in nodes)
+    if not _reads_as(text, nodes):  # a comment landed where it breaks the text: better none than a wrong one
+        text = "---\n".join(_dumped(yaml, _plain(node)) for node in nodes)
+        draft.warn((), "the comments of this document could not be kept", "copy them over")
+    return ("\n" if chunk.startswith("\n") else "") + text
+
+
+def _reads_as(text: str, nodes: tuple[Any, ...]) -> bool:
+    try:
+        return [d.value for d in parse(text, "")] == [_plain(node) for node in nodes]
+    except BadInput:
+        return False
+
+
+def _plain(node: Any) -> Any:
+    """The value in Python's own types, as :func:`testbed.documents.parse` gives it."""
+    return parse(json.dumps(node, default=str), "")[0].value
 
 
 def _dumped(yaml: YAML, node: Any) -> str:

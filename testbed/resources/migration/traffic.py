@@ -93,7 +93,7 @@ def _headers(draft: Draft, node: CommentedMap, at: Path) -> None:
         if operation == "remove":
             operations[operation] = sequence([*(operations.get(operation) or ()), *(value or ())])
         else:
-            below(operations, operation).update(value or {})
+            operations[operation] = value if operation not in operations else {**operations[operation], **value}
         draft.changed((*at, old), f"is headers.{side}.{operation} now")
 
 
