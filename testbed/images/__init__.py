@@ -1,6 +1,6 @@
 """Node images: recipes into disks, the shared disk, and each node's seed disk."""
 
-from testbed.images.base import base_image
+from testbed.images.base import base_image, planned_base
 from testbed.images.build import build_image, image_key, planned_image
 from testbed.images.nocloud import nocloud_files
 from testbed.images.node import CPU_FEATURES, CPU_MODEL, NodeImage, kernel_arguments
@@ -26,6 +26,7 @@ __all__ = [
     "load_recipe",
     "mac_address",
     "nocloud_files",
+    "planned_base",
     "planned_image",
     "seed_iso",
     "shared_key",

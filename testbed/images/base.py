@@ -36,8 +36,8 @@ def base_image(image: Image, cache: Path, home: Path, progress: Progress = lambd
         return _described(path, content_hash(str(path), str(path.stat().st_mtime_ns)))
     if image.url is None:
         raise bad_input("image", "neither url nor path is given", "give one of them")
-    key = content_hash(image.url, image.sha256 or "")
-    target = cache / "bases" / key
+    key = _key_of(image)
+    target = _disk_of(image, cache).parent
     with building(target) as work:
         if work is not None:
             progress("download")
@@ -48,6 +48,21 @@ def base_image(image: Image, cache: Path, home: Path, progress: Progress = lambd
                 _check(part, image.sha256)
             part.rename(work / "disk")
     return _described(target / "disk", key)
+
+
+def planned_base(image: Image, cache: Path, home: Path) -> NodeImage:
+    """The base as it is, or will be once it is downloaded; until then its size (0) and format are not known."""
+    if image.url is not None and not (disk := _disk_of(image, cache)).exists():
+        return NodeImage(_key_of(image), disk, "qcow2", 0)
+    return base_image(image, cache, home)
+
+
+def _key_of(image: Image) -> str:
+    return content_hash(image.url or "", image.sha256 or "")
+
+
+def _disk_of(image: Image, cache: Path) -> Path:
+    return cache / "bases" / _key_of(image) / "disk"
 
 
 def download(url: str, part: Path) -> None:

@@ -10,9 +10,11 @@ from testbed import artifacts
 from testbed.host.directories import cache_root, testbed_home
 from testbed.images import (
     NodeImage,
+    base_image,
     build_image,
     build_shared,
     load_recipe,
+    planned_base,
     planned_image,
     shared_key,
 )
@@ -34,22 +36,28 @@ class Disks:
         return cls(image, testbed_home(), cache_root())
 
     @cached_property
-    def _recipe(self) -> RecipeFolder:
-        return load_recipe(self.home / "images" / str(self.image.recipe))
+    def recipe(self) -> RecipeFolder:
+        """The image's recipe; for somebody else's base the one whose files are laid onto it."""
+        return load_recipe(self.home / "images" / (self.image.recipe or "debian-12"))
 
-    @cached_property
+    @property
     def node_image(self) -> NodeImage:
-        """The image as it is, or will be once built."""
-        return planned_image(self._recipe, self.cache)
+        """The image as it is, or will be once built or downloaded."""
+        if self.image.recipe is not None:
+            return planned_image(self.recipe, self.cache)
+        return planned_base(self.image, self.cache, self.home)
 
     @property
     def has_image(self) -> bool:
-        """Whether the cache has the image."""
+        """Whether it is there."""
         return self.node_image.disk.exists()
 
     def build_image(self) -> None:
-        """Build it unless the cache has it: about a minute."""
-        build_image(self._recipe, self.cache)
+        """Build or download it unless the cache has it: about a minute."""
+        if self.image.recipe is not None:
+            build_image(self.recipe, self.cache)
+        else:
+            base_image(self.image, self.cache, self.home)
 
     @cached_property
     def _envoy(self) -> Path:

@@ -11,7 +11,7 @@ from testbed.errors import LabError
 from testbed.guests.ssh import NotReachable
 from testbed.hypervisor.machines import Power, create_overlay
 from testbed.hypervisor.xml import Boot, Cpu, Machine, Nic, domain_uuid, domain_xml, network_name, network_xml
-from testbed.images import NodeSeed, kernel_arguments, write_seed
+from testbed.images import NodeSeed, kernel_arguments, nocloud_files, write_seed
 from testbed.images.node import CPU_FEATURES, CPU_MODEL
 from testbed.images.seed import MANAGEMENT_MAC, MESH_MAC, mac_address
 from testbed.lab.console import console_tail
@@ -58,8 +58,10 @@ class Machines:
         """Make the node's disks, and define it.  Whatever an interrupted earlier try left is written over."""
         machine = self._machine(self._nodes[node], self._spec(self._nodes[node]))
         machine.disk.unlink(missing_ok=True)
-        write_seed(self._seed(self._nodes[node]), machine.seed)
         image = self.disks.node_image
+        seed = self._seed(self._nodes[node])
+        recipe = self.disks.recipe
+        write_seed(seed, machine.seed, {} if image.direct else nocloud_files(seed, recipe.recipe, recipe.files))
         create_overlay(machine.disk, image.disk, image.format, max(self._nodes[node].disk, image.size))
         machine.console.unlink(missing_ok=True)
         self.lab.hypervisor().define(machine)
@@ -158,6 +160,7 @@ class Machines:
         # the definition names image and shared disk by their content's key; keys of the lab make the identity
         return content_hash(
             domain_xml(self._machine(node, "")),
+            self.disks.node_image.key,
             str(node.disk),
             *self.lab.known_keys(node.name),
             *(f"{role}={self.networks()[role]}" for role in (MANAGEMENT, MESH)),
