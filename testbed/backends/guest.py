@@ -38,6 +38,9 @@ class Guest:
     owners: Mapping[str, int] = field(default_factory=dict)
     """Workload -> user, where proxies have users of their own."""
 
+    durable: bool = True
+    """Whether what was pushed has to survive a power loss (machines are killed on purpose)."""
+
     def command(self, argv: tuple[str, ...], workload: str) -> list[str]:
         """A command with the workload's name filled in."""
         return [a.replace("{workload}", workload) for a in argv]

@@ -135,6 +135,7 @@ class NodeRequest:
     hosts: Mapping[str, str]
     directory: str
     limit: float
+    durable: bool = True
     document: str = field(default="", repr=False)
     files: Mapping[str, Wanted] = field(default_factory=dict, repr=False)
     had: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -167,7 +168,7 @@ class NodeRequest:
             for w in workloads
         }
         hosts = {path: hosts_lines(addresses or {}, namespaces) for path, namespaces in sorted(readers.items())}
-        return cls(proxies, hosts, guest.resources_of(node), limit)
+        return cls(proxies, hosts, guest.resources_of(node), limit, guest.durable)
 
     def has_hosts(self, report: NodeReport) -> bool:
         """Whether the node's names are those of the request."""
@@ -192,6 +193,7 @@ class NodeRequest:
         return json.dumps(
             {
                 "limit": self.limit,
+                "durable": self.durable,
                 "hosts": self.hosts,
                 "resources": {"directory": self.directory, "content": self.document},
                 "workloads": workloads,

@@ -196,6 +196,7 @@ class MeshHarness:
             start=(str(self.run / "sidecar"), "{workload}"),
             log=("cat", str(self.run / "logs/{workload}/envoy.log")),
             owners=self._users,
+            durable=False,
         )
 
     @cached_property

@@ -474,6 +474,14 @@ def store(directory, name, content):
         os.unlink(path)
 
 
+def flush(document):
+    """Have it on the disk: machines here are killed on purpose."""
+    if document.get("durable", True):
+        handle = os.open(document["resources"]["directory"], os.O_RDONLY)
+        ctypes.CDLL(None).syncfs(handle)
+        os.close(handle)
+
+
 def apply(document):
     hosts = [path for path, lines in document.get("hosts", {}).items() if write_hosts(path, lines)]
     folder = document["resources"]["directory"]
@@ -482,7 +490,7 @@ def apply(document):
     if not any("late" in r or "refused" in r for r in results.values()):
         store(folder, "previous", read(os.path.join(folder, "applied"), ""))
         store(folder, "applied", document["resources"]["content"])
-    os.sync()  # machines here are killed on purpose
+    flush(document)
     return {"workloads": results, "hosts": hosts}
 
 
@@ -492,7 +500,7 @@ def rollback(document):
     folder = document["resources"]["directory"]
     if os.path.exists(os.path.join(folder, "previous")):
         os.rename(os.path.join(folder, "previous"), os.path.join(folder, "applied"))
-    os.sync()
+    flush(document)
     return {"workloads": results}
 
 
