@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from harness import LocalConnection, MeshHarness
-from test_push_in_force import split, versions
+from test_push_in_force import STRICT, split, versions
 
 from testbed.backends.standalone import StandaloneBackend
 from testbed.errors import LabError, MeshError
@@ -141,3 +142,32 @@ def test_when_a_node_is_lost_the_others_go_back_and_the_next_apply_mends_it(two_
     two_services.apply(split(100, 0))
     assert two_services.backend.diff(two_services.resources(split(100, 0))).is_empty
     assert two_services.backend.applied() == two_services.resources(split(100, 0))
+
+
+class Cut(LocalConnection):
+    """A node whose guest program is killed so many seconds into an apply."""
+
+    def __init__(self, node: str, seconds: float) -> None:
+        super().__init__(node)
+        self._seconds = seconds
+
+    def run(self, argv, *, stdin=b"", limit=60.0, check=True) -> Completed:
+        return super().run(argv, stdin=stdin, limit=self._seconds if argv[-1] == "apply" else limit, check=check)
+
+
+@pytest.mark.parametrize("seconds", [0.03, 0.05, 0.07, 0.1, 0.15])
+@pytest.mark.parametrize("then", [(100, 0), (0, 100)])
+def test_a_push_that_was_killed_is_mended_by_the_next(two_services, seconds, then):
+    """Whether the next apply wants the old configuration or the new one."""
+    mesh = two_services
+    mesh.apply(split(100, 0) + STRICT)
+    cut = {node: Cut(node, seconds) for node in mesh.connections}
+    backend = StandaloneBackend(mesh.topology, cut, mesh.ca, guest=mesh.guest)
+    with contextlib.suppress(LabError):
+        backend.apply(mesh.resources(split(0, 100)))
+    mesh.apply(split(*then) + STRICT)
+    assert {s.in_force for s in mesh.backend.states()} == {True}
+    assert versions(mesh) == {"v1" if then[0] else "v2": 60}
+    client = mesh.topology.workload("web-v1").address
+    (answer,) = mesh.request("client-v1", f"http://{client}:8080/", user=1337)
+    assert answer.status == 0  # STRICT again
