@@ -8,7 +8,7 @@ from testbed.model.topology import ProxyKind
 from testbed.resources.linting.context import Context
 from testbed.resources.linting.findings import Hit, Severity, check
 from testbed.resources.resource import Resource
-from testbed.resources.validation.names import HTTP_PROTOCOLS, PROTOCOLS, host_matches
+from testbed.resources.validation.names import HTTP_PROTOCOLS, PROTOCOLS
 from testbed.resources.values import Message, selects
 
 
@@ -31,25 +31,23 @@ def gateway_without_listener(context: Context) -> Iterator[Hit]:
 @check("gateway-port-conflict", Severity.ERROR, "the older one gets the port, the other is left out")
 def gateway_port_conflict(context: Context) -> Iterator[Hit]:
     """Two Gateways on the same proxies that want one port for different protocols, or the same host."""
-    taken: dict[tuple[tuple[tuple[str, str], ...], int], tuple[str, str, str]] = {}
-    hosts: list[tuple[tuple[tuple[str, str], ...], int, str, str]] = []
+    taken: dict[tuple[tuple[tuple[str, str], ...], int], tuple[str, str]] = {}
+    served: dict[tuple[tuple[tuple[str, str], ...], int, str], str] = {}
     for gateway in context.resources.gateways:
         selector = tuple(sorted(gateway.spec.selector.items()))
         for i, server in enumerate(gateway.spec.servers):
-            protocol = server.port.protocol.lower()
+            protocol, number = server.port.protocol.lower(), server.port.number
             kind = "plain HTTP" if protocol in HTTP_PROTOCOLS else protocol.upper()
-            key = (selector, server.port.number)
-            name, first, _ = taken.setdefault(key, (gateway.name, kind, server.bind))
+            name, first = taken.setdefault((selector, number), (gateway.name, kind))
             if first != kind and {first, kind} != {"HTTPS", "TLS"}:
-                message = f"port {server.port.number} is {first} in Gateway {name} and {kind} here"
+                message = f"port {number} is {first} in Gateway {name} and {kind} here"
                 yield gateway, ("spec", "servers", i, "port"), message, "use another port, or the same protocol"
-            for j, text in enumerate(server.hosts):
-                host = text.rpartition("/")[2]
-                same = [g for s, p, h, g in hosts if (s, p) == key and h == host and g != gateway.name]
-                if same and host_matches(host, "*") is not False and kind != "plain HTTP":
-                    message = f"Gateway {same[0]} serves {host!r} on port {server.port.number} too"
+                continue
+            for j, text in enumerate(server.hosts if kind != "plain HTTP" else ()):
+                owner = served.setdefault((selector, number, text.rpartition("/")[2]), gateway.name)
+                if owner != gateway.name:
+                    message = f"Gateway {owner} serves {text!r} on port {number} too"
                     yield gateway, ("spec", "servers", i, "hosts", j), message, "keep one of them"
-                hosts.append((*key, host, gateway.name))
 
 
 @check("gateway-not-used", Severity.INFO, "requests for its hosts are answered 404")
