@@ -18,8 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 FOLDER = Path(__file__).parent / "golden/security"
-SERVERS = 3
-"""Each Envoy watches a file per cluster, and Linux lets a user have 128 watches (inotify instances) at first."""
+SERVERS = 4
 
 
 def inventory() -> str:
