@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def explain_request(
     lab: Lab, source: str, url: str, *, method: str, headers: Sequence[str], files: Sequence[str]
 ) -> Explanation:
     """Where a request would go: by ``files``, else by what the lab has if it is up, else by the inventory's."""
-    request = parse_request(source, url, method, headers)
+    request = parse_request(source, url, method, headers, time.time())
     resources = load(read_manifests(files)) if files else _current(lab)
     return explain(compile_mesh(resources, lab.topology), lab.topology, resources, request)
 
