@@ -43,9 +43,8 @@ def bootstrap(workload: MeshWorkload, topology: Topology, layout: Layout | None 
     out.dynamic_resources.cds_config.CopyFrom(_watched(directory, "cds.json"))
     out.dynamic_resources.lds_config.CopyFrom(_watched(directory, "lds.json"))
     out.static_resources.listeners.append(_health())
-    # the statistics that the lab reads, and no histograms: thousands of clusters would cost memory for nothing
+    # tags are for scrapers; no matcher, since one that hides a cluster hides which endpoints it has taken up
     out.stats_config.use_all_default_tags.CopyFrom(boolean(False))
-    out.stats_config.stats_matcher.exclusion_list.patterns.add(contains="zone.")
     out.stats_flush_interval.CopyFrom(duration(60))
     layer = out.layered_runtime.layers.add(name="static")
     layer.static_layer.CopyFrom(
