@@ -101,17 +101,30 @@ class Explanation:
         return {"request": self.request, "outcomes": [_outcome_json(o) for o in self.outcomes]}
 
     def lines(self) -> Iterator[str]:
-        """The explanation as people read it."""
+        """The explanation as people read it: what an outcome has in common with the one before it is left out."""
         yield self.request
+        before: list[str] = []
         for outcome in self.outcomes:
             yield ""
             yield f"{_percent(outcome.probability):>6}  {_ending(outcome)}"
-            for hop in outcome.hops:
-                yield (
-                    f"        {hop.side} proxy of {hop.proxy}" if hop.side != "gateway" else f"        {hop.proxy}"
-                )
-                for decision in hop.decisions:
-                    yield f"          {decision}"
+            way = [line for hop in outcome.hops for line in _hop_lines(hop)]
+            same = next((n for n, (a, b) in enumerate(zip(way, before, strict=False)) if a != b), len(before))
+            if same > 1:
+                yield "        ..."
+            yield from way[same:] if same > 1 else way
+            before = way
+
+
+_SELF_EVIDENT = ("virtual host", "route", "cluster")
+"""What a called workload's own proxy decides on the way to its program."""
+
+
+def _hop_lines(hop: Hop) -> Iterator[str]:
+    side = {"outbound": "the caller's proxy", "inbound": "the called one's proxy", "gateway": "the gateway"}
+    yield f"        {hop.proxy}, {side[hop.side]}"
+    for decision in hop.decisions:
+        if hop.side != "inbound" or decision.what not in _SELF_EVIDENT:
+            yield f"          {decision}"
 
 
 def merged(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:

@@ -225,6 +225,8 @@ class HttpWalk:
             levels = [level for level in (part, route, host, configuration) if level is not None]
             sent = routes.rewritten(routes.changed(state.http, *levels), route, part)
             branch = trail.likely(share)
+            if part is not None:
+                branch = branch.noted("weight", f"{float(share * 100):g}%", f"for {name}")
             for mirror in route.route.request_mirror_policies:
                 mirrored = routes.fraction(mirror.runtime_fraction.default_value)
                 branch = branch.noted(

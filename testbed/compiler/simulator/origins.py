@@ -32,15 +32,6 @@ class Origins:
         resource = self._resources.get(("authorizationpolicy", namespace, policy))
         return _origin(resource, "AuthorizationPolicy", namespace, policy, ("spec", "rules", int(rule)))
 
-    def policies(self, kind: str) -> Origin | None:
-        """Any resource of a kind, when there is only one."""
-        found = [r for r in self._resources.values() if r.kind.lower() == kind]
-        return (
-            _origin(found[0], found[0].kind, found[0].namespace, found[0].name, ("spec",))
-            if len(found) == 1
-            else None
-        )
-
     def issuer(self, issuer: str) -> Origin | None:
         """The RequestAuthentication with a rule for that issuer."""
         for resource in self._resources.values():
@@ -67,6 +58,20 @@ class Origins:
                 path = (*path, "match", int(own["match"].number_value))
         label = resource.kind if resource is not None else kind
         return _origin(resource, label, namespace, name, path)
+
+    def cluster(self, message: Any) -> Origin | None:
+        """The DestinationRule of a cluster; the subset's place in it, for a subset's cluster."""
+        found = self.metadata(message)
+        subset = message.name.split("|")[2:3]
+        if found is None or not subset or not subset[0]:
+            return found
+        kind, _, key = found.resource.partition(" ")
+        namespace, _, name = key.partition("/")
+        resource = self._resources.get((kind.lower(), namespace, name))
+        for number, declared in enumerate(getattr(resource.spec, "subsets", ()) if resource is not None else ()):
+            if resource is not None and declared.name == subset[0]:
+                return Origin(found.resource, resource.locate("spec", "subsets", number))
+        return found
 
 
 def _has(resource: Resource[Message], path: tuple[str | int, ...]) -> bool:

@@ -32,6 +32,8 @@ class Finding:
     allowed: bool
     policy: str
     action: str
+    asked: tuple[str, ...] = ()
+    """All policies that were asked, by name."""
 
 
 def evaluate(rules: Any, subject: Subject) -> Finding:
@@ -39,7 +41,7 @@ def evaluate(rules: Any, subject: Subject) -> Finding:
     matched = next((n for n in sorted(rules.policies) if _policy(rules.policies[n], subject)), "")
     action = RBAC.Action.Name(rules.action)
     allowed = {"ALLOW": bool(matched), "DENY": not matched}.get(action, True)
-    return Finding(allowed, matched, action)
+    return Finding(allowed, matched, action, tuple(sorted(rules.policies)))
 
 
 def _policy(policy: Any, subject: Subject) -> bool:

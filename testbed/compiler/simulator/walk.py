@@ -167,7 +167,9 @@ class Walk:
             detail = {"ALLOW": "allows", "DENY": "denies"}.get(finding.action, "takes note")
             return trail.noted("policy", finding.policy, detail, self.origins.policy(finding.policy))
         if finding.action == "ALLOW":
-            return trail.noted("policy", "", "no ALLOW rule matches")
+            others = f", nor any of {len(finding.asked) - 1} others" if len(finding.asked) > 1 else ""
+            first = finding.asked[0] if finding.asked else ""
+            return trail.noted("policy", first, f"does not match{others}", self.origins.policy(first))
         return trail
 
     def upstream(
@@ -192,14 +194,14 @@ class Walk:
             return
         found = targets(place.proxy, cluster, connection, place.side == "inbound")
         if not found:
-            yield trail.noted("cluster", name, "no endpoints", self.origins.metadata(cluster)).refused(
+            yield trail.noted("cluster", name, "no endpoints", self.origins.cluster(cluster)).refused(
                 failure, f"{name} has no healthy endpoint"
             )
             return
         total = sum(t.weight for t in found)
         for target in found:
             branch = trail.likely(Fraction(target.weight) / total)
-            branch = branch.noted("cluster", name, target.description, self.origins.metadata(cluster))
+            branch = branch.noted("cluster", name, target.description, self.origins.cluster(cluster))
             for outcome in self._reach(place, target, http, branch):
                 # a connection that the other side closes is a 503 of this proxy for its HTTP caller
                 yield replace(outcome, status=failure) if outcome.status == 0 else outcome
