@@ -8,19 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import MeshHarness
+from harness import TWO_SERVICES, MeshHarness
 
 INVENTORIES = Path(__file__).resolve().parents[2] / "inventories"
-TWO_SERVICES = """
-id: two-services
-nodes: [{name: one}, {name: two}]
-services:
-  - {name: web, ports: [{name: http, port: 80, targetPort: 8080}, {name: tcp-echo, port: 9000}]}
-workloads:
-  - {service: web, version: v1, node: one, serviceAccount: web}
-  - {service: web, version: v2, node: two, serviceAccount: web}
-  - {service: client, version: v1, node: one, serviceAccount: client, program: none}
-"""
 
 
 def why_not() -> str:

@@ -49,6 +49,17 @@ USER = 1337
 """User and group of sidecars on nodes."""
 CONTROL_PORT = 9901
 
+TWO_SERVICES = """
+id: two-services
+nodes: [{name: one}, {name: two}]
+services:
+  - {name: web, ports: [{name: http, port: 80, targetPort: 8080}, {name: tcp-echo, port: 9000}]}
+workloads:
+  - {service: web, version: v1, node: one, serviceAccount: web}
+  - {service: web, version: v2, node: two, serviceAccount: web}
+  - {service: client, version: v1, node: one, serviceAccount: client, program: none}
+"""
+
 # What the unit testbed-sidecar@ does on a node.  Envoy's shared memory for hot restarts would be one for all.
 SIDECAR = """#!/bin/sh
 set -e

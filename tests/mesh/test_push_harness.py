@@ -12,8 +12,7 @@ from harness_network import RUN_ROOT, remove_leftovers
 
 MAKE_AND_WAIT = """
 import sys
-from conftest import TWO_SERVICES
-from harness import MeshHarness
+from harness import TWO_SERVICES, MeshHarness
 from testbed import log
 log.configure(None)
 with MeshHarness.from_inventory(TWO_SERVICES) as mesh:

@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import TWO_SERVICES
-from harness import MeshHarness
+from harness import TWO_SERVICES, MeshHarness
 
 DESTINATIONS = """
 apiVersion: networking.istio.io/v1
