@@ -99,7 +99,19 @@ class Random:
             return rule
         rule["route"] = self._destinations(service)
         if self._chance(0.2):
-            rule["rewrite"] = self._one([{"uri": "/admin"}, {"uri": "/"}, {"authority": "other.example"}])
+            regex = {"uriRegexRewrite": {"match": "^/([a-z]+)(/.*)?$", "rewrite": "/re/\\1"}}
+            rule["rewrite"] = self._one([{"uri": "/admin"}, {"uri": "/"}, {"authority": "other.example"}, regex])
+        if self._chance(0.15):
+            origin = self._one(
+                [{"exact": "https://shop.example"}, {"prefix": "https://"}, {"regex": ".*[.]example"}]
+            )
+            rule["corsPolicy"] = {"allowOrigins": [origin], "allowMethods": ["GET", "POST"]}
+            if self._chance(0.5):
+                rule["corsPolicy"]["unmatchedPreflights"] = self._one(["FORWARD", "IGNORE"])
+        if self._chance(0.1):
+            rule["retries"] = self._one([{"attempts": 0}, {"attempts": 3, "retryOn": "gateway-error"}])
+        if self._chance(0.1):
+            rule["timeout"] = "7s"
         if self._chance(0.2):
             abort = {"httpStatus": self._one([500, 429]), "percentage": {"value": self._one([0, 50, 100])}}
             rule["fault"] = {"abort": abort}
@@ -131,6 +143,14 @@ class Random:
             match["withoutHeaders"] = {"x-env": self._one([{"exact": "test"}, {}])}
         if self._chance(0.15):
             match["queryParams"] = {"k": self._one([{"exact": "1"}, {"regex": "[12]"}])}
+        if self._chance(0.1):
+            match["authority"] = self._one([{"prefix": "web"}, {"exact": "api.other"}, {"regex": ".*[.]example"}])
+        if self._chance(0.1):
+            match["sourceLabels"] = {"app": self._one(["alpha", "beta"])}
+        if self._chance(0.1):
+            match["sourceNamespace"] = self._one(["default", "other"])
+        if self._chance(0.1):
+            match["port"] = self._one([80, 81])
         if self._chance(0.15):
             match["method"] = {"exact": self._one(["GET", "POST"])}
         return match or {"uri": {"prefix": "/"}}
@@ -241,6 +261,10 @@ class Random:
             headers["authorization"] = f"Bearer {self._token()}"
         if self._chance(0.2):
             headers["x-forwarded-for"] = self._one(["198.51.100.7", "203.0.113.9", "198.51.100.7, 203.0.113.9"])
+        if self._chance(0.1):
+            headers["origin"] = self._one(["https://shop.example", "http://else"])
+            headers["access-control-request-method"] = "GET"
+            return Job(caller, base + self._one(PATHS), "OPTIONS", headers)
         return Job(caller, base + self._one(PATHS), self._one(METHODS), headers)
 
     def _token(self) -> str:
