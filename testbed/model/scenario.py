@@ -100,7 +100,7 @@ class Traffic(_Model):
     """Whom a workload calls; through the gateway, routes decide."""
     port: int | None = Field(None, ge=1, le=65535)
     host: str | None = None
-    """The authority that the request names; left out, the service's name, or the gateway's address."""
+    """The authority that the request names; left out, the service's name, or any name at the gateway."""
     protocol: Literal["http1", "http2"] = "http1"
     method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] = "GET"
     path: str = Field("/", pattern=r"^/")
@@ -187,7 +187,7 @@ class Header(Text):
 class Denied(_Model):
     """Every request is refused, in the stated way and place."""
 
-    by: Literal["rbac", "tls", "jwt"] = "rbac"
+    by: Literal["rbac", "tls", "jwt", "egress"] = "rbac"
     at: Name | None = None
     """The service or workload whose proxy refused."""
     policy: str | None = None
@@ -259,10 +259,10 @@ class Balance(_Model):
 class Overflow(_Model):
     """Connection pool limits: some pass, the others get 503 with the flag UO at once."""
 
-    passes: int | None = Field(None, ge=1)
-    """So many are let through, exactly; left out, at least one."""
-    at_least: int = Field(1, ge=1, alias="atLeast")
-    """So many are refused at least."""
+    most: int = Field(ge=1)
+    """At most so many are let through, and at least one."""
+    refused: int = Field(1, ge=1)
+    """At least so many are refused."""
 
 
 class Ejected(_Model):

@@ -28,6 +28,11 @@ class AccessLogEntry:
         """A field's text; empty when it has none."""
         return self.fields.get(name, "")
 
+    @property
+    def inbound(self) -> bool:
+        """Whether the proxy was the callee's: its own program is upstream (Istio's cluster name)."""
+        return self["upstream_cluster"].startswith("inbound|")
+
     @classmethod
     def read(cls, line: bytes) -> AccessLogEntry:
         """From JSON; a field without a value is absent or null."""
@@ -55,7 +60,8 @@ class Evidence:
     def access_log(self, workload: MeshWorkload, at_least: int = 0) -> list[AccessLogEntry]:
         """The proxy's entries of this run's requests, oldest first; waits for ``at_least`` (Envoy buffers them).
 
-        A gateway gives requests ids of its own, which the programs behind it answer with.
+        A gateway gives requests ids of its own: there it goes by the authority, and behind it by the ids that the
+        programs answer with.
         """
         if len(self._logs.get(workload.name, ())) < max(1, at_least):
             ids = {self.spec.request_id(s.seq) for s in self.samples}
@@ -80,7 +86,8 @@ class Evidence:
         text = self.lab.backend.connection(workload.name).run(["tail", "-n", lines, path], check=False).stdout
         self.attachments[f"access/{workload.name}.log"] = text
         entries = [AccessLogEntry.read(line) for line in text.splitlines() if line.endswith(b"}")]
-        return [e for e in entries if e["x_request_id"] in ids]
+        ours = self.spec.authority if self.spec.run in self.spec.authority else None
+        return [e for e in entries if e["x_request_id"] in ids or e["authority"] == ours]
 
     def admin(self, workload: str, path: str) -> Any:
         """A JSON answer of the proxy's admin port."""

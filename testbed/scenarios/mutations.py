@@ -164,6 +164,8 @@ def limits(manifest: Manifest, _: float) -> Iterator[Broken]:
             if field in holder:
                 changed = copy.deepcopy(manifest)
                 del _at(changed, at)[field]
+                if not _at(changed, at):
+                    del _at(changed, at[:-1])["trafficPolicy"]
                 yield f"{field} dropped", changed
         errors = holder.get("outlierDetection", {}).get("consecutive5xxErrors")
         if errors:

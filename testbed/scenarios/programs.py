@@ -49,8 +49,9 @@ class ArrivalLog:
         names = [w.name for w in workloads]
         arrivals: list[Arrival] = []
         for name, answer in self._ask(names, lambda n: f"/requests?since={self._read.get(n, 0)}").items():
-            entries = answer["requests"]
-            if answer["last"] - self._read.get(name, 0) > len(entries):
+            read = self._read.get(name, 0)
+            entries = [e for e in answer["requests"] if e["number"] > read]
+            if answer["last"] - read > len(entries):
                 raise LabError(name, "read what arrived", f"more than {KEPT} requests since the last look")
             self._read[name] = int(answer["last"])
             arrivals += [

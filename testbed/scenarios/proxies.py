@@ -37,12 +37,12 @@ class IdentityJudge(Afterwards):
             wanted = caller.spiffe_id(domain)
         else:
             return inconclusive("traffic from outside has no identity: name the caller")
-        entries = [e for w in servers for e in evidence.access_log(w)]
+        entries = [e for w in servers for e in evidence.access_log(w) if e.inbound]
         numbers = {"requests": float(len(good)), "entries": float(len(entries))}
         if wrong := _other(entries, "downstream_peer_uri_san", {wanted}):
             return failed(f"{self.expected.service}'s proxy saw {wrong or 'no identity'}, not {wanted}", numbers)
         if caller is not None:
-            ours = evidence.access_log(caller, len(good))
+            ours = [e for e in evidence.access_log(caller, len(good)) if not e.inbound]
             if wrong := _other(ours, "upstream_peer_uri_san", {w.spiffe_id(domain) for w in servers}):
                 return failed(f"{caller.name}'s proxy saw {wrong} as {self.expected.service}", numbers)
             entries = min(entries, ours, key=len)
@@ -111,9 +111,10 @@ class ConfigJudge(Afterwards):
 
 
 def _entries(evidence: Evidence, workloads: tuple[MeshWorkload, ...], wanted: int) -> list[AccessLogEntry]:
-    if len(workloads) == 1:
-        return evidence.access_log(workloads[0], wanted)
-    return [e for w in workloads for e in evidence.access_log(w)]
+    """Of the caller's proxy what went out, of any other what came in."""
+    out = evidence.caller is not None and evidence.caller in workloads
+    entries = [e for w in workloads for e in evidence.access_log(w, wanted if len(workloads) == 1 else 0)]
+    return [e for e in entries if e.inbound != out]
 
 
 def _other(entries: list[AccessLogEntry], field: str, wanted: set[str]) -> str:

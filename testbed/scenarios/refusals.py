@@ -22,12 +22,12 @@ class DeniedJudge(Afterwards):
         self.expected = expected
 
     def conclude(self, evidence: Evidence) -> Verdict:
-        """By RBAC: 403; by JWT: 401; by TLS: the connection is cut before anything is answered."""
+        """By RBAC: 403; by JWT: 401; by TLS or at the egress: cut before anything is answered."""
         if not self.samples:
             return inconclusive("no request was sent")
         numbers = {"requests": float(len(self.samples))}
-        if self.expected.by == "tls":
-            return self._by_tls(numbers)
+        if self.expected.by in ("tls", "egress"):
+            return self._cut(numbers)
         status, words = (403, "RBAC: access denied") if self.expected.by == "rbac" else (401, "Jwt")
         good, lost = self.sound()
         for sample in good:
@@ -36,13 +36,15 @@ class DeniedJudge(Afterwards):
                 return failed(text, numbers)
         return lost or self._place(good, evidence, numbers)
 
-    def _by_tls(self, numbers: dict[str, float]) -> Verdict:
+    def _cut(self, numbers: dict[str, float]) -> Verdict:
+        """By TLS, or because the mesh lets nothing out.  A proxy that does let it out waits for an answer."""
         through = next((s for s in self.samples if s.answered), None)
         if through is not None:
             return failed(f"request {through.seq} was answered {described(through)}", numbers)
         other = next((s for s in self.samples if s.error not in CUT), None)
         if other is not None:
-            return inconclusive(f"request {other.seq} failed, but not by a refusal: {other.error}", numbers)
+            text = f"request {other.seq} failed, but not by a refusal: {other.error}"
+            return failed(text, numbers) if self.expected.by == "egress" else inconclusive(text, numbers)
         return passed(f"all {len(self.samples)} connections were cut without an answer", numbers)
 
     def _place(self, good: list[Sample], evidence: Evidence, numbers: dict[str, float]) -> Verdict:
@@ -87,13 +89,10 @@ class OverflowJudge(Afterwards):
         text = f"of {len(self.samples)} requests {len(passes)} passed and {len(refused)} were refused with UO"
         if lost:
             return inconclusive(f"{text}; {len(lost)} found no connection: {connection_trouble(lost[0])}", numbers)
-        wanted = self.expected.passes
-        if wanted is not None and len(passes) != wanted:
-            return failed(f"{text}; declared: exactly {wanted} pass", numbers)
-        if not passes:
-            return failed(f"{text}; some should pass", numbers)
-        if len(refused) < self.expected.at_least:
-            return failed(f"{text}; declared: at least {self.expected.at_least} are refused", numbers)
+        if not 1 <= len(passes) <= self.expected.most:
+            return failed(f"{text}; declared: 1 to {self.expected.most} pass", numbers)
+        if len(refused) < self.expected.refused:
+            return failed(f"{text}; declared: at least {self.expected.refused} are refused", numbers)
         return passed(text, numbers)
 
 

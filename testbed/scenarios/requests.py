@@ -36,7 +36,7 @@ def traffic_spec(
     traffic: Traffic, lab: LabUnderTest, run: str, count: int, keep: tuple[str, ...] = ()
 ) -> TrafficSpec:
     """The plan for one run; ``count`` caps it.  Raises LabError when the lab has nobody to call."""
-    address, port, authority = _target(traffic, lab)
+    address, port, authority = _target(traffic, lab, run)
     return TrafficSpec(
         run=run,
         address=address,
@@ -67,14 +67,15 @@ def service_called(traffic: Traffic, lab: LabUnderTest) -> MeshService | None:
     return found[0]
 
 
-def _target(traffic: Traffic, lab: LabUnderTest) -> tuple[str, int, str]:
+def _target(traffic: Traffic, lab: LabUnderTest, run: str) -> tuple[str, int, str]:
     if traffic.from_ == "gateway":
         if lab.gateway is None:
             gateways = [w for w in lab.topology.workloads if w.kind is ProxyKind.GATEWAY]
             cause = "no port of this host leads to it" if gateways else "the lab has no gateway"
             raise HostNotReady("gateway", "send traffic through it", cause, "give the gateway a forward: port")
         host, port = lab.gateway()
-        return host, port, traffic.host or f"{host}:{port}"
+        # a gateway gives requests ids of its own: its access log is searched by the authority
+        return host, port, traffic.host or f"{run}.testbed.example"
     service = service_called(traffic, lab)
     if service is None:  # a host outside the mesh
         name, _, written = (traffic.host or "").partition(":")

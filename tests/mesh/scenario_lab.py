@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness import MeshHarness
 from harness_network import command
-from testbed.backends.guest import Guest
+
 from testbed.documents import parse
 from testbed.resources import ResourceSet, load
 from testbed.scenarios import LabUnderTest
@@ -74,7 +74,20 @@ class ScenarioMesh(MeshHarness):
     def _capture_node(self, node: str) -> Iterator[Path]:
         """Everything on the bridge: what a machine's tap would see, and more."""
         file = self.run / f"{node}.pcap"
-        argv = ["ip", "netns", "exec", self.network.bridge, "tcpdump", "-U", "-i", "br0", "-w", str(file), "tcp"]
+        argv = [
+            "ip",
+            "netns",
+            "exec",
+            self.network.bridge,
+            "tcpdump",
+            "-U",
+            "--immediate-mode",
+            "-i",
+            "any",
+            "-w",
+            str(file),
+            "tcp",
+        ]
         with subprocess.Popen(argv, stderr=subprocess.PIPE) as tcpdump:
             assert tcpdump.stderr
             tcpdump.stderr.readline()  # "listening on": from here on nothing is missed

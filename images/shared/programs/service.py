@@ -130,7 +130,8 @@ class Service:
                     return Response.json({"error": problem}, 400)
             return Response.json(self.settings)
         if request.path == "/requests":
-            since = int(_number(request.parameters().get("since", "")))
+            since = request.parameters().get("since", "")
+            since = int(since) if since.isdigit() else 0
             found = [{"number": n, "id": i, "status": s} for n, i, s in self.requests if n > since]
             return Response.json({"last": self.number, "requests": found})
         if request.path == "/count":

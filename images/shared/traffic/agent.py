@@ -12,6 +12,7 @@ It is cheap on purpose (emulated machines are slow): one thread, one selector, a
 the standard library's HTTP.  HTTP/2 needs python3-h2.
 """
 
+import errno
 import json
 import os
 import selectors
@@ -259,7 +260,7 @@ class Link:
         self.out = b""
         self.events = 0
         self.used = 0
-        self.socket.connect_ex(plan.address)
+        self.failed = self.socket.connect_ex(plan.address)
 
     def room(self):
         return self.protocol.capacity - len(self.protocol.in_flight())
@@ -324,6 +325,9 @@ class Agent:
 
     def push(self, link):
         """Send what can be sent now, and wait for the rest."""
+        if link.failed not in (0, errno.EINPROGRESS):
+            self.broken(link, OSError(link.failed, os.strerror(link.failed)))
+            return
         if link.out:
             try:
                 sent = link.socket.send(link.out)
@@ -331,7 +335,7 @@ class Agent:
             except BlockingIOError:
                 pass
             except OSError as e:
-                if e.errno not in (107, 115):  # still connecting
+                if e.errno != errno.ENOTCONN:  # it is still connecting
                     self.broken(link, e)
                     return
         wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if link.out else 0)
