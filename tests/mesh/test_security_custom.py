@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from harness import MeshHarness, inventory_topology
+from security_cases import jwks, sign
 
 from testbed.compiler.security import MeshConfig, SecurityInputs
 from testbed.waiting import NotYet, wait_until
@@ -132,3 +134,23 @@ def test_a_provider_that_nobody_defined_denies(mesh: MeshHarness) -> None:
     mesh.apply(policy("nobody"))
     assert mesh.request("client-v1", "http://web/ask", headers={"x-let-in": "yes"})[0].status == 403
     assert json.loads(mesh.request("client-v1", "http://web/other")[0].body)["workload"] == "web-v1"
+
+
+@pytest.mark.proves(
+    "RequestAuthentication.spec.jwtRules[].jwksUri", "RequestAuthentication.spec.jwtRules[].timeout"
+)
+def test_keys_of_a_service_in_the_mesh_are_fetched_by_envoy(mesh: MeshHarness) -> None:
+    mesh.control("asked-v1", body=jwks())
+    mesh.apply("""
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: fetched, namespace: default}
+spec:
+  selector: {matchLabels: {app: web}}
+  jwtRules:
+    - {issuer: one@example, jwksUri: "http://asked.default.svc.cluster.local/keys", timeout: 3s}
+""")
+    for signed, status in (("good", 200), ("stranger", 401), ("none", 401)):
+        bearer = {"authorization": f"Bearer {sign({}, time.time(), signed)}"}
+        assert mesh.request("client-v1", "http://web/", headers=bearer)[0].status == status, signed
+    assert mesh.backend_log("asked-v1")[-1]["path"] == "/keys"
