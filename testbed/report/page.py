@@ -1,0 +1,107 @@
+"""One HTML page that needs nothing else: readable by somebody who wasn't there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+
+from testbed.model.topology import Topology
+from testbed.model.verdict import Outcome, Verdict
+from testbed.report.plain import answered_by, redacted
+from testbed.report.plots import latency_plot, path_plot, topology_plot
+from testbed.report.record import ScenarioRecord, StepRecord
+
+_STYLE = files("testbed.report").joinpath("page.css").read_text()
+
+_MEANING = {
+    Outcome.PASS: "the mesh does what it promises",
+    Outcome.FAIL: "the mesh does not do what it promises",
+    Outcome.INCONCLUSIVE: "the lab could not tell; nothing is said of the mesh",
+    Outcome.NOT_APPLICABLE: "the question does not arise in this lab",
+}
+
+
+def html_page(records: Sequence[ScenarioRecord], topology: Topology | None = None) -> str:
+    """The page's text.  No script, no other file, no network."""
+    counts = Counter(r.outcome for r in records)
+    summary = ", ".join(f"{counts[o]} {o}" for o in Outcome if counts[o]) or "no scenario was run"
+    started = records[0].started.strftime("%Y-%m-%d %H:%M:%S UTC") if records else ""
+    rows = "".join(
+        f'<tr><td class="outcome {r.outcome}">{r.outcome}</td><td><a href="#s{i}">{escape(_title(r))}</a></td>'
+        f'<td>{escape(r.scenario.promise)}</td><td class="n">{r.seconds:.1f} s</td></tr>'
+        for i, r in enumerate(records)
+    )
+    legend = "".join(f"<li><span class='outcome {o}'>{o}</span>: {text}</li>" for o, text in _MEANING.items())
+    body = "".join(_scenario(f"s{i}", r, topology) for i, r in enumerate(records))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>Testbed: {escape(summary)}</title><style>{_STYLE}</style></head><body>"
+        f'<h1>What the mesh did</h1><p>{escape(summary)}. <span class="quiet">Started {started}.</span></p>'
+        f"<table><thead><tr><th>Verdict</th><th>Scenario</th><th>Promise</th><th>Time</th></tr></thead>{rows}</table>"
+        f"<details><summary>What the verdicts mean</summary><ul>{legend}</ul></details>{body}</body></html>\n"
+    )
+
+
+def _title(record: ScenarioRecord) -> str:
+    return f"{record.scenario.name} [{record.mutant}]" if record.mutant else record.scenario.name
+
+
+def _scenario(anchor: str, record: ScenarioRecord, topology: Topology | None) -> str:
+    steps = "".join(_step(step, topology) for step in record.steps)
+    left = "" if record.clean else '<p class="FAIL">The lab could not be put back as it was.</p>'
+    resources = redacted(record.resources.encode()).decode()
+    given = (
+        f"<details><summary>Resources in force</summary><pre>{escape(resources)}</pre></details>"
+        if resources
+        else ""
+    )
+    return (
+        f'<section id="{anchor}"><h2><span class="outcome {record.outcome}">{record.outcome}</span> '
+        f"{escape(_title(record))}</h2><p><strong>{escape(record.scenario.promise)}</strong></p>"
+        f'<p class="quiet">{escape(record.scenario.description)}</p>'
+        f'<p class="reason">{escape(record.verdict.reason)}</p>'
+        f"{_errors(record.verdict)}{left}{steps}{given}</section>"
+    )
+
+
+def _step(step: StepRecord, topology: Topology | None) -> str:
+    title = (
+        f"<h3>{escape(step.name)} <span class='outcome {step.verdict.outcome}'>{step.verdict.outcome}</span></h3>"
+    )
+    head = title if step.name else ""
+    reason = f'<p class="reason">{escape(step.verdict.reason)}</p>' if step.name else ""
+    if not step.samples:
+        return head + reason
+    facts = [
+        f"{len(step.samples)} requests from {step.caller} in {step.sample_seconds:.1f} s",
+        f"{len(step.arrivals)} arrivals in the programs' own logs",
+        f"revision {step.revision}",
+        f"in force after {step.apply_seconds:.1f} s",
+    ]
+    if step.discarded:
+        facts.append(f"{step.discarded} samples thrown away: a revision changed while they were taken")
+    plots = [*(path_plot(p) for p in step.paths if p.points), topology_plot(step, topology), latency_plot(step)]
+    rows = "".join(f"<tr><td>{escape(w)}</td><td class='n'>{n}</td></tr>" for w, n in answered_by(step).items())
+    parts = "".join(
+        f"<tr><td>{escape(name)}</td><td class='outcome {v.outcome}'>{v.outcome}</td>"
+        f"<td>{escape(v.reason)}</td></tr>"
+        for name, v in step.verdict.parts
+    )
+    return (
+        f'{head}{reason}<p class="quiet">{escape("; ".join(facts))}</p>'
+        + (f"<table>{parts}</table>" if parts else "")
+        + f'<div class="plots">{"".join(plots)}</div>'
+        + f"<details><summary>Who answered</summary><table>{rows}</table></details>"
+    )
+
+
+def _errors(verdict: Verdict) -> str:
+    if not (verdict.alpha or verdict.beta):
+        return ""
+    return (
+        f'<p class="quiet">Chance of a FAIL if the mesh is exactly right: at most {verdict.alpha:.2g}. '
+        f"Chance of a PASS if it is off by the tolerance: at most {verdict.beta:.2g}.</p>"
+    )

@@ -1,0 +1,87 @@
+"""Records as plain values for JSON, and texts without secrets."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from testbed.model.verdict import Verdict
+from testbed.report.record import ScenarioRecord, StepRecord
+
+_SECRETS = (
+    (
+        re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.S),
+        b"[private key removed]",
+    ),
+    (re.compile(rb'("private_key"\s*:\s*\{\s*"inline_(?:bytes|string)"\s*:\s*")[^"]*'), rb"\1[removed]"),
+    (
+        re.compile(rb"(?i)(authorization[\"']?\s*[:=]\s*[\"']?(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]+"),
+        rb"\1[removed]",
+    ),
+    (re.compile(rb"(?i)\b(bearer\s+)eyJ[A-Za-z0-9._-]+"), rb"\1[removed]"),
+    (re.compile(rb"(?i)((?:set-)?cookie[\"']?\s*[:=]\s*[\"']?[^\s=;,\"']+=)[^;,\s\"'}]+"), rb"\1[removed]"),
+)
+
+
+def redacted(content: bytes) -> bytes:
+    """The text without private keys, bearer tokens, passwords of basic authentication and cookies' values."""
+    for pattern, instead in _SECRETS:
+        content = pattern.sub(instead, content)
+    return content
+
+
+def verdict_plain(verdict: Verdict) -> dict[str, Any]:
+    """A verdict with its parts."""
+    plain: dict[str, Any] = {
+        "outcome": str(verdict.outcome),
+        "reason": verdict.reason,
+        "numbers": dict(verdict.numbers),
+        "alpha": verdict.alpha,
+        "beta": verdict.beta,
+    }
+    if verdict.evidence:
+        plain["evidence"] = verdict.evidence
+    if verdict.parts:
+        plain["parts"] = [{"name": name, **verdict_plain(part)} for name, part in verdict.parts]
+    return plain
+
+
+def record_json(record: ScenarioRecord) -> dict[str, Any]:
+    """A run in plain values: what ``testbed verify --json`` prints and ``result.json`` holds (no samples)."""
+    return {
+        "scenario": record.scenario.name,
+        "promise": record.scenario.promise,
+        "tags": list(record.scenario.tags),
+        "mutant": record.mutant,
+        "started": record.started.isoformat(),
+        "seconds": round(record.seconds, 3),
+        "lab_left_as_found": record.clean,
+        "verdict": verdict_plain(record.verdict),
+        "steps": [_step(step) for step in record.steps],
+    }
+
+
+def _step(step: StepRecord) -> dict[str, Any]:
+    return {
+        "name": step.name,
+        "caller": step.caller,
+        "revision": step.revision,
+        "verdict": verdict_plain(step.verdict),
+        "requests": len(step.samples),
+        "sent": step.summary.sent,
+        "arrived": len(step.arrivals),
+        "answered_by": answered_by(step),
+        "discarded": step.discarded,
+        "apply_seconds": round(step.apply_seconds, 3),
+        "sample_seconds": round(step.sample_seconds, 3),
+    }
+
+
+def answered_by(step: StepRecord) -> dict[str, int]:
+    """Instance, or a proxy's status, or the lack of an answer -> how many requests."""
+    counts: dict[str, int] = {}
+    for sample in step.samples:
+        proxy = f"proxy: {sample.status}" if sample.answered else "no answer"
+        who = sample.headers.get("x-instance") or proxy
+        counts[who] = counts.get(who, 0) + 1
+    return dict(sorted(counts.items()))
