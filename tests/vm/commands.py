@@ -15,7 +15,7 @@ from testbed.waiting import NotYet, wait_until
 COMMAND = [sys.executable, "-c", "from testbed.cli import main; main()"]
 
 
-def testbed(*arguments, code=0, limit=300):
+def cli(*arguments, code=0, limit=300):
     """Run a command; returns what it wrote to stdout.  No command may ever show a traceback."""
     done = subprocess.run(
         [*COMMAND, *arguments], capture_output=True, text=True, timeout=limit, cwd=testbed_home(), check=False

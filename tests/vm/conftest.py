@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from commands import left_behind, testbed
+from commands import cli, left_behind
 
 SHARED = "bookinfo"
 
@@ -21,7 +21,7 @@ def bookinfo():
     """The default lab, brought up from nothing by the command line; its report.  Taken down at the end."""
     import json
 
-    testbed("down", "-i", SHARED)
-    yield json.loads(testbed("up", "-i", SHARED, "--json", limit=600))
-    testbed("down", "-i", SHARED)
+    cli("down", "-i", SHARED)
+    yield json.loads(cli("up", "-i", SHARED, "--json", limit=600))
+    cli("down", "-i", SHARED)
     assert left_behind(SHARED) == []

@@ -6,9 +6,10 @@ import shutil
 import subprocess
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
-from commands import left_behind, testbed
+from commands import COMMAND, cli, left_behind
 
 from testbed.host import processes
 from testbed.host.directories import LabDirectories
@@ -48,7 +49,7 @@ def test_up_ends_with_a_mesh_that_proved_its_first_promise(bookinfo):
 
 
 def test_every_node_answers_and_every_proxy_is_in_force(bookinfo):
-    status = json.loads(testbed("status", "--json"))
+    status = json.loads(cli("status", "--json"))
     assert status["healthy"]
     assert len(status["nodes"]) == 6
     assert len(status["proxies"]) == 11
@@ -56,12 +57,12 @@ def test_every_node_answers_and_every_proxy_is_in_force(bookinfo):
 
 def test_up_again_changes_nothing_and_says_so_quickly(bookinfo):
     began = time.monotonic()
-    assert "nothing to do" in testbed("up")
+    assert "nothing to do" in cli("up")
     assert time.monotonic() - began < 5
 
 
 def test_plan_has_nothing_to_do(bookinfo):
-    testbed("plan", "--detailed-exitcode")
+    cli("plan", "--detailed-exitcode")
 
 
 def test_the_page_names_who_answered(bookinfo):
@@ -97,41 +98,34 @@ def test_a_browser_shows_the_page(bookinfo, tmp_path):
 def test_an_unsure_reader_sees_the_difference_first_and_changes_nothing(bookinfo, tmp_path):
     file = tmp_path / "reviews.yaml"
     file.write_text(SHIFTED)
-    shown = testbed("apply", "--diff", str(file))
+    shown = cli("apply", "--diff", str(file))
     assert "+      weight: 70" in shown or "weight: 70" in shown
-    assert "weight: 70" not in testbed("applied")
+    assert "weight: 70" not in cli("applied")
 
 
 def test_changed_weights_are_in_force_without_a_restart_and_fail_the_old_expectation(bookinfo, tmp_path):
-    before = testbed("ssh", "client", "--", "systemctl", "show", "-p", "MainPID", "testbed-sidecar@client-v1")
+    before = cli("ssh", "client", "--", "systemctl", "show", "-p", "MainPID", "testbed-sidecar@client-v1")
     file, old = tmp_path / "reviews.yaml", tmp_path / "old.yaml"
     file.write_text(SHIFTED)
     old.write_text(OLD_EXPECTATION)
     try:
-        applied = json.loads(testbed("apply", str(file), "--json"))
+        applied = json.loads(cli("apply", str(file), "--json"))
         assert "client-v1" in applied["changed"]
         assert all(path.startswith("rds/") for paths in applied["changed"].values() for path in paths)
         [verdict] = json.loads(_verify(1, str(old)))
         assert verdict["verdict"] == "FAIL"
     finally:
-        testbed("up", "--no-verify")
-    assert before == testbed(
-        "ssh", "client", "--", "systemctl", "show", "-p", "MainPID", "testbed-sidecar@client-v1"
-    )
+        cli("up", "--no-verify")
+    assert before == cli("ssh", "client", "--", "systemctl", "show", "-p", "MainPID", "testbed-sidecar@client-v1")
     [verdict] = json.loads(_verify(0, str(old)))
     assert verdict["verdict"] == "PASS"
 
 
 def _verify(code, *arguments):
-    import sys
-
-    from commands import COMMAND
-
     done = subprocess.run(
         [*COMMAND, "verify", "--json", *arguments], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == code, done.stderr + done.stdout
-    del sys
     return done.stdout
 
 
@@ -146,49 +140,47 @@ def test_a_machine_that_dies_is_missed_and_up_brings_it_back(bookinfo):
         p for p in found if p.name.startswith("qemu-") and "guest=bookinfo-app-4," in " ".join(p.arguments)
     ]
     subprocess.run(["kill", "-9", str(machine.pid)], check=True)
-    status = json.loads(testbed("status", "--json", code=1) or "{}") or _status()
+    status = _status()
     assert not status["healthy"]
     assert not status["nodes"]["app-4"]["running"]
-    assert "is shut off" in testbed("ssh", "app-4", "--", "true", code=1)
-    steps = {s["name"] for s in json.loads(testbed("plan", "--json"))}
+    assert "is shut off" in cli("ssh", "app-4", "--", "true", code=1)
+    steps = {s["name"] for s in json.loads(cli("plan", "--json"))}
     assert {"start:app-4", "boot:app-4"} <= steps
     assert "create:app-4" not in steps
-    testbed("up", "--no-verify")
+    cli("up", "--no-verify")
     assert _status()["healthy"]
 
 
 def _status():
-    from commands import COMMAND
-
     done = subprocess.run([*COMMAND, "status", "--json"], capture_output=True, text=True, timeout=60, check=False)
     return json.loads(done.stdout)
 
 
 def test_a_night_off_changes_no_identity(bookinfo):
-    before = testbed("ssh", "app-1", "--", "cat", "/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key.pub")
-    testbed("stop")
+    before = cli("ssh", "app-1", "--", "cat", "/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key.pub")
+    cli("stop")
     assert not _status()["healthy"]
-    testbed("start")
-    assert before == testbed("ssh", "app-1", "--", "cat", "/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key.pub")
+    cli("start")
+    assert before == cli("ssh", "app-1", "--", "cat", "/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key.pub")
     assert _status()["healthy"]
     assert get("/productpage")[0] == 200
 
 
 def test_other_programs_reach_a_node_by_the_exported_configuration(bookinfo, tmp_path):
     config = tmp_path / "config"
-    config.write_text(testbed("export", "ssh-config"))
+    config.write_text(cli("export", "ssh-config"))
     done = subprocess.run(
         ["ssh", "-F", str(config), "app-2", "hostname"], capture_output=True, text=True, check=True
     )
     assert done.stdout == "app-2\n"
-    assert "ansible_user=root" in testbed("export", "ansible-inventory")
+    assert "ansible_user=root" in cli("export", "ansible-inventory")
 
 
 def test_the_machines_fit_into_8_gib(bookinfo):
     machines = [p for p in processes.of_lab(LabDirectories("bookinfo").state) if p.name.startswith("qemu-")]
     resident = 0
     for machine in machines:
-        status = open(f"/proc/{machine.pid}/status").read()
+        status = Path(f"/proc/{machine.pid}/status").read_text()
         resident += int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
     assert len(machines) == 6
     assert resident < 7 * 2**30
@@ -196,7 +188,7 @@ def test_the_machines_fit_into_8_gib(bookinfo):
 
 def test_down_leaves_nothing_and_takes_less_than_ten_seconds(bookinfo):
     began = time.monotonic()
-    testbed("down")
+    cli("down")
     assert time.monotonic() - began < 10
     assert left_behind("bookinfo") == []
-    assert "nothing was there" in testbed("down")
+    assert "nothing was there" in cli("down")

@@ -4,7 +4,7 @@ import json
 import random
 
 import pytest
-from commands import left_behind, running, testbed, wait_for_step
+from commands import cli, left_behind, running, wait_for_step
 
 SEED = 20261122
 LAB = "two-nodes"
@@ -12,29 +12,29 @@ LAB = "two-nodes"
 
 @pytest.fixture(autouse=True)
 def clean():
-    testbed("down", "-i", LAB)
+    cli("down", "-i", LAB)
     yield
-    testbed("down", "-i", LAB)
+    cli("down", "-i", LAB)
     assert left_behind(LAB) == []
 
 
 @pytest.mark.slow
 def test_up_killed_at_any_step_is_mended_by_up_or_removed_by_down():
     chance = random.Random(SEED)
-    plan = [step["name"] for step in json.loads(testbed("plan", "-i", LAB, "--json"))]
+    plan = [step["name"] for step in json.loads(cli("plan", "-i", LAB, "--json"))]
     assert len(plan) >= 10
     chance.shuffle(plan)
     for name in plan:
-        if name not in [step["name"] for step in json.loads(testbed("plan", "-i", LAB, "--json"))]:
-            testbed("down", "-i", LAB)  # an earlier up got past it: begin again
+        if name not in [step["name"] for step in json.loads(cli("plan", "-i", LAB, "--json"))]:
+            cli("down", "-i", LAB)  # an earlier up got past it: begin again
         with running("up", "-i", LAB, "--no-verify", "--json") as up:
             wait_for_step(LAB, name, up)
         if chance.random() < 0.4:
-            testbed("down", "-i", LAB)
+            cli("down", "-i", LAB)
             assert left_behind(LAB) == [], f"after a kill at {name}"
-    testbed("up", "-i", LAB)
-    assert json.loads(testbed("status", "-i", LAB, "--json"))["healthy"]
-    assert "nothing to do" in testbed("up", "-i", LAB)
+    cli("up", "-i", LAB)
+    assert json.loads(cli("status", "-i", LAB, "--json"))["healthy"]
+    assert "nothing to do" in cli("up", "-i", LAB)
 
 
 def test_an_interrupted_up_says_so_and_exits_with_130():
