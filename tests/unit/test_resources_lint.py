@@ -307,6 +307,13 @@ def test_a_narrower_match_with_more_conditions_before_a_wider_one_is_fine():
     assert [f for f in found([service(narrow, *uris({"prefix": "/a"}))]) if f.code == "unreachable-match"] == []
 
 
+def test_a_match_without_regard_to_case_is_not_compared_with_one_that_has_it():
+    loose = {"match": [{"uri": {"prefix": "/A"}, "ignoreUriCase": True}], **to("reviews")}
+    strict = {"match": [{"uri": {"prefix": "/A/b"}}], **to("reviews")}
+    assert [f for f in found([service(strict, loose)]) if f.code == "unreachable-match"] == []
+    assert [f for f in found([service(loose, strict)]) if f.code == "unreachable-match"] == []
+
+
 def test_findings_as_json_have_everything_a_program_needs():
     (finding,) = to_json(f for f in found(CASES["weights"][0]) if f.code == "weights")
     assert json.loads(json.dumps(finding)) == finding
