@@ -16,7 +16,10 @@ services: [{name: web, ports: [{name: http, port: 80, targetPort: 8080}]}]
 workloads:
   - {service: web, node: one}
   - {service: client, node: one, program: none}
-gateways: [{name: front, node: one}]
+gateways:
+  - name: front
+    node: one
+    labels: {istio: ingressgateway, gateway.networking.k8s.io/gateway-name: front}
 """
 ROUTES = """
 apiVersion: networking.istio.io/v1
@@ -108,3 +111,22 @@ def test_a_workload_behind_it_sees_the_gateways_identity(mesh: MeshHarness) -> N
             )
         )
         assert status(mesh) == expected
+
+
+@pytest.mark.proves("AuthorizationPolicy.spec.targetRef.group", "AuthorizationPolicy.spec.targetRef.kind")
+@pytest.mark.proves("AuthorizationPolicy.spec.targetRef.name", "AuthorizationPolicy.spec.targetRefs[].group")
+@pytest.mark.proves("AuthorizationPolicy.spec.targetRefs[].kind", "AuthorizationPolicy.spec.targetRefs[].name")
+@pytest.mark.proves("RequestAuthentication.spec.targetRef.group", "RequestAuthentication.spec.targetRef.kind")
+@pytest.mark.proves("RequestAuthentication.spec.targetRef.name", "RequestAuthentication.spec.targetRefs[].group")
+@pytest.mark.proves("RequestAuthentication.spec.targetRefs[].kind", "RequestAuthentication.spec.targetRefs[].name")
+def test_target_refs_pick_the_gateway_by_its_name(mesh: MeshHarness) -> None:
+    for name, without, bad in (("front", 403, 401), ("back", 200, 200)):
+        target = f"{{group: gateway.networking.k8s.io, kind: Gateway, name: {name}}}"
+        for reference in (f"targetRef: {target}", f"targetRefs: [{target}]"):
+            tokens = f"{reference}, jwtRules: [{{issuer: one@example, jwks: '{jwks()}'}}]"
+            required = f"{reference}, rules: [{{from: [{{source: {{requestPrincipals: ['*']}}}}]}}]"
+            resources = security("RequestAuthentication", tokens) + security("AuthorizationPolicy", required)
+            mesh.apply(ROUTES + resources.replace("selector: {matchLabels: {istio: ingressgateway}}, ", ""))
+            assert status(mesh) == without, reference
+            assert status(mesh, authorization=bearer()) == 200
+            assert status(mesh, authorization=bearer("stranger")) == bad, reference
