@@ -67,6 +67,13 @@ def test_without_the_gateway_api_nothing_is_touched():
     assert translate(resources, bookinfo()) is resources
 
 
+@pytest.mark.proves(
+    "gateway.networking.k8s.io/Gateway.spec.gatewayClassName",
+    "gateway.networking.k8s.io/Gateway.spec.listeners[].name",
+    "gateway.networking.k8s.io/Gateway.spec.listeners[].port",
+    "gateway.networking.k8s.io/Gateway.spec.listeners[].protocol",
+    "gateway.networking.k8s.io/Gateway.spec.listeners[].tls.certificateRefs[].name",
+)
 def test_each_listener_is_a_gateway_of_the_labs_proxies():
     web, tls = translated(GATEWAY).gateways
     assert web.spec.selector == {"istio": "ingressgateway"}
@@ -85,6 +92,12 @@ def test_a_route_is_bound_to_its_listener_with_the_hosts_that_both_have():
     assert service.locate("spec", "http", 0, "route").line > 15
 
 
+@pytest.mark.proves(
+    "gateway.networking.k8s.io/Gateway.spec.listeners[].hostname",
+    "gateway.networking.k8s.io/Gateway.spec.listeners[].allowedRoutes.namespaces.from",
+    "HTTPRoute.spec.hostnames[]",
+    "HTTPRoute.spec.parentRefs[].*",
+)
 @pytest.mark.parametrize(
     ("more", "hosts"),
     [
@@ -106,6 +119,11 @@ def test_a_listener_takes_routes_by_host_name_port_and_namespace(more, hosts):
     assert bool(resources.ignored) == (not hosts)
 
 
+@pytest.mark.proves(
+    "HTTPRoute.spec.rules[].matches[].path.*",
+    "HTTPRoute.spec.rules[].matches[].method",
+    "HTTPRoute.spec.rules[].matches[].headers[].name",
+)
 def test_the_most_specific_match_comes_first_whatever_the_order():
     found = rules("""\
     - matches: [{path: {type: RegularExpression, value: "/a.*"}}]
@@ -124,6 +142,11 @@ def test_the_most_specific_match_comes_first_whatever_the_order():
     assert [bool(m.headers) for m in first[1:4]] == [False, True, False]
 
 
+@pytest.mark.proves(
+    "HTTPRoute.spec.rules[].backendRefs[].weight",
+    "HTTPRoute.spec.rules[].timeouts.*",
+    "HTTPRoute.spec.rules[].retry.*",
+)
 def test_weights_retries_and_timeouts():
     (http,) = rules("""\
     - backendRefs: [{name: reviews, port: 9080, weight: 3}, {name: productpage, port: 9080}]
@@ -135,6 +158,10 @@ def test_weights_retries_and_timeouts():
     assert http.retries.retry_on.endswith(",503")
 
 
+@pytest.mark.proves(
+    "HTTPRoute.spec.rules[].backendRefs[].name",
+    "HTTPRoute.spec.rules[].backendRefs[].port",
+)
 def test_no_backend_is_404_and_no_weight_is_500():
     none, zero = rules("""\
     - matches: [{path: {value: /none}}]
@@ -144,6 +171,18 @@ def test_no_backend_is_404_and_no_weight_is_500():
     assert (none.direct_response.status, zero.direct_response.status) == (404, 500)
 
 
+@pytest.mark.proves(
+    "HTTPRoute.spec.rules[].filters[].type",
+    "HTTPRoute.spec.rules[].filters[].requestHeaderModifier.set[].*",
+    "HTTPRoute.spec.rules[].filters[].requestHeaderModifier.remove[]",
+    "HTTPRoute.spec.rules[].filters[].responseHeaderModifier.add[].*",
+    "HTTPRoute.spec.rules[].filters[].urlRewrite.hostname",
+    "HTTPRoute.spec.rules[].filters[].urlRewrite.path.replacePrefixMatch",
+    "HTTPRoute.spec.rules[].filters[].requestMirror.backendRef.name",
+    "HTTPRoute.spec.rules[].filters[].requestMirror.fraction.*",
+    "HTTPRoute.spec.rules[].filters[].cors.allowOrigins[]",
+    "HTTPRoute.spec.rules[].filters[].cors.maxAge",
+)
 def test_filters():
     (http,) = rules("""\
     - filters:
@@ -165,6 +204,10 @@ def test_filters():
     assert http.cors_policy.allow_origins[0].regex == r"^https://.*\.x\.org$"
 
 
+@pytest.mark.proves(
+    "HTTPRoute.spec.rules[].filters[].requestRedirect.hostname",
+    "HTTPRoute.spec.rules[].filters[].requestRedirect.path.replacePrefixMatch",
+)
 def test_a_redirect_is_302_on_the_requests_own_port():
     (http,) = rules("""\
     - filters:
@@ -187,6 +230,11 @@ spec:
 """
 
 
+@pytest.mark.proves(
+    "ReferenceGrant.spec.from[].*",
+    "ReferenceGrant.spec.to[].*",
+    "HTTPRoute.spec.rules[].backendRefs[].namespace",
+)
 @pytest.mark.parametrize(("grants", "host"), [([], NO_BACKEND), ([GRANT], "ratings.other.svc.cluster.local")])
 def test_a_backend_of_another_namespace_wants_a_grant(grants, host):
     text = route().replace("{name: reviews, port: 9080}", "{name: ratings, namespace: other, port: 9080}")
@@ -203,6 +251,11 @@ def test_a_route_for_a_service_is_for_the_mesh():
     assert service.spec.http[0].match[0].port == 9080
 
 
+@pytest.mark.proves(
+    "GRPCRoute.spec.rules[].matches[].method.service",
+    "GRPCRoute.spec.rules[].matches[].method.method",
+    "GRPCRoute.spec.parentRefs[].name",
+)
 def test_grpc_methods_are_paths():
     text = """\
 apiVersion: gateway.networking.k8s.io/v1

@@ -23,13 +23,14 @@ from testbed.resources.values import Message
 _KEY = re.compile(r"^(\s*)((?:- +)*)([A-Za-z][\w-]*):(\s|$)")
 _KIND = re.compile(r"^kind:\s*(\w+)\s*$")
 _MOST = 100  # fields mended in one file
+_LARGEST = 1024 * 1024  # characters: each field mended means reading the text again
 
 
 def mend(text: str, file: str) -> tuple[str, list[Problem], list[Problem]]:
     """The text with such fields moved to their owners; what was done, and what should be looked at."""
     changes: list[Problem] = []
     warnings: list[Problem] = []
-    for _ in range(_MOST):
+    for _ in range(_MOST if len(text) <= _LARGEST else 0):
         line = _broken_line(text, file)
         moved = _move(text.split("\n"), line - 1) if line else None
         if moved is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from urllib.parse import urlsplit
 
 from testbed.documents import Path
 from testbed.resources.authentication import JWTRule, PeerAuthentication, RequestAuthentication
@@ -24,6 +23,7 @@ _TARGETS = {
 }
 _HEADER = re.compile(r"[-_A-Za-z0-9]+")
 _SEGMENT = re.compile(r"[a-zA-Z0-9\-._~%!$&'()+,;:@=]+")
+_HTTP_ADDRESS = re.compile(r"https?://[^/?#@\s:]+(?::[0-9]{1,5})?(?:[/?#]\S*)?|https?://\[[0-9a-fA-F:.]+\]\S*")
 _ADDRESSES = ("ip_blocks", "not_ip_blocks", "remote_ip_blocks", "not_remote_ip_blocks")
 _NOT_CUSTOM = ("namespaces", "service_accounts", "trust_domains", "principals", "request_principals")
 _KEYS = (
@@ -106,7 +106,7 @@ def _jwt(rule: JWTRule, at: Path) -> Iterator[Finding]:
         yield at, "no issuer and no jwksUri", "write the issuer"
     if rule.jwks and rule.jwks_uri:
         yield (*at, "jwks"), "jwks and jwksUri exclude each other", "keep one of them"
-    if rule.jwks_uri and not _is_http_address(rule.jwks_uri):
+    if rule.jwks_uri and not _HTTP_ADDRESS.fullmatch(rule.jwks_uri):
         yield (*at, "jwksUri"), f"{rule.jwks_uri!r} is no http(s) address", "write https://host/path"
     if rule.jwks and (fault := _jwks_fault(rule.jwks)):
         yield (*at, "jwks"), fault, 'write {"keys": […]} (RFC 7517)'
@@ -125,14 +125,6 @@ def _jwt(rule: JWTRule, at: Path) -> Iterator[Finding]:
         if not copied.claim or not _HEADER.fullmatch(copied.header):
             message = "needs a claim and a header name of letters, digits, '-', '_'"
             yield (*at, "outputClaimToHeaders", i), message, "correct it"
-
-
-def _is_http_address(text: str) -> bool:
-    try:
-        address = urlsplit(text)
-    except ValueError:
-        return False
-    return address.scheme in ("http", "https") and bool(address.hostname)
 
 
 def _jwks_fault(text: str) -> str:
