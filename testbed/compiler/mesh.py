@@ -39,6 +39,7 @@ from testbed.compiler.virtualservices import RoutedHosts, routed_hosts
 from testbed.compiler.xdspaths import endpoints_path, routes_path
 from testbed.model.proxy import ProxyConfiguration, XdsFile, content_hash
 from testbed.model.topology import MeshWorkload, ProxyKind, Topology
+from testbed.resources.gateway_api import translate
 from testbed.resources.resource import ResourceSet
 
 
@@ -57,7 +58,7 @@ def compile_mesh(
     is made again.  ``only`` limits the answer to some workloads.
     """
     memory = cache if cache is not None else CompileCache()
-    mesh = _Mesh(resources, topology, layout or Layout(), memory, security or SecurityInputs())
+    mesh = _Mesh(translate(resources, topology), topology, layout or Layout(), memory, security or SecurityInputs())
     wanted = [w for w in topology.workloads if only is None or w.name in only]
     compiled = {w.name: mesh.proxy(w) for w in wanted}
     memory.sweep()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
 
 from testbed.compiler.accesslog import file_log
+from testbed.compiler.security.selection import GATEWAY_NAME
 from testbed.model.topology import MeshWorkload, Topology
 from testbed.resources.resource import ResourceSet
 from testbed.resources.telemetry import Telemetry, WorkloadMode
@@ -46,14 +47,23 @@ def logging_of(resources: ResourceSet, workload: MeshWorkload, topology: Topolog
     return out[WorkloadMode.CLIENT], out[WorkloadMode.SERVER]
 
 
+def targets(spec: Telemetry, workload: MeshWorkload) -> bool:
+    """Whether ``targetRefs`` name the Gateway (of the Gateway API) that the workload serves."""
+    name = workload.labels.get(GATEWAY_NAME)
+    references = (*spec.target_refs, *((spec.target_ref,) if spec.target_ref else ()))
+    return name is not None and any(r.kind == "Gateway" and r.name == name for r in references)
+
+
 def _layers(resources: ResourceSet, workload: MeshWorkload, topology: Topology) -> Iterator[Telemetry]:
     """The root namespace's, the namespace's and the workload's own, the widest first; of each the oldest."""
     root = namespace = own = None
     for resource in resources.telemetries:
         selector = resource.spec.selector.match_labels if resource.spec.selector else {}
         if resource.spec.target_ref or resource.spec.target_refs:
-            continue
-        if selector:
+            # istiod: what is attached to a Gateway is for that gateway's proxy, beside its selector's
+            if resource.namespace == workload.namespace and targets(resource.spec, workload):
+                own = own or resource.spec
+        elif selector:
             if resource.namespace == workload.namespace and selects(selector, workload.labels):
                 own = own or resource.spec
         elif resource.namespace == topology.root_namespace:

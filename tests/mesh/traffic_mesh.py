@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,6 +87,15 @@ def behaving(mesh: MeshHarness, workload: str, **how: Any) -> Iterator[None]:
         yield
     finally:
         mesh.control(workload)
+
+
+def echo(mesh: MeshHarness, address: str, port: int, user: int = 0) -> str:
+    """Who answers a plain connection from the client's namespace."""
+    code = (
+        f"import socket; s = socket.create_connection(({address!r}, {port}), 5); s.settimeout(5)\n"
+        "print(s.recv(100).decode().strip())"
+    )
+    return mesh.command(CLIENT, [sys.executable, "-ISE", "-c", code], user=user).decode().strip()
 
 
 def started() -> Iterator[MeshHarness]:
