@@ -18,7 +18,7 @@ def path_plot(path: TestPath) -> str:
     """Both one-sided tests on their way from 0 to a bound; the claim is accepted when both are at the top."""
     points = _thinned(path.points)
     last = max(2, path.points[-1][0]) if path.points else 2
-    low, high = path.reject_at * 1.12, path.accept_at * 1.12
+    low, high = path.reject_at * 1.12, path.accept_at * 1.2
 
     def x(n: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * n / last
@@ -33,19 +33,14 @@ def path_plot(path: TestPath) -> str:
         (path.accept_at, "as declared", "accept"),
         (path.reject_at, "off by the tolerance", "reject"),
     ):
-        parts.append(
-            f'<line class="{css}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(bound):.1f}" y2="{y(bound):.1f}"/>'
-        )
-        parts.append(
-            f'<text class="{css}" x="{WIDTH - RIGHT - 4}" y="{y(bound) + 13:.1f}" text-anchor="end">{text}</text>'
-        )
+        at, right = y(bound), WIDTH - RIGHT
+        parts.append(f'<line class="{css}" x1="{LEFT}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        parts.append(f'<text class="{css}" x="{right}" y="{at - 4:.1f}" text-anchor="end">{text}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(0):.1f}" y2="{y(0):.1f}"/>')
     for column, css, text in ((1, "one", f"against {path.low:.1%}"), (2, "two", f"against {path.high:.1%}")):
         line = " ".join(f"{x(p[0]):.1f},{y(p[column]):.1f}" for p in [(0, 0.0, 0.0), *points])
         parts.append(f'<polyline class="{css}" points="{line}"/>')
-        parts.append(
-            f'<text class="{css}" x="{LEFT + 8 + 110 * (column - 1)}" y="{HEIGHT - BOTTOM - 6}">{text}</text>'
-        )
+        parts.append(f'<text class="{css}" x="{LEFT + 100 * (column - 1)}" y="{HEIGHT - 4}">{text}</text>')
     parts += [_tick_x(x(n), str(n)) for n in _round_numbers(last)]
     parts += [_tick_y(y(v), f"{v:.1f}") for v in (path.accept_at, 0.0, path.reject_at)]
     parts.append(_label_x("requests"))
@@ -79,7 +74,7 @@ def latency_plot(step: StepRecord) -> str:
         )
     for i in range(5):
         value = 10 ** (low + (high - low) * i / 4)
-        parts.append(_tick_x(LEFT + (WIDTH - LEFT - RIGHT) * i / 4, _seconds(value)))
+        parts.append(_tick_x(LEFT + (WIDTH - LEFT - RIGHT) * i / 4, _seconds(value), "end" if i == 4 else "middle"))
     parts += [
         _tick_y(HEIGHT - BOTTOM, "0"),
         _tick_y(TOP, str(most)),
@@ -143,8 +138,8 @@ def _svg(parts: list[str]) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>'
 
 
-def _tick_x(at: float, text: str) -> str:
-    return f'<text class="small" x="{at:.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{text}</text>'
+def _tick_x(at: float, text: str, anchor: str = "middle") -> str:
+    return f'<text class="small" x="{at:.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="{anchor}">{text}</text>'
 
 
 def _tick_y(at: float, text: str) -> str:

@@ -1,0 +1,126 @@
+"""The bundle: complete, free of secrets, and readable by programs and people."""
+
+import io
+import json
+import tarfile
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree.ElementTree import fromstring
+
+import pytest
+import zstandard
+
+from testbed.model.scenario import read_scenario
+from testbed.model.verdict import failed, inconclusive, not_applicable, passed
+from testbed.report import Arrival, ScenarioRecord, StepRecord, TestPath, html_page, junit_xml, write_bundle
+from testbed.report.plain import redacted
+from testbed.traffic import Request, Sample, TrafficSpec
+
+SCENARIO = read_scenario(
+    "name: half\ndescription: d <b>\npromise: half & half\n"
+    "when: {from: client, service: reviews, timeout: 2s}\nexpect: {status: 200}\n",
+    "half.yaml",
+)
+
+
+def record(verdict, **changes) -> ScenarioRecord:
+    spec = TrafficSpec("ab12", "240.240.1.1", 9080, "reviews:9080", (Request(),), 2)
+    samples = tuple(
+        Sample(i, 0, 200, i / 10, 0.01 * (i + 1), 1, {"x-instance": "reviews-v1", "x-version": "v1"}, "", "hello")
+        for i in range(2)
+    )
+    path = TestPath("v1", 0.5, 0.4, 0.6, 6.9, -7.6, ((1, 0.2, -0.2), (2, 0.4, -0.4)))
+    step = StepRecord(
+        "", verdict, spec, "client-v1", samples, arrivals=(Arrival("ab12-0", "reviews-v1", 1, 200),), paths=(path,),
+        attachments={"access/client-v1.log": b'{"authorization": "Bearer eyJabc.def.ghi"}\n'},
+    )  # fmt: skip
+    started = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    fields = {"seconds": 1.5, "steps": (step,), "resources": "kind: VirtualService\n", **changes}
+    return ScenarioRecord(SCENARIO, verdict, started, **fields)
+
+
+RECORDS = [
+    record(v) for v in (passed("fine", alpha=0.001), failed("no\nwhy"), inconclusive("?"), not_applicable("n"))
+]
+
+
+def test_the_bundle_is_a_folder_and_the_same_compressed(tmp_path: Path):
+    written = write_bundle(RECORDS, tmp_path / "run")
+    assert written[0].verdict.evidence == str(tmp_path / "run")
+    names = {str(p.relative_to(tmp_path)) for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    assert {"run/result.json", "run/junit.xml", "run/report.html", "run/half/1/samples.jsonl"} <= names
+    assert {f"run/half{n}/scenario.yaml" for n in ("", "-2", "-3", "-4")} <= names
+    stream = zstandard.ZstdDecompressor().stream_reader((tmp_path / "run.tar.zst").read_bytes())
+    with tarfile.open(fileobj=io.BytesIO(stream.read())) as tar:
+        assert {m.name for m in tar.getmembers() if m.isfile()} == names
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert [r["verdict"]["outcome"] for r in result] == ["PASS", "FAIL", "INCONCLUSIVE", "NOT_APPLICABLE"]
+    assert json.loads((tmp_path / "run/half/1/samples.jsonl").read_text().splitlines()[1])["id"] == "ab12-1"
+
+
+def test_a_bundle_is_never_written_over(tmp_path: Path):
+    write_bundle(RECORDS[:1], tmp_path / "run")
+    with pytest.raises(FileExistsError):
+        write_bundle(RECORDS[:1], tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        b"-----BEGIN PRIVATE KEY-----\nMIIEvQ\nabc\n-----END PRIVATE KEY-----",
+        b"-----BEGIN EC PRIVATE KEY-----\nMIIEvQ\n-----END EC PRIVATE KEY-----",
+        b'{"private_key": {"inline_bytes": "MIIEvQ=="}}',
+        b"authorization: Bearer MIIEvQ.x.y",
+        b'"authorization": "Basic MIIEvQ=="',
+        b'["authorization", "Bearer eyJMIIEvQ.abc"]',
+        b"cookie: session=MIIEvQ; theme=dark",
+        b'{"set-cookie": "session=MIIEvQ; Path=/"}',
+    ],
+)
+def test_secrets_are_taken_out(secret):
+    assert b"MIIEvQ" in secret
+    assert b"MIIEvQ" not in redacted(b"before " + secret + b" after")
+    assert redacted(b"before " + secret + b" after").startswith(b"before ")
+
+
+def test_no_secret_is_in_the_bundle(tmp_path: Path):
+    write_bundle(RECORDS[:1], tmp_path / "run", extra={"consoles/app-1.log": b"Bearer eyJabc.def.ghi"})
+    for file in (tmp_path / "run").rglob("*"):
+        assert file.is_dir() or b"eyJabc" not in file.read_bytes()
+
+
+def test_junit_tells_a_broken_mesh_from_a_broken_lab():
+    suite = fromstring(junit_xml(RECORDS))
+    assert suite.attrib["tests"] == "4"
+    assert [[child.tag for child in case] for case in suite] == [[], ["failure"], ["error"], ["skipped"]]
+    fromstring(junit_xml([record(failed("control \x00 character"))]))
+
+
+class Strict(HTMLParser):
+    """Collects what would make the page need something else, and whether tags are closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.loads += [v for k, v in attrs if k in ("src", "href") and v and not v.startswith("#")]
+        self.loads += [tag] if tag == "script" else []
+        if tag not in ("meta", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_needs_nothing_else_and_escapes_what_it_shows():
+    page = html_page(RECORDS)
+    parser = Strict()
+    parser.feed(page)
+    assert parser.open == []
+    assert parser.loads == []
+    assert "half &amp; half" in page
+    assert "d &lt;b&gt;" in page
+    assert page.count("<polyline") == 8
