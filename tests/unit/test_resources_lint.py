@@ -297,6 +297,12 @@ def test_without_a_topology_nothing_is_said_of_hosts_and_workloads():
     assert [f.code for f in lint_documents(documents)] == []
 
 
+def test_a_source_subnet_has_no_effect():
+    tcp = [{"match": [{"sourceSubnet": "10.0.0.0/8"}], "route": to("reviews")["route"]}]
+    hits = found([made("VirtualService", {"hosts": ["reviews"], "tcp": tcp})])
+    assert [f.location.field for f in hits if f.code == "ignored-field"] == ["spec.tcp[0].match[0].sourceSubnet"]
+
+
 def test_a_rule_behind_one_without_match_is_never_reached():
     wrong = [service(to("reviews"), *uris({"prefix": "/a"}))]
     assert [f.location.field for f in found(wrong) if f.code == "unreachable-match"] == ["spec.http[1]"]

@@ -88,7 +88,13 @@ def rules_for_one_host(context: Context) -> Iterator[Hit]:
 
 @check("ignored-field", Severity.WARNING, "Istio 1.30 reads the field and does nothing with it")
 def ignored_field(context: Context) -> Iterator[Hit]:
-    """outlierDetection.consecutiveErrors, which has been replaced."""
+    """A field without effect: outlierDetection.consecutiveErrors, sourceSubnet of tcp matches."""
+    for service in context.resources.virtual_services:
+        for i, tcp in enumerate(service.spec.tcp):
+            for j, match in enumerate(tcp.match):
+                if match.source_subnet:
+                    at: Path = ("spec", "tcp", i, "match", j, "sourceSubnet")
+                    yield service, at, "sourceSubnet is ignored", "write an AuthorizationPolicy with ipBlocks"
     for rule in context.resources.destination_rules:
         for path, policy in _policies(rule):
             if policy.outlier_detection and policy.outlier_detection.consecutive_errors:
