@@ -437,3 +437,9 @@ def scenario_schema() -> str:
         **Scenario.model_json_schema(by_alias=True),
     }
     return json.dumps(schema, indent=2, sort_keys=True) + "\n"
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(scenario_schema())

@@ -17,7 +17,7 @@ from testbed.resources import Key, Resource, ResourceSet, load
 from testbed.scenarios.building import services_named, walk
 from testbed.scenarios.lab import LabUnderTest
 from testbed.scenarios.loading import ScenarioFile, given_resources
-from testbed.scenarios.mutations import Manifest, broken
+from testbed.scenarios.mutations import Broken, Manifest, broken, broken_shares
 from testbed.scenarios.running import run_scenario
 from testbed.statistics import DEFAULT_TOLERANCE
 
@@ -89,15 +89,16 @@ def mutants_of(file: ScenarioFile, base: ResourceSet) -> Iterator[Mutant]:
 
     A change that makes the resources invalid is no mutant: the mesh would never get it.
     """
-    scenario = file.scenario
-    points = _tolerance(scenario)
+    points = _tolerance(file.scenario)
+    given = ((step, r, broken(r.to_plain(), points)) for step, r in _given(file))
+    relied_on = (("", r, _broken_claims(r, file.scenario, points)) for r in _relied_on(file, base))
     seen: set[tuple[str, str]] = set()
-    for resource in (*_given(file), *_relied_on(scenario, base)):
-        for what, manifest in broken(resource.to_plain(), points):
+    for step, resource, ways in (*given, *relied_on):
+        for what, manifest in ways:
             mutated = _read(manifest)
             if manifest is not None and mutated is None:
                 continue
-            name = f"{resource.kind} {resource.name}: {what}"
+            name = f"{resource.kind} {resource.name}: {what}" + (f" [{step}]" if step else "")
             if (name, resource.digest) not in seen:
                 seen.add((name, resource.digest))
                 yield Mutant(name, resource.key, resource.digest, mutated)
@@ -129,35 +130,44 @@ def _tolerance(scenario: Scenario) -> float:
     return max(found, default=100 * DEFAULT_TOLERANCE)
 
 
-def _given(file: ScenarioFile) -> Iterator[Resource[Any]]:
-    givens = [file.scenario.given, *(step.given for step in file.scenario.each_step())]
-    for given in givens:
-        yield from given_resources(given, file.path)
+def _given(file: ScenarioFile) -> Iterator[tuple[str, Resource[Any]]]:
+    """What the scenario gives, with the step that does; "" for all of it."""
+    for name, given in (("", file.scenario.given), *((s.name, s.given) for s in file.scenario.steps)):
+        yield from ((name, resource) for resource in given_resources(given, file.path))
 
 
-def _relied_on(scenario: Scenario, base: ResourceSet) -> Iterator[Resource[Any]]:
-    """The lab's own routes and subsets of the services that a split is about, and what secures a denied caller."""
-    leaves = [leaf for step in scenario.each_step() for leaf in walk(step.expect)]
-    shares = {"split", "never", "atLeastOnce"} & {name for name, _ in leaves}
-    services = {s for step in scenario.each_step() for s in (*services_named(step.expect), step.when.service) if s}
-    refused_tls = any(name == "denied" and value.by == "tls" for name, value in leaves)
-    own = {
-        key for given in (scenario.given, *(s.given for s in scenario.steps)) for key in _written(given.resources)
-    }
+def _relied_on(file: ScenarioFile, base: ResourceSet) -> Iterator[Resource[Any]]:
+    """The lab's own routes and subsets of the services that a share is claimed of, and what refuses strangers."""
+    own = {resource.key for _, resource in _given(file)}
+    claims = _claims(file.scenario)
+    services = {s for step in file.scenario.each_step() for s in (*services_named(step.expect), step.when.service)}
     for resource in base:
-        if (resource.kind, resource.name) in own:
-            continue
         plain = resource.to_plain()
-        if (resource.kind == "PeerAuthentication" and refused_tls) or (
-            resource.kind == "VirtualService" and shares and _destinations(plain) & services
+        about = _destinations(plain) | {str(plain.get("spec", {}).get("host", "")).partition(".")[0]}
+        if resource.key not in own and (
+            (resource.kind == "PeerAuthentication" and "tls" in claims)
+            or (resource.kind in ("VirtualService", "DestinationRule") and "share" in claims and about & services)
         ):
             yield resource
 
 
-def _written(resources: list[str | dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    for entry in resources:
-        if isinstance(entry, dict):
-            yield str(entry.get("kind", "")), str(entry.get("metadata", {}).get("name", ""))
+def _claims(scenario: Scenario) -> set[str]:
+    leaves = [leaf for step in scenario.each_step() for leaf in walk(step.expect)]
+    shares = {"split", "never", "atLeastOnce"} & {name for name, _ in leaves}
+    refused = any(name == "denied" and value.by == "tls" for name, value in leaves)
+    return {claim for claim, made in (("share", shares), ("tls", refused)) if made}
+
+
+def _broken_claims(resource: Resource[Any], scenario: Scenario, points: float) -> Iterator[Broken]:
+    """A resource of the lab is there for other things too: only what the claims are about is broken."""
+    if resource.kind == "PeerAuthentication":
+        yield from broken(resource.to_plain(), points)
+        return
+    leaves = [leaf for step in scenario.each_step() for leaf in walk(step.expect)]
+    arms = {arm for name, value in leaves if name == "split" for arm, weight in value.weights.items() if weight}
+    for what, manifest in broken_shares(resource.to_plain(), points):
+        if resource.kind == "VirtualService" or any(what.startswith(f"subset {arm}:") for arm in arms):
+            yield what, manifest
 
 
 def _destinations(manifest: Manifest) -> set[str]:

@@ -236,6 +236,14 @@ def broken(manifest: Manifest, points: float) -> Iterator[Broken]:
         yield from operator(manifest, points)
 
 
+def broken_shares(manifest: Manifest, points: float) -> Iterator[Broken]:
+    """Only what has to do with who gets which requests."""
+    for operator in {"VirtualService": (weights, destinations, matches), "DestinationRule": (labels,)}.get(
+        manifest["kind"], ()
+    ):
+        yield from operator(manifest, points)
+
+
 def _rules(manifest: Manifest) -> Iterator[tuple[int, dict[str, Any]]]:
     yield from enumerate(manifest.get("spec", {}).get("http", []))
 

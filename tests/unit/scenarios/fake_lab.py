@@ -71,8 +71,8 @@ class FakeMesh(socketserver.ThreadingTCPServer):
         self.topology = Topology(
             (here,),
             tuple(
-                MeshWorkload(f"{s}-{v}", "default", s, {"app": s, "version": v}, IPv4Address(a), n, ports=p, service=of)
-                for s, v, a, n, p, of in (
+                MeshWorkload(f"{s}-{v}", "default", s, {"app": s, "version": v}, IPv4Address(a), n, ports=p, service=t)
+                for s, v, a, n, p, t in (
                     ("client", "v1", "127.0.0.2", "one", (), ""),
                     ("reviews", "v1", "127.0.0.3", "one", (port,), "reviews"),
                     ("reviews", "v2", "127.0.0.4", "two", (port,), "reviews"),
@@ -84,6 +84,9 @@ class FakeMesh(socketserver.ThreadingTCPServer):
         route = self.resources.virtual_services[0].to_plain()["spec"]["http"][0]["route"]
         arms = [(r["destination"]["subset"], r.get("weight", 100)) for r in route]
         return self.draw.choices([a for a, _ in arms], [w for _, w in arms])[0]
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """An agent that has enough goes away in the middle of things."""
 
     # The backend
 

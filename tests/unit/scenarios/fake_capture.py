@@ -1,0 +1,27 @@
+"""Captures made by hand: pcap files with one TCP segment each."""
+
+import struct
+from ipaddress import IPv4Address
+
+
+def segment(source: str, target: str, payload: bytes) -> bytes:
+    tcp = struct.pack(">HHIIBBHHH", 40000, 80, 1, 1, 5 << 4, 0x18, 1000, 0, 0) + payload
+    head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(tcp), 1, 0, 64, 6, 0)
+    return b"\0" * 12 + b"\x08\x00" + head + IPv4Address(source).packed + IPv4Address(target).packed + tcp
+
+
+def pcap(*packets: bytes) -> bytes:
+    content = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
+    for packet in packets:
+        content += struct.pack("<IIII", 0, 0, len(packet), len(packet)) + packet
+    return content
+
+
+def client_hello(name: str) -> bytes:
+    entry = b"\0" + struct.pack(">H", len(name)) + name.encode()
+    sni = struct.pack(">HHH", 0, len(entry) + 2, len(entry)) + entry
+    other = struct.pack(">HH", 43, 3) + b"\x02\x03\x04"
+    body = b"\x03\x03" + b"r" * 32 + b"\x20" + b"s" * 32 + struct.pack(">H", 2) + b"\x13\x01" + b"\x01\x00"
+    body += struct.pack(">H", len(other + sni)) + other + sni
+    hello = b"\x01" + len(body).to_bytes(3) + body
+    return b"\x16\x03\x01" + struct.pack(">H", len(hello)) + hello

@@ -1,0 +1,252 @@
+"""Every expectation holds on a mesh that keeps it and fails on one that does not."""
+
+# ruff: noqa: E501 - a table is read with a case in each line
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from types import SimpleNamespace
+
+import pytest
+from fake_capture import client_hello, pcap, segment
+
+from testbed.model.scenario import Expectation, Traffic
+from testbed.model.topology import Locality, MeshWorkload, ProxyKind, Topology
+from testbed.model.verdict import Outcome
+from testbed.report.record import Arrival
+from testbed.scenarios.building import BUILDERS, build
+from testbed.scenarios.evidence import AccessLogEntry, Evidence
+from testbed.scenarios.judge import Terms
+from testbed.traffic import Request, Sample, TrafficSpec
+
+ZONES = {"v1": "zone-a", "v2": "zone-b", "v3": "zone-a"}
+TOPOLOGY = Topology(
+    (),
+    tuple(
+        MeshWorkload(
+            f"{app}-{v}", "default", app, {"app": app, "version": v}, IPv4Address(f"10.0.0.{i}"), f"node-{v}",
+            Locality("r", ZONES[v]), service=app if app != "client" else "",
+        )
+        for i, (app, v) in enumerate(
+            [("client", "v1"), ("reviews", "v1"), ("reviews", "v2"), ("reviews", "v3"), ("ratings", "v1")], 1
+        )
+    ),
+)  # fmt: skip
+CLIENT = TOPOLOGY.workloads[0]
+REFUSED = "upstream connect error or disconnect/reset before headers. reset reason: connection failure"
+
+
+class Lab(SimpleNamespace):
+    topology = TOPOLOGY
+
+    def of_name(self, name):
+        found = tuple(w for w in TOPOLOGY.workloads if name in (w.name, w.labels["app"]))
+        return tuple(w for w in found if w.kind is not ProxyKind.GATEWAY)
+
+
+@dataclass
+class Played(Evidence):
+    """Evidence with access logs and dumps that are given instead of read."""
+
+    logs: dict = field(default_factory=dict)
+    dump: dict = field(default_factory=dict)
+
+    def access_log(self, workload, at_least=0):
+        return [AccessLogEntry(fields) for fields in self.logs.get(workload.name, ())]
+
+    def admin(self, workload, path):
+        return self.dump
+
+
+def sample(seq=0, version="v1", status=200, took=0.01, body="", error="", sent=None, **headers):
+    who = {"x-service": "reviews", "x-version": version, "x-instance": f"reviews-{version}"} if version else {}
+    answer = {**who, **{k.replace("_", "-"): v for k, v in headers.items()}}
+    return Sample(
+        seq, seq % 4, 0 if error else status, sent if sent is not None else seq / 10, took, 1, answer, error, body
+    )
+
+
+def judged(expectation, samples, *, traffic=None, **evidence):
+    when = Traffic.model_validate({"from": "client", "service": "reviews", **(traffic or {})})
+    judge = build(Expectation.model_validate(expectation), Terms(when), TOPOLOGY)
+    samples = [Sample(i, i % 4, *s[2:]) for i, s in enumerate(map(astuple, samples))]
+    spec = TrafficSpec(
+        "run7", "10.0.0.9", 80, "reviews", tuple(Request(key=f"k{i}") for i in range(4)), len(samples)
+    )
+    found = Played(Lab(), spec, CLIENT, **evidence)
+    for s in samples:
+        found.samples.append(s)
+        judge.take(s)
+        if judge.settled:
+            break
+    return judge.conclude(found)
+
+
+def astuple(s):
+    return (s.seq, s.variant, s.status, s.sent, s.took, s.connection, s.headers, s.error, s.body)
+
+
+def many(n=60, **fields):
+    return [sample(i, **fields) for i in range(n)]
+
+
+def turns(*versions, n=60):
+    return [sample(i, version=versions[i % len(versions)]) for i in range(n)]
+
+
+def arrivals(times, version="v1", n=60):
+    return [Arrival(f"run7-{i}", f"reviews-{version}", 0, 200) for i in range(n) for _ in range(times)]
+
+
+def log(**fields):
+    return [{"upstream_cluster": "outbound|80||reviews", "x_request_id": f"run7-{i}", **fields} for i in range(60)]
+
+
+def inbound(**fields):
+    return [{**entry, "upstream_cluster": "inbound|80||"} for entry in log(**fields)]
+
+
+DENIED = {"version": "", "status": 403, "body": "RBAC: access denied"}
+NONE_MATCHED = {"response_code_details": "rbac_access_denied_matched_policy[none]"}
+BY_POLICY = {"response_code_details": "rbac_access_denied_matched_policy[ns[default]-policy[p]-rule[0]]"}
+CUT = {"version": "", "error": "Connection reset by peer"}
+SAN = "spiffe://cluster.local/ns/default/sa/"
+BOTH_ENDS = {
+    "client-v1": log(upstream_peer_uri_san=f"{SAN}reviews"),
+    "reviews-v1": inbound(downstream_peer_uri_san=f"{SAN}client"),
+}
+WRONG_CALLER = {**BOTH_ENDS, "reviews-v1": inbound(downstream_peer_uri_san=f"{SAN}ratings")}
+TLS = pcap(segment("10.0.0.1", "10.0.0.3", client_hello("outbound_.80_._.reviews.default.svc.cluster.local")))
+WRONG_SNI = pcap(segment("10.0.0.1", "10.0.0.3", client_hello("outbound_.80_._.ratings.default.svc.cluster.local")))
+PLAIN = pcap(segment("10.0.0.1", "10.0.0.3", b"GET / HTTP/1.1\r\nx-testbed-request: run7-0\r\n\r\n"))
+SILENT = pcap(segment("10.0.0.1", "10.0.0.7", b"x-testbed-request: run7-0"))
+DUMP = {"configs": [{"dynamic_active_clusters": [{"cluster": {"name": "outbound|80||reviews"}}]}]}
+UO = {"version": "", "status": 503, "x_envoy_overloaded": "true"}
+EJECTING = [sample(i, "v1" if i in (0, 3, 6) else "v2", 503 if i in (0, 3, 6) else 200) for i in range(100)]
+NEVER_EJECTED = [sample(i, "v1" if i % 3 == 0 else "v2", 503 if i % 3 == 0 else 200) for i in range(100)]
+
+P, F, U, N = Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.NOT_APPLICABLE
+CASES = [
+    ("split", {"weights": {"v1": 50, "v2": 50}, "tolerance": 20}, turns("v1", "v2", n=400), P, {}),
+    ("split", {"weights": {"v1": 50, "v2": 50}, "tolerance": 20}, turns("v1", "v1", "v1", "v2", n=400), F, {}),
+    ("split", {"weights": {"v1": 50, "v2": 50}, "tolerance": 20}, turns("v1", "v2", n=20), U, {}),
+    ("split", {"weights": {"zone-a": 2, "zone-b": 1}, "by": "zone", "tolerance": 20}, turns("v1", "v2", "v3", n=400), P, {}),
+    ("split", {"weights": {"zone-a": 1, "zone-b": 1}, "by": "zone", "tolerance": 10}, turns("v1", "v2", "v3", n=900), F, {}),
+    ("split", {"weights": {"v1": 1}, "service": "ratings"}, many(200), F, {}),
+    ("never", {"arm": "v2", "below": 5}, many(200), P, {}),
+    ("never", {"arm": "v2", "below": 5}, turns("v1", "v2"), F, {}),
+    ("never", {"arm": "v2", "below": 5}, many(20), U, {}),
+    ("atLeastOnce", {"arm": "v2", "above": 10}, turns("v1", "v2"), P, {}),
+    ("atLeastOnce", {"arm": "v2", "above": 10}, many(200), F, {}),
+    ("atLeastOnce", {"arm": "v2", "above": 10}, many(20), U, {}),
+    ("status", 200, many(), P, {}),
+    ("status", [200, 404], many(status=500), F, {}),
+    ("status", 200, many(50, version="", status=503, body=REFUSED), F, {}),
+    ("status", 200, [*many(45), *many(5, version="", status=503, body=REFUSED)], U, {}),
+    ("body", {"contains": "red", "matches": "r.d$"}, many(body="all red"), P, {}),
+    ("body", {"contains": "red"}, many(body="black"), F, {}),
+    ("body", {"lacks": "red"}, many(body="all red"), F, {}),
+    ("body", {"equals": "red"}, many(body="all red"), F, {}),
+    ("header", {"name": "X-Version", "equals": "v1"}, many(), P, {}),
+    ("header", {"name": "x-version", "equals": "v1"}, turns("v1", "v2"), F, {}),
+    ("denied", {}, many(**DENIED), P, {}),
+    ("denied", {}, [*many(30, **DENIED), *many(30)], F, {}),
+    ("denied", {"at": "reviews-v1", "policy": "none"}, many(**DENIED), P, {"logs": {"reviews-v1": inbound(**NONE_MATCHED)}}),
+    ("denied", {"at": "reviews-v1", "policy": "default/p"}, many(**DENIED), P, {"logs": {"reviews-v1": inbound(**BY_POLICY)}}),
+    ("denied", {"at": "reviews-v1", "policy": "default/q"}, many(**DENIED), F, {"logs": {"reviews-v1": inbound(**BY_POLICY)}}),
+    ("denied", {"at": "reviews-v1"}, many(**DENIED), F, {"logs": {"reviews-v1": inbound(response_code_details="x")}}),
+    ("denied", {"at": "reviews-v1"}, many(**DENIED), U, {}),
+    ("denied", {"by": "jwt"}, many(version="", status=401, body="Jwt is missing"), P, {}),
+    ("denied", {"by": "jwt"}, many(), F, {}),
+    ("denied", {"by": "tls"}, many(**CUT), P, {}),
+    ("denied", {"by": "tls"}, many(), F, {}),
+    ("denied", {"by": "tls"}, many(version="", error="No route to host"), U, {}),
+    ("denied", {"by": "egress"}, many(**CUT), P, {}),
+    ("denied", {"by": "egress"}, many(version="", error="no answer within 2 s"), F, {}),
+    ("attempts", {"service": "reviews", "each": 3}, many(status=503), P, {"arrivals": arrivals(3)}),
+    ("attempts", {"service": "reviews", "each": 3}, many(status=503), F, {"arrivals": arrivals(4)}),
+    ("attempts", {"service": "reviews", "each": 3}, many(status=503), F, {"arrivals": arrivals(2)}),
+    ("attempts", {"service": "reviews", "version": "v2", "atLeast": 1}, many(), F, {"arrivals": arrivals(1)}),
+    ("attempts", {"service": "reviews", "atMost": 2}, many(), P, {"arrivals": arrivals(2)}),
+    ("timeout", {"after": "1s"}, many(version="", status=504, took=1.02), P, {}),
+    ("timeout", {"after": "1s"}, many(version="", status=504, took=2.02), F, {}),
+    ("timeout", {"after": "1s"}, many(version="", status=504, took=0.9), F, {}),
+    ("timeout", {"after": "1s"}, many(), F, {}),
+    ("timeout", {"after": "1s", "reached": "reviews"}, many(version="", status=504, took=1.02), F, {}),
+    ("timeout", {"after": "1s", "reached": "reviews"}, many(version="", status=504, took=1.02), P, {"arrivals": arrivals(1)}),
+    ("latency", {"quantile": 0.5, "below": "100ms"}, many(), P, {}),
+    ("latency", {"quantile": 0.5, "below": "100ms"}, many(took=0.2), F, {}),
+    ("latency", {"quantile": 0.5, "above": "100ms"}, many(), F, {}),
+    ("latency", {"quantile": 0.99, "below": "100ms"}, many(), U, {}),
+    ("sticky", {}, turns("v1", "v2"), P, {}),
+    ("sticky", {}, turns("v1", "v2", "v3"), F, {}),
+    ("sticky", {}, many(), F, {}),
+    ("sticky", {"since": "before"}, turns("v1", "v2"), P, {"earlier_homes": {"before": {"k0": "reviews-v1", "k1": "reviews-v3"}}}),
+    ("sticky", {"since": "before"}, turns("v1", "v2"), F, {"earlier_homes": {"before": {"k0": "reviews-v2"}}}),
+    ("sticky", {"since": "before"}, turns("v1", "v2"), U, {}),
+    ("balance", {"policy": "ROUND_ROBIN"}, turns("v1", "v2", "v3"), P, {}),
+    ("balance", {"policy": "ROUND_ROBIN"}, turns("v1", "v2", "v3", "v1"), F, {}),
+    ("balance", {"policy": "RANDOM"}, turns("v1", "v2", "v3", n=600), F, {}),
+    ("balance", {"policy": "RANDOM"}, [*turns("v1", "v2", "v3", n=480), *many(120)], F, {}),
+    ("balance", {"policy": "RANDOM"}, [*turns("v1", "v2", "v3", n=576), *many(24)], P, {}),
+    ("balance", {"policy": "LEAST_REQUEST", "avoid": "reviews-v1"}, [*turns("v2", "v3", n=280), *many(20)], P, {}),
+    ("balance", {"policy": "LEAST_REQUEST", "avoid": "reviews-v1"}, turns("v1", "v2", "v3", n=300), F, {}),
+    ("overflow", {"most": 2, "refused": 8}, [*many(2), *many(8, **UO)], P, {}),
+    ("overflow", {"most": 2, "refused": 8}, [*many(3), *many(7, **UO)], F, {}),
+    ("overflow", {"most": 2, "refused": 8}, many(10), F, {}),
+    ("overflow", {"most": 2, "refused": 8}, [*many(2), *many(8, version="", status=503, body=REFUSED)], U, {}),
+    ("ejected", {"workload": "reviews-v1", "after": 3}, EJECTING, P, {}),
+    ("ejected", {"workload": "reviews-v1", "after": 3}, NEVER_EJECTED, F, {}),
+    ("ejected", {"workload": "reviews-v1", "after": 3}, many(100, version="v2"), U, {}),
+    ("readmitted", {"workload": "reviews-v1", "within": "5s"}, [*many(30, version="v2"), sample(30, sent=3.0)], P, {}),
+    ("readmitted", {"workload": "reviews-v1", "within": "5s"}, many(100, version="v2"), F, {}),
+    ("readmitted", {"workload": "reviews-v1", "within": "5s"}, many(20, version="v2"), U, {}),
+    ("encrypted", {"service": "reviews"}, many(), P, {"capture": TLS}),
+    ("encrypted", {"service": "reviews"}, many(), F, {"capture": PLAIN}),
+    ("encrypted", {"service": "reviews"}, many(), F, {"capture": WRONG_SNI}),
+    ("encrypted", {"service": "reviews"}, many(), U, {"capture": SILENT}),
+    ("encrypted", {"service": "reviews", "plaintext": True}, many(), P, {"capture": PLAIN}),
+    ("encrypted", {"service": "reviews", "plaintext": True}, many(), F, {"capture": TLS}),
+    ("encrypted", {"service": "reviews", "plaintext": True}, many(), U, {"capture": SILENT}),
+    ("encrypted", {"service": "ratings"}, many(), N, {"capture": TLS}),
+    ("identity", {"service": "reviews"}, many(), P, {"logs": BOTH_ENDS}),
+    ("identity", {"service": "reviews"}, many(), F, {"logs": WRONG_CALLER}),
+    ("identity", {"service": "reviews"}, many(), F, {"logs": {**BOTH_ENDS, "client-v1": log()}}),
+    ("identity", {"service": "reviews"}, many(), U, {"logs": {}}),
+    ("config", {"workload": "client", "clusters": [r"outbound\|80\|\|reviews"]}, many(1), P, {"dump": DUMP}),
+    ("config", {"workload": "client", "listeners": ["virtualInbound"]}, many(1), F, {"dump": DUMP}),
+    ("config", {"workload": "client", "absent": ["outbound.*"]}, many(1), F, {"dump": DUMP}),
+    ("telemetry", {"at": "client", "fields": {"response_flags": "^FI$"}}, many(), P, {"logs": {"client-v1": log(response_flags="FI")}}),
+    ("telemetry", {"at": "client", "fields": {"response_flags": "^FI$"}}, many(), F, {"logs": {"client-v1": log(response_flags="-")}}),
+    ("telemetry", {"at": "client", "fields": {"response_flags": "^FI$"}}, many(), F, {"logs": {}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "expected", "samples", "outcome", "evidence"), CASES)
+def test_an_expectation_has_its_verdict(kind, expected, samples, outcome, evidence):
+    verdict = judged({kind: expected}, samples, traffic={"concurrency": 1}, **evidence)
+    assert verdict.outcome is outcome, verdict.reason
+    assert 1 <= len(verdict.reason.splitlines()) <= 2
+
+
+def test_every_expectation_is_shown_to_hold_and_to_fail():
+    shown = {kind: {outcome for k, _, _, outcome, _ in CASES if k == kind} for kind in BUILDERS}
+    assert all({P, F} <= outcomes for outcomes in shown.values()), shown
+
+
+def test_expectations_are_put_together():
+    good, bad, unsure = {"status": 200}, {"status": 404}, {"never": {"arm": "v9"}}
+    assert judged({"all": [good, bad]}, many()).outcome is F
+    assert judged({"all": [good, unsure]}, many()).outcome is U
+    assert judged({"all": [bad, unsure]}, many()).outcome is F
+    assert judged({"any": [bad, good]}, many()).outcome is P
+    assert judged({"any": [bad, unsure]}, many()).outcome is U
+    assert judged({"not": bad}, many()).outcome is P
+    assert judged({"not": unsure}, many()).outcome is U
+    assert judged({"status": 200, "header": {"name": "x-version", "equals": "v2"}}, many()).outcome is F
+
+
+def test_alpha_is_shared_among_the_parts():
+    both = {"all": [{"split": {"weights": {"v1": 1, "v2": 1}, "tolerance": 20}}, {"status": 200}]}
+    verdict = judged(both, turns("v1", "v2", n=600))
+    assert verdict.outcome is P
+    assert verdict.parts[0][1].alpha == pytest.approx(0.0005)
