@@ -13,8 +13,8 @@ private half nobody has, so that every token of that issuer is refused, as when 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from urllib.parse import urlsplit
 
 from envoy.config.core.v3.base_pb2 import DataSource
 from envoy.config.core.v3.http_uri_pb2 import HttpUri
@@ -100,6 +100,12 @@ def _provider(rule: JWTRule, gateway: bool, jwks: Jwks, cluster: ClusterLookup) 
     return out
 
 
+_ADDRESS = re.compile(r"(https?)://(\[[^\]]+\]|[^/?#:]+)(?::(\d+))?")
+
+
 def _host_and_port(uri: str) -> tuple[str, int]:
-    parts = urlsplit(uri)
-    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    found = _ADDRESS.match(uri)
+    if found is None:
+        return "", 0
+    scheme, host, port = found.groups()
+    return host.lower(), int(port or (443 if scheme == "https" else 80))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
-from urllib.parse import parse_qs, urlsplit
 
 from testbed.compiler.simulator.matching import Address
 from testbed.errors import bad_input
 
 _PORTS = {"http": 80, "https": 443, "grpc": 80}
+_URL = re.compile(r"([a-z][a-z0-9+.-]*)://(?:\[([0-9a-fA-F:.]+)\]|([^/?#:\[\]@]+))(?::([0-9]{1,5}))?([/?#].*)?")
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,13 @@ class Http:
 
     @cached_property
     def parameters(self) -> Mapping[str, Sequence[str]]:
-        """The query's parameters; a name given several times keeps its order."""
-        return parse_qs(self.headers.get(":path", "").partition("#")[0].partition("?")[2], keep_blank_values=True)
+        """The query's parameters, not decoded (as Envoy's routes see them); a name's values keep their order."""
+        found: dict[str, list[str]] = {}
+        query = self.headers.get(":path", "").partition("#")[0].partition("?")[2]
+        for part in query.split("&") if query else ():
+            name, _, value = part.partition("=")
+            found.setdefault(name, []).append(value)
+        return found
 
     @cached_property
     def cookies(self) -> Mapping[str, str]:
@@ -79,25 +85,37 @@ class SimulatedRequest:
     time: float = 0.0
     source_address: str = "203.0.113.1"
 
+    def __post_init__(self) -> None:
+        found = _URL.fullmatch(self.url)
+        if found is None or int(found[4] or 0) > 65535:
+            raise ValueError(f"{self.url!r} is no URL")
+
+    @cached_property
+    def _parts(self) -> tuple[str, str, int, str]:
+        found = _URL.fullmatch(self.url)
+        assert found is not None  # noqa: S101 (checked when it was made)
+        scheme, address, name, port, rest = found.groups()
+        return scheme, address or name, int(port or _PORTS.get(scheme, 0)), rest or ""
+
     @property
     def scheme(self) -> str:
         """``http``, ``https`` (the program's own TLS), ``grpc`` or ``tcp``."""
-        return urlsplit(self.url).scheme or "http"
+        return self._parts[0]
 
     @property
     def host(self) -> str:
         """The name or address in the URL."""
-        return urlsplit(self.url).hostname or ""
+        return self._parts[1]
 
     @property
     def port(self) -> int:
-        """The URL's port, or its scheme's."""
-        return urlsplit(self.url).port or _PORTS.get(self.scheme, 0)
+        """The URL's port, or its scheme's; 0 for none."""
+        return self._parts[2]
 
     def http(self) -> Http:
         """The request as its program would write it: a default port is not named in the authority."""
-        parts = urlsplit(self.url)
-        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        rest = self._parts[3].partition("#")[0]
+        path = rest if rest.startswith("/") else f"/{rest}"
         default = self.port == _PORTS.get(self.scheme)
         authority = self.host if default else f"{self.host}:{self.port}"
         headers = {":method": self.method, ":path": path, ":authority": authority, ":scheme": "http"}
