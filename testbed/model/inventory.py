@@ -107,6 +107,8 @@ class Mesh(_Model):
     """Files or folders of Istio manifests that ``up`` applies, relative to the working directory."""
     scenario: str | None = None
     """The scenario that ``up`` proves at the end; none: only that the configuration is in force."""
+    config: dict[str, Any] = {}
+    """Mesh-wide settings under the names of Istio's MeshConfig; of these ``extensionProviders`` is read."""
 
 
 class Node(_Model):

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from testbed import log
-from testbed.documents import MAX_BYTES, Document, parse
-from testbed.errors import bad_input
+from testbed.compiler.security import MeshConfig
+from testbed.documents import MAX_BYTES, Document, parse, problems_of
+from testbed.errors import BadInput, bad_input
 from testbed.host.directories import testbed_home
 from testbed.lab.lab import Lab
+from testbed.model.inventory import Inventory
 from testbed.model.reading import check_fits, read_inventory
 
 
@@ -20,9 +24,18 @@ def load_lab(name: str) -> Lab:
     inventory = read_inventory(text, shown(path))
     [document] = parse(text, shown(path))
     check_fits(inventory, document, host_memory(), shown(path))
+    check_mesh_config(inventory, document)
     lab = Lab(inventory, shown(path))
     log.configure(lab.directories.log if lab.directories.state.is_dir() else None)
     return lab
+
+
+def check_mesh_config(inventory: Inventory, document: Document) -> None:
+    """Refuse settings of the mesh that Istio doesn't have or that are not supported, each with its place."""
+    try:
+        MeshConfig.model_validate(inventory.mesh.config)
+    except ValidationError as e:
+        raise BadInput(list(problems_of(e, document, ("mesh", "config")))) from None
 
 
 def find_inventory(name: str) -> Path:

@@ -14,7 +14,7 @@ from testbed.resources import ResourceSet, load
 from testbed.resources.linting import Finding, lint_documents
 from testbed.resources.migration import Migration, migrate
 from testbed.workflows.loading import manifest_files, read_manifests, read_text, shown
-from testbed.workflows.mesh import backend_of, default_resources
+from testbed.workflows.mesh import backend_of, default_resources, security_of
 
 
 def lint_files(lab: Lab, names: Iterable[str]) -> list[Finding]:
@@ -42,7 +42,8 @@ def explain_request(
     """Where a request would go: by ``files``, else by what the lab has if it is up, else by the inventory's."""
     request = parse_request(source, url, method, headers, time.time())
     resources = load(read_manifests(files)) if files else _current(lab)
-    return explain(compile_mesh(resources, lab.topology), lab.topology, resources, request)
+    compiled = compile_mesh(resources, lab.topology, security=security_of(lab))
+    return explain(compiled, lab.topology, resources, request)
 
 
 def _current(lab: Lab) -> ResourceSet:

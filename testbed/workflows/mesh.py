@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from testbed.backends.contract import Applied, Backend, MeshDiff
 from testbed.backends.standalone import StandaloneBackend
+from testbed.compiler.security import MeshConfig, SecurityInputs
 from testbed.errors import bad_input
 from testbed.host.lock import hold
 from testbed.lab.lab import Lab
@@ -26,7 +27,13 @@ def backend_of(lab: Lab) -> Backend:
             lab.file, f"the backend {lab.inventory.mesh.backend!r} is not available yet", "standalone is"
         )
     connections = {n.name: lab.connection(n.name) for n in lab.inventory.nodes}
-    return StandaloneBackend(lab.topology, connections, LabCa.open(lab.directories.pki / "ca", lab.id))
+    ca = LabCa.open(lab.directories.pki / "ca", lab.id)
+    return StandaloneBackend(lab.topology, connections, ca, security=security_of(lab))
+
+
+def security_of(lab: Lab) -> SecurityInputs:
+    """What policies depend on beside the resources: the mesh-wide settings of the inventory."""
+    return SecurityInputs(mesh=MeshConfig.model_validate(lab.inventory.mesh.config))
 
 
 def default_resources(lab: Lab) -> ResourceSet:

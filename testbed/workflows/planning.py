@@ -12,7 +12,7 @@ from testbed.lab.machines import Machines
 from testbed.lab.observing import observe
 from testbed.plan import ObservedLab, Plan, WantedLab, WantedMachine, plan_up
 from testbed.resources import ResourceSet
-from testbed.workflows.mesh import backend_of, default_resources
+from testbed.workflows.mesh import backend_of, default_resources, security_of
 from testbed.workflows.workloads import workloads_digest
 
 
@@ -39,7 +39,7 @@ def look(lab: Lab, machines: Machines, resources: ResourceSet) -> ObservedLab:
 
     Compiling comes first: resources that can't be compiled are found before anything is touched.
     """
-    compile_mesh(resources, lab.topology)
+    compile_mesh(resources, lab.topology, security=security_of(lab))
     if lab.is_stopped:
         lab.daemon.start()  # only it knows the machines
     observed = observe(lab, machines.disks)
