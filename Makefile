@@ -7,7 +7,8 @@ testbed = .venv/bin/testbed
 up: setup
 	$(testbed) up -i $(LAB)
 
-test: setup
+test:
+	@scripts/setup test
 	scripts/test
 
 down:

@@ -109,6 +109,13 @@ class Backend(Protocol):
         """
         ...
 
+    def holds(self, resources: ResourceSet) -> bool:
+        """Whether ``resources``, put on top of what is applied, would change nothing and everything is in force.
+
+        One look at each node: what a second ``up`` asks.  False when a node can't be asked.
+        """
+        ...
+
     def states(self) -> tuple[ProxyState, ...]:
         """Every proxy's state, by workload name, read from the proxies themselves."""
         ...

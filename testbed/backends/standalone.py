@@ -90,7 +90,7 @@ class StandaloneBackend:
 
     def diff(self, wanted: ResourceSet) -> MeshDiff:
         """What :meth:`apply` would change."""
-        plan = self._plan(self.compile(wanted), wanted)
+        plan = self._plan(self.compile(wanted), wanted, self._reports())
         before = _stored(plan.found.values())
         lines = difflib.unified_diff(
             before.splitlines(), plan.document.splitlines(), "in the mesh", "wanted", lineterm=""
@@ -120,7 +120,7 @@ class StandaloneBackend:
         self, configurations: Mapping[str, ProxyConfiguration], resources: ResourceSet, *, limit: float = 60
     ) -> Applied:
         """Put these configurations in force; ``resources`` are what they were compiled from."""
-        plan = self._plan(configurations, resources)
+        plan = self._plan(configurations, resources, self._reports())
         revision = _lab_revision({w: p.revision for w, p in plan.wanted.items()})
         begun = time.monotonic()
         requests = {node: r for node in self._on_node if (r := self._request(node, plan, limit)) is not None}
@@ -157,6 +157,17 @@ class StandaloneBackend:
             raise next(iter(failed.values()))
         return load(parse(_stored(reports.values()), "the mesh"))
 
+    def holds(self, resources: ResourceSet) -> bool:
+        """Whether ``resources``, put on top of what is applied, would change nothing and everything is in force."""
+        found, failed = self._each(self._on_node, self._status)
+        if failed:
+            return False
+        stored = _stored(found.values())
+        wanted = load(parse(stored, "the mesh")).merged(resources)
+        plan = self._plan(self.compile(wanted), wanted, found)
+        states = [p.state(w) for r in found.values() for w, p in r.proxies.items()]
+        return not plan.changed() and plan.document == stored and all(s.in_force for s in states)
+
     def renew_certificates(self) -> Mapping[str, tuple[str, ...]]:
         """Renew what is in the last third of its life, or shows another identity or CA than it must.
 
@@ -184,10 +195,18 @@ class StandaloneBackend:
 
     # What must be there
 
-    def _plan(self, configurations: Mapping[str, ProxyConfiguration], resources: ResourceSet) -> Plan:
+    def _reports(self) -> dict[str, NodeReport]:
         found, failed = self._each(self._on_node, self._status)
         if failed:
             raise next(iter(failed.values()))
+        return found
+
+    def _plan(
+        self,
+        configurations: Mapping[str, ProxyConfiguration],
+        resources: ResourceSet,
+        found: Mapping[str, NodeReport],
+    ) -> Plan:
         wanted = {}
         for workload in self._topology.workloads:
             report = found[workload.node].proxies[workload.name]

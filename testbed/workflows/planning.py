@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from testbed.compiler import compile_mesh
-from testbed.errors import LabError
 from testbed.host.probes import kvm
 from testbed.lab.lab import Lab
 from testbed.lab.machines import Machines
@@ -46,13 +45,7 @@ def look(lab: Lab, machines: Machines, resources: ResourceSet) -> ObservedLab:
     nodes = {n.name for n in lab.inventory.nodes}
     if set(observed.machines) != nodes or not all(m.answers for m in observed.machines.values()):
         return observed
-    backend = backend_of(lab)
-    try:
-        wanted = backend.applied().merged(resources)
-        in_force = not backend.diff(wanted).changed and all(s.in_force for s in backend.states())
-    except LabError:
-        in_force = False
-    return replace(observed, mesh_in_force=in_force)
+    return replace(observed, mesh_in_force=backend_of(lab).holds(resources))
 
 
 def preview(lab: Lab) -> Plan:

@@ -8,14 +8,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from testbed import log
+from testbed.host.doctor import require
 from testbed.host.lock import hold
 from testbed.lab.executor import Watcher, execute
 from testbed.lab.lab import Lab
 from testbed.lab.observing import forwarded
 from testbed.plan import Plan, plan_up
-from testbed.plan.steps import Stage
+from testbed.plan.steps import CreateMachine, Stage
 from testbed.report.record import ScenarioRecord
 from testbed.resources import ResourceSet
+from testbed.workflows.doctor import doctor
 from testbed.workflows.mesh import default_resources
 from testbed.workflows.performing import Performer
 from testbed.workflows.planning import look, machines_of, wanted
@@ -71,6 +73,8 @@ def up(lab: Lab, show: Show, *, prove: bool = True, defaults: bool = True) -> Up
         plan = plan_up(wanted(lab, machines), look(lab, machines, resources))
         if not plan:
             return UpReport(lab, urls=urls(lab))
+        if any(isinstance(step.action, CreateMachine) for step in plan):
+            require(doctor(lab))
         lab.directories.create()
         log.configure(lab.directories.log)
         with show(plan) as watch:
