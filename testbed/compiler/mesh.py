@@ -350,7 +350,7 @@ class _Mesh:
                self.selector_view(workload), seen.allow_any, repr(seen.egress_proxy))  # fmt: skip
 
         def build() -> XdsFile:
-            made = route_configuration(seen, port, source, self.rule_of(workload), self.cache, proxy_port=proxy)
+            made = route_configuration(seen, port, source, self.rule_of(workload), self.cache, proxy=proxy)
             return discovery_file(routes_path(made.name), ROUTES, [Fragments.of([made])])
 
         return self.cache.get(key, build)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
@@ -27,7 +27,8 @@ from testbed.compiler.names import BLACKHOLE, PASSTHROUGH, listener_name, matche
 from testbed.compiler.protobuf import boolean, duration, u32
 from testbed.compiler.routes import Caller, destination_cluster
 from testbed.compiler.scope import Egress, Scope
-from testbed.compiler.services import UNSPECIFIED, protocol_of
+from testbed.compiler.services import UNSPECIFIED, Service, protocol_of
+from testbed.model.topology import ServicePort
 from testbed.resources.sidecar import CaptureMode
 
 OUTBOUND_PORT = 15001
@@ -50,66 +51,66 @@ class _Entry:
     chains: list[TcpChain] = field(default_factory=list)
 
 
-def entries(scope: Scope, caller_labels: dict[str, str], around: Layer4) -> list[_Entry]:
+def entries(scope: Scope, caller_labels: Mapping[str, str], around: Layer4) -> list[_Entry]:
     """The listeners of a scope, in order of address and port."""
     found: dict[tuple[str, int], _Entry] = {}
     # declared ports come first: the listener for what is left adds nothing to them
     for egress in sorted(scope.egress, key=lambda e: not e.port):
-        for entry in _declared(egress):
-            found.setdefault((entry.bind, entry.port), entry)
-        _add_services(egress, scope, caller_labels, around, found)
+        for service in egress.services:
+            for port in _ports(egress, service):
+                _add(egress, scope, service, port, caller_labels, around, found)
         for entry in found.values():
             entry.locked = entry.locked or bool(egress.port)
     return [found[k] for k in sorted(found)]
 
 
-def _declared(egress: Egress) -> Iterator[_Entry]:
-    declared = egress.declared
-    if declared is None or declared.port is None:
-        return
-    protocol = protocol_of(declared.port.protocol, declared.port.name)
-    if protocol.is_http:
-        yield _Entry(
-            declared.bind or UNSPECIFIED,
-            declared.port.number,
-            http=True,
-            proxy=declared.port.protocol.upper() == "HTTP_PROXY",
-            real=_is_real(egress),
-        )
+def _ports(egress: Egress, service: Service) -> Iterator[ServicePort]:
+    """The ports to listen on for a service: its own, or the declared one, whose protocol then counts."""
+    declared = egress.declared.port if egress.declared is not None else None
+    if declared is None:
+        yield from service.ports
+    else:
+        protocol = protocol_of(declared.protocol, declared.name)
+        yield ServicePort(declared.name, declared.number, protocol, declared.number)
 
 
-def _is_real(egress: Egress) -> bool:
+def _bind(egress: Egress) -> tuple[str, bool]:
+    """The declared address, if any, and whether the proxy really listens there.
+
+    Without redirection (``captureMode: NONE``) and without an address it listens on loopback.
+    """
     declared = egress.declared
     if declared is None:
-        return False
-    if declared.capture_mode is CaptureMode.DEFAULT:
-        # istiod: a listener with an address of its own is not redirected to
-        return bool(declared.bind) and declared.port is not None
-    return declared.capture_mode is CaptureMode.NONE
+        return "", False
+    real = declared.capture_mode is CaptureMode.NONE or declared.bind.startswith("unix://")
+    return declared.bind or ("127.0.0.1" if real else ""), real
 
 
-def _add_services(
-    egress: Egress, scope: Scope, labels: dict[str, str], around: Layer4, found: dict[tuple[str, int], _Entry]
+def _add(
+    egress: Egress,
+    scope: Scope,
+    service: Service,
+    port: ServicePort,
+    labels: Mapping[str, str],
+    around: Layer4,
+    found: dict[tuple[str, int], _Entry],
 ) -> None:
-    declared = egress.declared
-    bind = declared.bind if declared is not None else ""
-    for service in egress.services:
-        for port in service.ports:
-            number = egress.port or port.number
-            if port.protocol.is_http:
-                key = bind or UNSPECIFIED, number
-                entry = found.setdefault(key, _Entry(*key, real=_is_real(egress)))
-                if not entry.locked:
-                    entry.http = True
-                continue
-            address = UNSPECIFIED if "/" in service.address else service.address
-            key = bind or address, number
-            entry = found.setdefault(key, _Entry(*key, real=_is_real(egress)))
-            if entry.locked:
-                continue
-            owners = [v for v in egress.virtual_services if any(matches(h, service.host) for h in v.hosts)]
-            caller = Caller(scope.namespace, labels, frozenset({"mesh"}), number)
-            _merge(entry.chains, service_chains(service, port, owners, caller, around))
+    bind, real = _bind(egress)
+    if port.protocol.is_http:
+        key = bind or UNSPECIFIED, port.number
+        entry = found.setdefault(key, _Entry(*key, real=real))
+        if not entry.locked:
+            declared = egress.declared.port if egress.declared is not None else None
+            entry.http = True
+            entry.proxy = declared is not None and declared.protocol.upper() == "HTTP_PROXY"
+        return
+    address = UNSPECIFIED if "/" in service.address else service.address
+    key = bind or address, port.number
+    entry = found.setdefault(key, _Entry(*key, real=real))
+    if not entry.locked:
+        owners = [v for v in egress.virtual_services if any(matches(h, service.host) for h in v.hosts)]
+        caller = Caller(scope.namespace, labels, frozenset({"mesh"}), port.number)
+        _merge(entry.chains, service_chains(service, port, owners, caller, around))
 
 
 def _merge(present: list[TcpChain], new: Sequence[TcpChain]) -> None:

@@ -97,10 +97,10 @@ def scope(
             services.setdefault(service.host, service)
     for listener in egress:
         for routes in listener.virtual_services:
-            for host in routes.destinations():
+            for host in routes.destinations:
                 # what a visible VirtualService sends to gets a cluster, imported or not
                 if host not in services and (found := registry.lookup(host, namespace)) is not None:
-                    services[host] = _on_port(found, listener.port)
+                    services[host] = found
     policy = sidecar.spec.outbound_traffic_policy if sidecar is not None else None
     keys = {k for e in egress for v in e.virtual_services for k in v.source_labels}
     ordered = tuple(services.values())
@@ -162,19 +162,14 @@ def _limited(
     def wanted(owner: str) -> list[str]:
         return hosts.get(owner, []) + hosts.get("*", [])
 
-    number = declared.port.number if declared.port else 0
+    number = declared.port.number if declared.port and declared.port.protocol.upper() != "HTTP_PROXY" else 0
     services = [
         _on_port(s, number)
         for s in visible
-        if any(is_subset(s.host, h) for h in wanted(s.namespace)) and (not number or _has_port(s, number))
+        if any(is_subset(s.host, h) for h in wanted(s.namespace)) and (not number or s.port(number) is not None)
     ]
     routed = [v for v in mesh if any(matches(mine, h) for mine in v.hosts for h in wanted(v.namespace))]
     return _egress(declared, _one_per_host(services, namespace), tuple(routed))
-
-
-def _has_port(service: Service, number: int) -> bool:
-    """A service with a single port can be called through a listener with another number."""
-    return service.port(number) is not None
 
 
 def _on_port(service: Service, number: int) -> Service:

@@ -154,14 +154,18 @@ def _content(endpoint: Endpoint) -> tuple[object, ...]:
 
 def registry(resources: ResourceSet, topology: Topology) -> Registry:
     """Put the lab's services and the entries of ``resources`` together."""
-    by_namespace: dict[str, list[MeshWorkload]] = {}
+    # by one label each: comparing every service with every workload would be quadratic
+    labelled: dict[tuple[str, str, str], list[MeshWorkload]] = {}
     for workload in topology.workloads:
-        by_namespace.setdefault(workload.namespace, []).append(workload)
+        for label, value in workload.labels.items():
+            labelled.setdefault((workload.namespace, label, value), []).append(workload)
     services: list[Service] = []
     endpoints: dict[tuple[str, str], Callable[[ServicePort], Sequence[Endpoint]]] = {}
     for mesh_service in topology.services:
         service = _of_lab(mesh_service)
-        members = [w for w in by_namespace.get(service.namespace, ()) if selects(mesh_service.selector, w.labels)]
+        first = next(iter(mesh_service.selector.items()), ("", ""))  # without a selector nobody is behind it
+        candidates = labelled.get((service.namespace, *first), ())
+        members = [w for w in candidates if selects(mesh_service.selector, w.labels)]
         services.append(service)
         endpoints[service.namespace, service.host] = _memoized(_LabEndpoints(tuple(members), topology))
     taken = {str(s.address) for s in topology.services}

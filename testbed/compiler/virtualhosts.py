@@ -40,17 +40,27 @@ def route_configuration(
     rule_of: RuleOf,
     cache: CompileCache,
     *,
-    proxy_port: bool = False,
+    proxy: bool = False,
 ) -> Fragment:
-    """The configuration named after the port.  ``source``: the caller's labels that conditions ask for."""
+    """The configuration named after the port.  ``source``: the caller's labels that conditions ask for.
+
+    A forward ``proxy`` is asked for hosts with their ports, so it has the virtual hosts of every port.
+    """
     egress = scope.egress_for(port)
-    hosts = [] if egress is None else _virtual_hosts(scope, egress, port, source, rule_of, cache)
+    called = [port]
+    if proxy and egress is not None:
+        called = sorted({p.number for s in egress.services for p in s.ports if p.protocol.is_http})
+    hosts = [
+        host
+        for number in called
+        for host in (_virtual_hosts(scope, egress, number, source, rule_of, cache, proxy=proxy) if egress else ())
+    ]
     hosts.sort(key=lambda h: h.name)
     outer = RouteConfiguration(
         name=str(port),
         validate_clusters=boolean(False),
         max_direct_response_body_size_bytes=u32(MAX_DIRECT_RESPONSE),
-        ignore_port_in_host_matching=True,
+        ignore_port_in_host_matching=not proxy,
     )
     key = "catch-all", scope.allow_any, repr(scope.egress_proxy)
     hosts.append(cache.get(key, lambda: fragment("catch-all", _catch_all(scope))))
@@ -64,6 +74,8 @@ def _virtual_hosts(
     source: tuple[tuple[str, str], ...],
     rule_of: RuleOf,
     cache: CompileCache,
+    *,
+    proxy: bool,
 ) -> list[Fragment]:
     here = {s.host: s for s in egress.services if s.port(port) is not None}
     served = [s for v in _relevant(egress, here, port) if (s := _of_routes(v, scope, egress, here, port, source, rule_of, cache))]  # fmt: skip  # noqa: E501
@@ -79,7 +91,7 @@ def _virtual_hosts(
                 return (fragment("", default_route(outbound_cluster(service.host, port), hashing)),)
 
             served.append(_Served((), (service,), cache.get(key, build)))
-    return list(_named(served, scope.namespace, port, cache))
+    return list(_named(served, scope.namespace, port, cache, proxy=proxy))
 
 
 def _relevant(egress: Egress, here: Mapping[str, Service], port: int) -> Iterable[RoutedHosts]:
@@ -139,7 +151,7 @@ def surroundings(
     routed: RoutedHosts, known: Mapping[str, Service], rule_of: RuleOf
 ) -> tuple[Surroundings, tuple[str, ...]]:
     """How the VirtualService's destinations are looked up, and digests of all that the answers depend on."""
-    services = {h: known[h] for h in dict.fromkeys(routed.destinations()) if h in known}
+    services = {h: known[h] for h in routed.destinations if h in known}
     rules = {h: rule for h, s in services.items() if (rule := rule_of(s)) is not None}
     depends = (*(s.digest for s in services.values()), *(r.digest for r in rules.values()))
     around = Surroundings(
@@ -173,7 +185,9 @@ def _separate(
     return tuple(hosts), list(services.values())
 
 
-def _named(served: Iterable[_Served], namespace: str, port: int, cache: CompileCache) -> Iterable[Fragment]:
+def _named(
+    served: Iterable[_Served], namespace: str, port: int, cache: CompileCache, *, proxy: bool
+) -> Iterable[Fragment]:
     """Virtual hosts; a name or domain that is taken is left out: the first counts."""
     served = list(served)
     in_full = {s.host for one in served for s in one.services}
@@ -181,10 +195,17 @@ def _named(served: Iterable[_Served], namespace: str, port: int, cache: CompileC
     taken: set[str] = set()
     for one in served:
         for host in one.hosts:
-            yield from _named_host(host, [host], one, port, in_full, names, taken, cache)
+            answered = _with_port([host], port) if proxy else [host]
+            yield from _named_host(host, answered, one, port, in_full, names, taken, cache)
         for service in one.services:
             answered = domains(service.host, service.addresses, namespace)
+            if proxy:
+                answered = _with_port(answered, port)
             yield from _named_host(service.host, answered, one, port, in_full, names, taken, cache)
+
+
+def _with_port(hosts: list[str], port: int) -> list[str]:
+    return [*(hosts if port == 80 else ()), *(f"{h}:{port}" for h in hosts)]
 
 
 def _named_host(

@@ -55,19 +55,21 @@ class RoutedHosts:
     asks_namespace: bool
     """Whether a condition asks for the caller's namespace."""
     digest: str
+    destinations: tuple[str, ...]
+    """Hosts that it sends to, each once."""
 
     def visible_from(self, namespace: str) -> bool:
         """Whether ``exportTo`` lets that namespace see it."""
         return exported(self.export_to, self.namespace, namespace)
 
-    def destinations(self) -> Iterator[str]:
-        """Hosts that it sends to."""
-        for rule in self.http:
-            for d in _http_destinations(rule.route):
-                yield qualified(d.host, rule.namespace)
-        for route in (*(r.route for r in self.tcp), *(r.route for r in self.tls)):
-            for weighted in route:
-                yield qualified(weighted.destination.host, self.namespace)
+
+def _destinations(spec: VirtualService, namespace: str, http: Sequence[HttpRule]) -> Iterator[str]:
+    for rule in http:
+        for d in _http_destinations(rule.route):
+            yield qualified(d.host, rule.namespace)
+    for route in (*(r.route for r in spec.tcp), *(r.route for r in spec.tls)):
+        for weighted in route:
+            yield qualified(weighted.destination.host, namespace)
 
 
 def _http_destinations(route: HTTPRoute) -> Iterator[Destination]:
@@ -138,6 +140,7 @@ def _ready(resource: Resource[VirtualService], by_name: _ByName, digest: str) ->
         frozenset(k for m in (*matches, *layer4) for k in m.source_labels),
         any(m.source_namespace for m in (*matches, *layer4)),
         digest,
+        tuple(dict.fromkeys(_destinations(spec, namespace, http))),
     )
 
 
