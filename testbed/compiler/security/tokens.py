@@ -13,6 +13,8 @@ private half nobody has, so that every token of that issuer is refused, as when 
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from collections.abc import Mapping, Sequence
 
@@ -89,15 +91,38 @@ def _provider(rule: JWTRule, gateway: bool, jwks: Jwks, cluster: ClusterLookup) 
         out.from_headers.add(name=header.name, value_prefix=header.prefix)
     for copy in rule.output_claim_to_headers:
         out.claim_to_headers.add(header_name=copy.header, claim_name=copy.claim)
-    text = rule.jwks or jwks.get(rule.jwks_uri or rule.issuer)
+    text = rule.jwks or jwks.get(rule.jwks_uri or rule.issuer, "")
     name = None if text or not rule.jwks_uri else cluster(*_host_and_port(rule.jwks_uri))
     if name is None:
-        out.local_jwks.CopyFrom(DataSource(inline_string=text or NOBODYS_KEYS))
+        out.local_jwks.CopyFrom(DataSource(inline_string=text if is_usable(text) else NOBODYS_KEYS))
     else:
         timeout = duration(rule.timeout or FETCH_TIMEOUT)
         out.remote_jwks.http_uri.CopyFrom(HttpUri(uri=rule.jwks_uri, cluster=name, timeout=timeout))
         out.remote_jwks.cache_duration.seconds = CACHE_SECONDS
     return out
+
+
+_MEMBERS = {"RSA": ("n", "e"), "EC": ("x", "y"), "oct": ("k",), "OKP": ("x",)}
+_CURVES = {"EC": ("P-256", "P-384", "P-521", None), "OKP": ("Ed25519",)}
+
+
+def is_usable(keys: str) -> bool:
+    """Whether Envoy takes the text as a key set.
+
+    It rejects a whole listener for one key that it can't read, and with it every other change of the mesh;
+    earlier releases, and so Istio, refused that issuer's tokens, which is what the caller does with a "no".
+    """
+    try:
+        found = json.loads(keys)["keys"]
+        return bool(found) and all(_is_usable_key(key) for key in found)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
+
+
+def _is_usable_key(key: Mapping[str, str]) -> bool:
+    kind = key["kty"]
+    parts = [base64.b64decode(key[m] + "=" * (-len(key[m]) % 4), b"-_", validate=True) for m in _MEMBERS[kind]]
+    return all(parts) and (kind not in _CURVES or key.get("crv") in _CURVES[kind])
 
 
 _ADDRESS = re.compile(r"(https?)://(\[[^\]]+\]|[^/?#:]+)(?::(\d+))?")

@@ -174,6 +174,24 @@ spec: {{jwtRules: [{{issuer: a, jwksUri: 'http://{HOST}/keys', timeout: 7s}}]}}
     remote = tokens.providers["origins-0"].remote_jwks
     assert remote.http_uri.cluster == f"outbound|80||{HOST}"
     assert remote.http_uri.timeout.seconds == 7
-    given = SecurityInputs(jwks={f"http://{HOST}/keys": '{"keys": []}'})
+    given = SecurityInputs(jwks={f"http://{HOST}/keys": security_cases.jwks()})
     (fetched,) = security_http_filters(load(parse(text, "test.yaml")), WORKLOAD, TOPOLOGY, given)
-    assert unpack(fetched.typed_config).providers["origins-0"].local_jwks.inline_string == '{"keys": []}'
+    assert unpack(fetched.typed_config).providers["origins-0"].local_jwks.inline_string == security_cases.jwks()
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"keys": []}',
+        '{"keys": [{"kty": "RSA", "n": "+", "e": "AQAB"}]}',
+        '{"keys": [{"kty": "EC"}]}',
+    ],
+)
+def test_keys_that_envoy_would_reject_are_nobodys(keys: str) -> None:
+    from testbed.compiler.security.tokens import is_usable
+
+    assert not is_usable(keys)
+    assert is_usable(security_cases.jwks())
