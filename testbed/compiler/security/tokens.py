@@ -18,6 +18,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
+from cryptography.hazmat.primitives.asymmetric import ec
 from envoy.config.core.v3.base_pb2 import DataSource
 from envoy.config.core.v3.http_uri_pb2 import HttpUri
 from envoy.config.route.v3.route_components_pb2 import RouteMatch
@@ -102,27 +103,47 @@ def _provider(rule: JWTRule, gateway: bool, jwks: Jwks, cluster: ClusterLookup) 
     return out
 
 
-_MEMBERS = {"RSA": ("n", "e"), "EC": ("x", "y"), "oct": ("k",), "OKP": ("x",)}
-_CURVES = {"EC": ("P-256", "P-384", "P-521", None), "OKP": ("Ed25519",)}
+_CURVES: dict[str, ec.EllipticCurve] = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
+_ALGORITHMS = {"RSA": ("RS", "PS"), "EC": ("ES",), "OKP": ("EdDSA",), "oct": ("HS",)}
+_BASE64URL = re.compile(r"[A-Za-z0-9_-]*={0,2}")
 
 
 def is_usable(keys: str) -> bool:
-    """Whether Envoy takes the text as a key set.
+    """Whether Envoy takes the text as a key set: at least one key in it must be one that it can read.
 
-    It rejects a whole listener for one key that it can't read, and with it every other change of the mesh;
-    earlier releases, and so Istio, refused that issuer's tokens, which is what the caller does with a "no".
+    Otherwise it rejects the whole listener, and with it every other change of the mesh; what the caller does
+    with a "no", to refuse that issuer's tokens, is what earlier releases of Envoy did.
     """
     try:
-        found = json.loads(keys)["keys"]
-        return bool(found) and all(_is_usable_key(key) for key in found)
+        return any(_is_usable_key(key) for key in json.loads(keys)["keys"])
     except (ValueError, TypeError, KeyError, RecursionError):
         return False
 
 
 def _is_usable_key(key: Mapping[str, str]) -> bool:
-    kind = key["kty"]
-    parts = [base64.b64decode(key[m] + "=" * (-len(key[m]) % 4), b"-_", validate=True) for m in _MEMBERS[kind]]
-    return all(parts) and (kind not in _CURVES or key.get("crv") in _CURVES[kind])
+    try:
+        if (given := key.get("alg")) and not given.startswith(_ALGORITHMS[key["kty"]]):
+            return False
+        match key["kty"]:
+            case "RSA":
+                return bool(_decoded(key["n"]) and _decoded(key["e"]))
+            case "EC":
+                x, y = (int.from_bytes(_decoded(key[name]), "big") for name in ("x", "y"))
+                ec.EllipticCurvePublicNumbers(x, y, _CURVES[key["crv"]]).public_key()
+                return True
+            case "OKP":
+                return key["crv"] == "Ed25519" and len(_decoded(key["x"])) == 32
+            case "oct":
+                return bool(_decoded(key["k"]))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        pass
+    return False
+
+
+def _decoded(text: str) -> bytes:
+    if _BASE64URL.fullmatch(text) is None:
+        raise ValueError("no base64url")
+    return base64.urlsafe_b64decode(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4))
 
 
 _ADDRESS = re.compile(r"(https?)://(\[[^\]]+\]|[^/?#:]+)(?::(\d+))?")

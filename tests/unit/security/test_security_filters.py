@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -194,4 +195,10 @@ def test_keys_that_envoy_would_reject_are_nobodys(keys: str) -> None:
     from testbed.compiler.security.tokens import is_usable
 
     assert not is_usable(keys)
-    assert is_usable(security_cases.jwks())
+
+
+def test_one_key_that_envoy_can_read_is_enough() -> None:
+    from testbed.compiler.security.tokens import is_usable
+
+    (good,) = json.loads(security_cases.jwks())["keys"]
+    assert is_usable(json.dumps({"keys": [{"kty": "RSA", "n": "+", "e": "AQAB"}, good]}))
