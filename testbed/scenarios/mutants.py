@@ -141,8 +141,12 @@ def _relied_on(file: ScenarioFile, base: ResourceSet) -> Iterator[Resource[Any]]
     own = {resource.key for _, resource in _given(file)}
     claims = _claims(file.scenario)
     services = {s for step in file.scenario.each_step() for s in (*services_named(step.expect), step.when.service)}
+    ways = {"gateway" if step.when.from_ == "gateway" else "mesh" for step in file.scenario.each_step()}
     for resource in base:
         plain = resource.to_plain()
+        bound = plain.get("spec", {}).get("gateways", ["mesh"])
+        if resource.kind == "VirtualService" and not ways & {"mesh" if g == "mesh" else "gateway" for g in bound}:
+            continue
         about = _destinations(plain) | {str(plain.get("spec", {}).get("host", "")).partition(".")[0]}
         if resource.key not in own and (
             (resource.kind == "PeerAuthentication" and "tls" in claims)

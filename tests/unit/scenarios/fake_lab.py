@@ -39,6 +39,10 @@ spec:
 """
 
 
+def labels(app: str, version: str) -> dict[str, str]:
+    return {"app": app, "version": version}
+
+
 def weights(v1: int, v2: int) -> ResourceSet:
     return load(parse(WEIGHTS.format(v1=v1, v2=v2), "weights.yaml"))
 
@@ -71,7 +75,7 @@ class FakeMesh(socketserver.ThreadingTCPServer):
         self.topology = Topology(
             (here,),
             tuple(
-                MeshWorkload(f"{s}-{v}", "default", s, {"app": s, "version": v}, IPv4Address(a), n, ports=p, service=t)
+                MeshWorkload(f"{s}-{v}", "default", s, labels(s, v), IPv4Address(a), n, ports=p, service=t)
                 for s, v, a, n, p, t in (
                     ("client", "v1", "127.0.0.2", "one", (), ""),
                     ("reviews", "v1", "127.0.0.3", "one", (port,), "reviews"),

@@ -1,6 +1,6 @@
 """Every expectation holds on a mesh that keeps it and fails on one that does not."""
 
-# ruff: noqa: E501 - a table is read with a case in each line
+
 
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address

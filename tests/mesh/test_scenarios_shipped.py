@@ -1,0 +1,100 @@
+"""The shipped scenarios on real Envoys: each passes as it stands, fails under its mutants, and cleans up after itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness_network import processes_in
+from scenario_lab import ROOT, ScenarioMesh, shipped_resources
+
+from testbed.model.scenario import read_scenario
+from testbed.model.verdict import Outcome
+from testbed.report import write_bundle
+from testbed.scenarios import ScenarioFile, find, run_scenario
+from testbed.scenarios.mutants import run_mutants
+
+SHIPPED = [f for f in find([]) if f.scenario.name != "echo-split"]
+HERE = Path(__file__)
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[ScenarioMesh]:
+    with ScenarioMesh.from_inventory(ROOT / "inventories/bookinfo.yaml") as made:
+        made.open_outside()
+        made.apply(shipped_resources("bookinfo"), limit=60)
+        yield made
+
+
+def written(text: str) -> ScenarioFile:
+    head = "name: written\ndescription: d\npromise: p\n"
+    return ScenarioFile(HERE, read_scenario(head + text, "written.yaml"))
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda f: f.scenario.name)
+def test_a_shipped_scenario_passes_and_leaves_the_lab_as_it_found_it(mesh, file, tmp_path):
+    before = mesh.backend.applied()
+    record = run_scenario(file, mesh.lab)
+    assert record.outcome is Outcome.PASS, record.verdict.reason
+    assert record.clean
+    assert mesh.backend.applied() == before
+    (written_record,) = write_bundle([record], tmp_path / "bundle", topology=mesh.topology)
+    assert (Path(written_record.verdict.evidence) / "report.html").stat().st_size > 5000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda f: f.scenario.name)
+def test_every_mutant_of_a_shipped_scenario_is_noticed(mesh, file):
+    score = run_mutants(file, mesh.lab)
+    assert score.counted >= 1
+    survived = {r.mutant.name: r.verdict.reason for r in score.results if not r.excused and not r.killed}
+    assert survived == {}
+
+
+def test_the_smallest_lab_keeps_its_promise():
+    with ScenarioMesh.from_inventory(ROOT / "inventories/two-nodes.yaml") as small:
+        small.apply(shipped_resources("two-nodes"), limit=60)
+        (file,) = find(["echo-split"])
+        record = run_scenario(file, small.lab)
+        assert record.outcome is Outcome.PASS, record.verdict.reason
+        score = run_mutants(file, small.lab)
+        assert score.percent == 100.0
+        assert score.counted >= 2
+
+
+def test_http2_goes_through_the_sidecars(mesh):
+    file = written(
+        "when: {from: client, service: reviews, path: /reviews/0, protocol: http2, concurrency: 10, requests: 60}\n"
+        "expect: {all: [{status: 200}, {attempts: {service: reviews, each: 1}}, "
+        "{telemetry: {at: client, fields: {protocol: HTTP/2}}}]}\n"
+    )
+    record = run_scenario(file, mesh.lab)
+    assert record.outcome is Outcome.PASS, record.verdict.reason
+    assert {s.connection for s in record.steps[0].samples} == {1}
+
+
+def test_what_a_proxy_has_can_be_expected(mesh):
+    text = (
+        "when: {{from: client, service: reviews, path: /reviews/0, requests: 1}}\n"
+        "expect: {{config: {{workload: client-v1, clusters: ['outbound\\|9080\\|v1\\|reviews.default.svc.cluster.local'], "
+        "absent: ['{absent}']}}}}\n"
+    )
+    assert run_scenario(written(text.format(absent=r"outbound\|1\|.*")), mesh.lab).outcome is Outcome.PASS
+    assert run_scenario(written(text.format(absent=r"outbound\|9080\|v2\|.*")), mesh.lab).outcome is Outcome.FAIL
+
+
+def test_a_program_that_is_dead_is_the_labs_trouble_not_the_meshs():
+    """Half of the answers become errors; the mesh did nothing wrong, and is not blamed."""
+    with ScenarioMesh.from_inventory(ROOT / "inventories/bookinfo.yaml") as broken:
+        broken.apply(shipped_resources("bookinfo"), limit=60)
+        namespace = broken.network.namespace("reviews-v1")
+        for pid in processes_in(namespace):
+            if b"bookinfo.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+        (file,) = find(["reviews-split"])
+        record = run_scenario(file, broken.lab)
+    assert record.outcome is Outcome.INCONCLUSIVE, record.verdict.reason
+    assert "the lab, not the mesh" in record.verdict.reason
