@@ -12,6 +12,9 @@ from testbed.host import processes
 from testbed.host.directories import LabDirectories, testbed_home
 from testbed.waiting import NotYet, wait_until
 
+SHARED = "bookinfo"
+"""The lab that all tests on machines share, but for those that make or break labs of their own."""
+
 COMMAND = [sys.executable, "-c", "from testbed.cli import main; main()"]
 
 
