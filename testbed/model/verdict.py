@@ -83,7 +83,7 @@ def all_of(parts: Iterable[tuple[str, Verdict]]) -> Verdict:
     for outcome in (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS):
         decisive = [(name, v) for name, v in named if v.outcome is outcome]
         if decisive:
-            reason = decisive[0][1].reason if outcome is not Outcome.PASS else _first_reasons(decisive)
+            reason = decisive[0][1].reason if outcome is not Outcome.PASS else _first_reasons(decisive, named)
             return _together(outcome, reason, named)
     return _together(Outcome.NOT_APPLICABLE, named[0][1].reason if named else "nothing was expected", named)
 
@@ -105,8 +105,13 @@ def negated(name: str, verdict: Verdict) -> Verdict:
     return Verdict(swapped, reason, verdict.numbers, verdict.beta, verdict.alpha, parts=((name, verdict),))
 
 
-def _first_reasons(decisive: list[tuple[str, Verdict]]) -> str:
-    return "; ".join(v.reason.splitlines()[0] for _, v in decisive[:3])
+def _first_reasons(decisive: list[tuple[str, Verdict]], named: tuple[tuple[str, Verdict], ...]) -> str:
+    text = "; ".join(v.reason.splitlines()[0] for _, v in decisive[:3])
+    left_out = [(name, v) for name, v in named if v.outcome is Outcome.NOT_APPLICABLE]
+    if left_out:
+        name, verdict = left_out[0]
+        text += f"\nnot judged: {name}: {verdict.reason.splitlines()[0]}"
+    return text
 
 
 def _together(outcome: Outcome, reason: str, named: tuple[tuple[str, Verdict], ...]) -> Verdict:

@@ -1,7 +1,5 @@
 """Every expectation holds on a mesh that keeps it and fails on one that does not."""
 
-
-
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from types import SimpleNamespace

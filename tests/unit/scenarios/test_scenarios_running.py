@@ -8,7 +8,7 @@ from fake_lab import FakeMesh, weights
 from testbed.errors import BadInput
 from testbed.model.scenario import read_scenario
 from testbed.model.verdict import Outcome
-from testbed.scenarios import ScenarioFile, run_scenario
+from testbed.scenarios import ScenarioFile, check, run_scenario
 
 HALF = """
 name: half
@@ -139,3 +139,18 @@ def test_settings_are_put_back_even_when_the_verdict_is_a_fail(mesh):
 def test_a_resource_file_that_is_not_there_is_bad_input(mesh):
     with pytest.raises(BadInput, match="cannot be read"):
         run_scenario(scenario(HALF + "given: {resources: [nowhere.yaml]}\n"), mesh.lab())
+
+
+def test_expectations_can_be_written_as_python_calls(mesh):
+    when = {"from": "client", "service": "reviews"}
+    assert check(mesh.lab(), when=when, expect={"status": 200}).outcome is Outcome.PASS
+    assert check(mesh.lab(), when=when, expect={"status": 404}).outcome is Outcome.FAIL
+    with pytest.raises(BadInput, match="unknown field 'stat'"):
+        check(mesh.lab(), when=when, expect={"stat": 200})
+
+
+def test_what_was_not_judged_is_told_beside_a_pass(mesh):
+    expect = {"status": 200, "encrypted": {"service": "reviews"}}
+    record = check(mesh.lab(), when={"from": "client", "service": "reviews"}, expect=expect)
+    assert record.outcome is Outcome.PASS
+    assert "not judged: encrypted: captures can't be taken" in record.verdict.reason

@@ -1,7 +1,7 @@
 """The sequential test keeps what it promises.  Operating characteristics are exact, by dynamic programming."""
 
 import random
-from functools import lru_cache
+from functools import cache
 
 import pytest
 
@@ -27,7 +27,7 @@ DESIGNS = [*FIGURES, (0.1, 0.1), (0.25, 0.05), (0.05, None), (0.02, None), (0.98
 ERRORS = [(0.001, 0.001), (0.05, 0.01), (0.01, 0.2)]
 
 
-@lru_cache(maxsize=None)
+@cache
 def exact(share, tolerance, alpha, beta, where):
     zone = tolerated(share, tolerance)
     return characteristics(EquivalenceTest(zone, alpha, beta), getattr(zone, where))
