@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from testbed.errors import TestbedError
+from testbed.errors import LabError, TestbedError
 
 _COMMANDS = {
     "doctor": "host",
@@ -67,7 +67,7 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
-def run(arguments: list[str]) -> int:
+def run(arguments: list[str]) -> int:  # noqa: PLR0911  (an exit code for each kind of end)
     """Run one command; returns its exit code and never lets a traceback out."""
     try:
         result = app.main(arguments, prog_name="testbed", standalone_mode=False)
@@ -78,6 +78,10 @@ def run(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("testbed: interrupted; run the command again, or: testbed down", err=True)
         return 130
+    except OSError as e:  # full disks, closed folders: the host's trouble, said by its own words
+        subject = str(e.filename or "host")
+        _complain(LabError(subject, "use it", e.strerror or str(e), "run: testbed doctor"))
+        return 1
     except click.exceptions.Exit as e:
         return e.exit_code
     except click.ClickException as e:

@@ -43,6 +43,7 @@ class Lab:
         self._hypervisor: Hypervisor | None = None
         self._connections: dict[str, SshConnection] = {}
         self._lock = threading.Lock()
+        self._key_lock = threading.Lock()
 
     @property
     def private(self) -> bool:
@@ -114,10 +115,11 @@ class Lab:
         """Where the private key lies that every node lets in."""
         return self.directories.pki / "client_ed25519"
 
-    @cached_property
+    @property
     def client_key(self) -> KeyPair:
-        """The key that every node of the lab lets in."""
-        return key_pair(self.client_key_file)
+        """The key that every node of the lab lets in; made once, however many threads ask."""
+        with self._key_lock:
+            return key_pair(self.client_key_file)
 
     def host_key_file(self, node: str) -> Path:
         """Where the node's private host key lies."""
@@ -125,7 +127,8 @@ class Lab:
 
     def host_key(self, node: str) -> KeyPair:
         """The node's SSH host key, made by us before the node is."""
-        return key_pair(self.host_key_file(node))
+        with self._key_lock:
+            return key_pair(self.host_key_file(node))
 
     def known_keys(self, node: str) -> tuple[str, ...]:
         """The public keys that the node's machine is made with, as far as they exist; makes none."""

@@ -56,10 +56,10 @@ class Machines:
 
     def create(self, node: str) -> None:
         """Make the node's disks, and define it.  Whatever an interrupted earlier try left is written over."""
+        seed = self._seed(self._nodes[node])  # makes the keys, which are part of the spec
         machine = self._machine(self._nodes[node], self._spec(self._nodes[node]))
         machine.disk.unlink(missing_ok=True)
         image = self.disks.node_image
-        seed = self._seed(self._nodes[node])
         recipe = self.disks.recipe
         write_seed(seed, machine.seed, {} if image.direct else nocloud_files(seed, recipe.recipe, recipe.files))
         create_overlay(machine.disk, image.disk, image.format, max(self._nodes[node].disk, image.size))

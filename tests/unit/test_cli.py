@@ -1,0 +1,126 @@
+"""Whatever goes wrong, people get one line, what to do next, and an exit code; never a traceback."""
+
+import errno
+import re
+
+import pytest
+
+from testbed.cli import run
+from testbed.errors import BadInput, HostNotReady, LabBusy, Location, Problem
+
+INVENTORY = """\
+id: {id}
+hosts: [{{uri: "{uri}"}}]
+nodes: [{{name: left}}]
+services: [{{name: echo, ports: [{{name: http, port: 9080}}]}}]
+workloads: [{{service: echo, node: left}}]
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_folders(monkeypatch, tmp_path):
+    for variable in ("XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"):
+        folder = tmp_path / variable
+        folder.mkdir()
+        monkeypatch.setenv(variable, str(folder))
+
+
+@pytest.fixture
+def inventory(tmp_path):
+    def write(uri="auto", text=INVENTORY, lab_id="not-up"):
+        file = tmp_path / "lab.yaml"
+        file.write_text(text.format(id=lab_id, uri=uri))
+        return str(file)
+
+    return write
+
+
+def refused(capsys, code, *arguments):
+    assert run(list(arguments)) == code
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return re.sub(r"\x1b\[[0-9;]*m", "", said)
+
+
+def test_an_unknown_inventory_names_those_there_are(capsys):
+    said = refused(capsys, 2, "status", "-i", "bookinf")
+    assert "no such inventory" in said
+    assert "bookinfo" in said.splitlines()[-1]
+
+
+def test_broken_yaml_is_located(capsys, tmp_path):
+    file = tmp_path / "lab.yaml"
+    file.write_text("id: x\nnodes: [\n")
+    assert re.search(r"lab\.yaml:\d+:\d+: not valid YAML", refused(capsys, 2, "plan", "-i", str(file)))
+
+
+def test_every_problem_of_an_inventory_is_a_line(capsys, tmp_path):
+    file = tmp_path / "lab.yaml"
+    file.write_text("id: x\nnodes:\n  - {name: a, cpus: 3}\n  - {name: B}\n")
+    said = refused(capsys, 2, "plan", "-i", str(file))
+    assert "lab.yaml:3:" in said and "unknown field 'cpus'" in said
+    assert "lab.yaml:4:" in said
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["ssh", "left", "--", "true"], ["applied"], ["apply", "-"], ["proxy", "echo-v1"], ["export", "ssh-config"], ["verify", "echo-split"]],
+    ids=lambda c: c[0],
+)  # fmt: skip
+def test_a_lab_that_is_not_up_is_said_to_be(capsys, inventory, tmp_path, command):
+    manifest = tmp_path / "a.yaml"
+    manifest.write_text(
+        "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: a}\nspec: {egress: [{hosts: ['./*']}]}\n"
+    )
+    words = [str(manifest) if word == "-" else word for word in command]
+    said = refused(capsys, 1, words[0], "-i", inventory(), *words[1:])
+    assert "not up" in said
+    assert "testbed up" in said
+
+
+def test_an_unknown_node_names_those_there_are(capsys, inventory):
+    said = refused(capsys, 2, "console", "-i", inventory(), "middle")
+    assert "no node 'middle'" in said
+    assert "left" in said
+
+
+def test_down_of_nothing_is_no_error(capsys, inventory):
+    assert run(["down", "-i", inventory()]) == 0
+    assert "nothing was there" in capsys.readouterr().out
+
+
+def test_no_libvirt_is_the_hosts_trouble(capsys, inventory):
+    said = refused(capsys, 4, "status", "-i", inventory("qemu:///system?socket=/nonexistent"))
+    assert "libvirt" in said
+    assert "testbed doctor" in said
+
+
+def test_an_unknown_option_is_bad_input(capsys):
+    refused(capsys, 2, "up", "--sideways")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/disk"), 1, "/disk: use it: No space left on device"),
+        (LabBusy("lab x", "wait", "`testbed up` (pid 7)"), 1, "pid 7"),
+        (HostNotReady("qemu", "find it", "not installed"), 4, "not installed"),
+        (BadInput([Problem(Location("f", 3, 4, "a.b"), "wrong", "mend it")]), 2, "f:3:4: a.b: wrong"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (RuntimeError("surprise"), 1, "a bug in Testbed: RuntimeError: surprise"),
+    ],
+    ids=lambda v: type(v).__name__ if isinstance(v, BaseException) else None,
+)
+def test_every_error_ends_as_lines_and_a_code(capsys, inventory, monkeypatch, error, code, words):
+    def fail(_lab):
+        raise error
+
+    monkeypatch.setattr("testbed.workflows.status.status", fail)
+    assert words in refused(capsys, code, "status", "-i", inventory())
+
+
+def test_help_lists_every_command(capsys):
+    assert run(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for command in ("doctor", "up", "down", "apply", "verify", "lint", "explain"):
+        assert re.search(rf"^  {command} ", shown, re.MULTILINE)
