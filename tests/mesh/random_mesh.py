@@ -14,7 +14,7 @@ INVENTORY = """
 id: random
 nodes: [{name: one}]
 services:
-  - {name: web, ports: [{name: http, port: 80, targetPort: 8080}]}
+  - {name: web, ports: [{name: http, port: 80, targetPort: 8080}, {name: tcp, port: 90}]}
   - {name: api, namespace: other, ports: [{name: http, port: 80, targetPort: 8080}]}
 workloads:
   - {service: web, version: v1, node: one, serviceAccount: web}
@@ -175,7 +175,9 @@ class Random:
             app = "web" if namespace == "default" else "api"
             spec["selector"] = {"matchLabels": {"app": app, **self._one([{}, {"version": "v1"}])}}
             if self._chance(0.5):
-                spec["portLevelMtls"] = {8080: {"mode": self._one(["STRICT", "DISABLE", "PERMISSIVE"])}}
+                spec["portLevelMtls"] = {
+                    self._one([8080, 90]): {"mode": self._one(["STRICT", "DISABLE", "PERMISSIVE"])}
+                }
         return _manifest("security", "PeerAuthentication", name, namespace, spec)
 
     def _tokens(self) -> dict[str, Any]:
@@ -232,6 +234,7 @@ class Random:
                 {"hosts": ["web*"]},
                 {"notHosts": ["*.example"]},
                 {"ports": ["8080"]},
+                {"ports": ["90"]},
             )
             rule["to"] = [{"operation": self._one(operations)} for _ in range(self.random.randint(1, 2))]
         if self._chance(0.3):
@@ -257,6 +260,8 @@ class Random:
         else:
             host = self._one(["web.default", HOSTS["web"], "api.other", "api.other"])
             base = f"http://{host}"
+            if self._chance(0.1):
+                return Job(caller, "tcp://web.default:90", "GET", {})
         if self._chance(0.35):
             headers["authorization"] = f"Bearer {self._token()}"
         if self._chance(0.2):
