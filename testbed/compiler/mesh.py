@@ -313,7 +313,8 @@ class _Mesh:
         files["cds.json"] = self._file(
             "cds.json", CLUSTER, (cluster_set.fragments, fixed, taken.clusters), workload
         )
-        files["lds.json"] = self._file("lds.json", LISTENER, (listeners.fragments, taken.listeners), workload)
+        outward = _besides(listeners.fragments, taken.listeners)
+        files["lds.json"] = self._file("lds.json", LISTENER, (outward, taken.listeners), workload)
         for port, proxy in listeners.ports:
             file = self._routes(workload, seen, port, proxy=proxy)
             files[file.path] = file
@@ -350,7 +351,10 @@ class _Mesh:
                self.selector_view(workload), seen.allow_any, repr(seen.egress_proxy))  # fmt: skip
 
         def build() -> XdsFile:
-            made = route_configuration(seen, port, source, self.rule_of(workload), self.cache, proxy=proxy)
+            rules_key = self.rules_digest, self.selector_view(workload)
+            made = route_configuration(
+                seen, port, source, self.rule_of(workload), rules_key, self.cache, proxy=proxy
+            )
             return discovery_file(routes_path(made.name), ROUTES, [Fragments.of([made])])
 
         return self.cache.get(key, build)
@@ -386,6 +390,14 @@ class _Mesh:
     def _file(self, path: str, type_url: str, parts: Sequence[Fragments], workload: MeshWorkload) -> XdsFile:
         key = "file", path, workload.name, self.layout, tuple(p.digest for p in parts)
         return self.cache.get(key, lambda: discovery_file(path, type_url, parts, self.layout.marks(workload)))
+
+
+def _besides(outward: Fragments, inward: Fragments) -> Fragments:
+    """Without what a Sidecar's ingress listens on itself: Envoy takes no two listeners of one address."""
+    own = {f.name for f in inward.items}
+    if all(f.name not in own for f in outward.items):
+        return outward
+    return Fragments.of(f for f in outward.items if f.name not in own)
 
 
 def _place_matters(view: clusters.View) -> bool:

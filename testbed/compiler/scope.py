@@ -26,6 +26,7 @@ class Egress:
     most_specific: Mapping[str, RoutedHosts]
     """By the host of a service: the VirtualService that speaks most specifically of it."""
     digest: str
+    services_digest: str
 
     @property
     def port(self) -> int:
@@ -195,5 +196,6 @@ def _egress(
             found = wildcard[pattern] if pattern is not None else None
         if found is not None:
             most_specific[service.host] = found
-    digest = content_hash(repr(declared), *(s.digest for s in services), "", *(v.digest for v in routed))
-    return Egress(declared, services, routed, most_specific, digest)
+    called = content_hash(*(s.digest for s in services))
+    digest = content_hash(repr(declared), called, *(v.digest for v in routed))
+    return Egress(declared, services, routed, most_specific, digest, called)

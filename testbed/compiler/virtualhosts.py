@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
@@ -17,11 +18,38 @@ from testbed.compiler.routes import Caller, Surroundings, default_route, destina
 from testbed.compiler.scope import Egress, Scope
 from testbed.compiler.services import Service
 from testbed.compiler.virtualservices import RoutedHosts
+from testbed.model.proxy import content_hash
 
 MAX_DIRECT_RESPONSE = 1024 * 1024
 """Bytes that a direct response may have; Envoy's own limit is 4 KiB."""
 
 RuleOf = Callable[[Service], MergedRule | None]
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Who calls, and through which port: all that virtual hosts depend on beside the VirtualServices."""
+
+    scope: Scope
+    egress: Egress
+    port: int
+    source: tuple[tuple[str, str], ...]
+    """The caller's labels that conditions ask for."""
+    rule_of: RuleOf
+    rules_key: Hashable
+    """Stands for all that ``rule_of`` may answer."""
+    proxy: bool = False
+    """A forward proxy is asked for hosts with their ports."""
+
+    @cached_property
+    def here(self) -> dict[str, Service]:
+        """The services that have the port, by host."""
+        return {s.host: s for s in self.egress.services if s.port(self.port) is not None}
+
+    @cached_property
+    def key(self) -> tuple[Hashable, ...]:
+        """Stands for the caller."""
+        return self.port, self.scope.namespace, self.egress.services_digest, self.rules_key, self.proxy
 
 
 @dataclass(frozen=True)
@@ -31,6 +59,16 @@ class _Served:
     hosts: tuple[str, ...]
     services: tuple[Service, ...]
     routes: tuple[Fragment, ...]
+    shape: str
+    """Stands for hosts and services."""
+    digest: str
+    """Stands for the routes."""
+
+    @classmethod
+    def of(cls, hosts: tuple[str, ...], services: tuple[Service, ...], routes: tuple[Fragment, ...]) -> _Served:
+        """Put them together."""
+        shape = content_hash(*hosts, "", *(s.digest for s in services))
+        return cls(hosts, services, routes, shape, content_hash(*(r.digest for r in routes)))
 
 
 def route_configuration(
@@ -38,23 +76,20 @@ def route_configuration(
     port: int,
     source: tuple[tuple[str, str], ...],
     rule_of: RuleOf,
+    rules_key: Hashable,
     cache: CompileCache,
     *,
     proxy: bool = False,
 ) -> Fragment:
-    """The configuration named after the port.  ``source``: the caller's labels that conditions ask for.
-
-    A forward ``proxy`` is asked for hosts with their ports, so it has the virtual hosts of every port.
-    """
+    """The configuration named after the port; a forward ``proxy`` has the virtual hosts of every port."""
     egress = scope.egress_for(port)
-    called = [port]
-    if proxy and egress is not None:
-        called = sorted({p.number for s in egress.services for p in s.ports if p.protocol.is_http})
-    hosts = [
-        host
-        for number in called
-        for host in (_virtual_hosts(scope, egress, number, source, rule_of, cache, proxy=proxy) if egress else ())
-    ]
+    hosts: list[Fragment] = []
+    if egress is not None:
+        called = [port]
+        if proxy:
+            called = sorted({p.number for s in egress.services for p in s.ports if p.protocol.is_http})
+        for number in called:
+            hosts += _virtual_hosts(Calls(scope, egress, number, source, rule_of, rules_key, proxy), cache)
     hosts.sort(key=lambda h: h.name)
     outer = RouteConfiguration(
         name=str(port),
@@ -67,40 +102,47 @@ def route_configuration(
     return with_elements(fragment(str(port), outer, ROUTES), "virtual_hosts", hosts)
 
 
-def _virtual_hosts(
-    scope: Scope,
-    egress: Egress,
-    port: int,
-    source: tuple[tuple[str, str], ...],
-    rule_of: RuleOf,
-    cache: CompileCache,
-    *,
-    proxy: bool,
-) -> list[Fragment]:
-    here = {s.host: s for s in egress.services if s.port(port) is not None}
-    served = [s for v in _relevant(egress, here, port) if (s := _of_routes(v, scope, egress, here, port, source, rule_of, cache))]  # fmt: skip  # noqa: E501
+def _virtual_hosts(calls: Calls, cache: CompileCache) -> list[Fragment]:
+    served = [one for v in _relevant(calls) if (one := _of_routes(v, calls, cache)) is not None]
     spoken_for = {s.host for one in served for s in one.services}
-    for host, service in here.items():
-        number = service.port(port)
+    for host, service in calls.here.items():
+        number = service.port(calls.port)
         if host not in spoken_for and number is not None and number.protocol.is_http:
-            rule = rule_of(service)
-            key = "default-route", host, port, rule.digest if rule else ""
+            served.append(_by_default(service, calls, cache))
+    names = cache.get(("names", calls.key, tuple(s.shape for s in served)), lambda: tuple(_names(served, calls)))
+    found = []
+    for index, name, answered in names:
+        one = served[index]
+        key = "virtual-host", name, answered, one.digest
+        found.append(cache.get(key, lambda n=name, d=answered, o=one: _virtual_host(n, d, o)))  # type: ignore[misc]
+    return found
 
-            def build(service: Service = service, rule: MergedRule | None = rule) -> tuple[Fragment, ...]:
-                hashing = hash_of_port(rule.spec if rule else None, port)
-                return (fragment("", default_route(outbound_cluster(service.host, port), hashing)),)
 
-            served.append(_Served((), (service,), cache.get(key, build)))
-    return list(_named(served, scope.namespace, port, cache, proxy=proxy))
+def _virtual_host(name: str, answered: tuple[str, ...], one: _Served) -> Fragment:
+    outer = VirtualHost(name=name, domains=answered, include_request_attempt_count=True)
+    return with_elements(fragment(name, outer), "routes", one.routes)
 
 
-def _relevant(egress: Egress, here: Mapping[str, Service], port: int) -> Iterable[RoutedHosts]:
+def _by_default(service: Service, calls: Calls, cache: CompileCache) -> _Served:
+    """A service that no VirtualService speaks of."""
+    rule = calls.rule_of(service)
+
+    def build() -> _Served:
+        hashing = hash_of_port(rule.spec if rule else None, calls.port)
+        route = default_route(outbound_cluster(service.host, calls.port), hashing)
+        return _Served.of((), (service,), rendered([route]))
+
+    return cache.get(("default-route", service.digest, calls.port, rule.digest if rule else ""), build)
+
+
+def _relevant(calls: Calls) -> Iterable[RoutedHosts]:
     """VirtualServices for hosts of the port.  On port 80 istiod takes all: hosts of no service live there."""
-    if port == 80:
-        return egress.virtual_services
+    if calls.port == 80:
+        return calls.egress.virtual_services
+    here = calls.here
     wild = [h for h in here if is_wildcard(h)]
     found = []
-    for routed in egress.virtual_services:
+    for routed in calls.egress.virtual_services:
         for host in routed.hosts:
             others = here if is_wildcard(host) else wild
             if host in here or any(matches(host, other) for other in others):
@@ -109,37 +151,36 @@ def _relevant(egress: Egress, here: Mapping[str, Service], port: int) -> Iterabl
     return found
 
 
-def _of_routes(
-    routed: RoutedHosts,
-    scope: Scope,
-    egress: Egress,
-    here: Mapping[str, Service],
-    port: int,
-    source: tuple[tuple[str, str], ...],
-    rule_of: RuleOf,
-    cache: CompileCache,
+def _of_routes(routed: RoutedHosts, calls: Calls, cache: CompileCache) -> _Served | None:
+    labels = tuple((k, v) for k, v in calls.source if k in routed.source_labels)
+    if routed.wildcards:  # what a wildcard covers depends on the other VirtualServices
+        return _build(routed, calls, labels, cache)
+    return cache.get(("served", routed.digest, labels, calls.key), lambda: _build(routed, calls, labels, cache))
+
+
+def _build(
+    routed: RoutedHosts, calls: Calls, labels: tuple[tuple[str, str], ...], cache: CompileCache
 ) -> _Served | None:
-    labels = tuple((k, v) for k, v in source if k in routed.source_labels)
-    around, depends = surroundings(routed, here, rule_of)
-    namespace = scope.namespace if routed.asks_namespace else ""
-    key = "routes", routed.digest, port, labels, namespace, depends
+    around, depends = surroundings(routed, calls.here, calls.rule_of)
+    namespace, port = calls.scope.namespace, calls.port
+    key = "routes", routed.digest, port, labels, namespace if routed.asks_namespace else "", depends
 
     def build() -> tuple[Fragment, ...]:
-        caller = Caller(scope.namespace, dict(labels), frozenset({"mesh"}), port)
+        caller = Caller(namespace, dict(labels), frozenset({"mesh"}), port)
         return rendered(routes(routed, caller, around))
 
     found = cache.get(key, build)
     if not found:
         return None
-    hosts, services = _separate(routed, egress, here)
+    hosts, services = _separate(routed, calls.egress, calls.here)
     if routed.gateway_semantics:
         # a route of the Gateway API is for callers of its own namespace, or for services of it
-        services = [s for s in services if routed.namespace in (s.namespace, scope.namespace)]
+        services = [s for s in services if routed.namespace in (s.namespace, namespace)]
         if not services:
             return None
     http = tuple(s for s in services if any(p.number == port and p.protocol.is_http for p in s.ports))
     # without a service on it, a host is only known on port 80 (istiod's own "gross hack")
-    return _Served(hosts, http, found) if http or port == 80 else None
+    return _Served.of(hosts, http, found) if http or port == 80 else None
 
 
 def rendered(built: Iterable[Route]) -> tuple[Fragment, ...]:
@@ -185,52 +226,25 @@ def _separate(
     return tuple(hosts), list(services.values())
 
 
-def _named(
-    served: Iterable[_Served], namespace: str, port: int, cache: CompileCache, *, proxy: bool
-) -> Iterable[Fragment]:
-    """Virtual hosts; a name or domain that is taken is left out: the first counts."""
-    served = list(served)
+def _names(served: Sequence[_Served], calls: Calls) -> Iterator[tuple[int, str, tuple[str, ...]]]:
+    """Names and domains of virtual hosts, and whose routes they have; of two equal ones the first counts."""
     in_full = {s.host for one in served for s in one.services}
     names: set[str] = set()
     taken: set[str] = set()
-    for one in served:
-        for host in one.hosts:
-            answered = _with_port([host], port) if proxy else [host]
-            yield from _named_host(host, answered, one, port, in_full, names, taken, cache)
-        for service in one.services:
-            answered = domains(service.host, service.addresses, namespace)
-            if proxy:
-                answered = _with_port(answered, port)
-            yield from _named_host(service.host, answered, one, port, in_full, names, taken, cache)
-
-
-def _with_port(hosts: list[str], port: int) -> list[str]:
-    return [*(hosts if port == 80 else ()), *(f"{h}:{port}" for h in hosts)]
-
-
-def _named_host(
-    host: str,
-    answered: list[str],
-    one: _Served,
-    port: int,
-    in_full: set[str],
-    names: set[str],
-    taken: set[str],
-    cache: CompileCache,
-) -> Iterable[Fragment]:
-    name = f"{host}:{port}"
-    free = [d for d in dict.fromkeys(answered) if d not in taken and (d == host or d not in in_full)]
-    if name in names or not free:
-        return
-    names.add(name)
-    taken.update(free)
-    digests = tuple(r.digest for r in one.routes)
-
-    def build() -> Fragment:
-        outer = VirtualHost(name=name, domains=free, include_request_attempt_count=True)
-        return with_elements(fragment(name, outer), "routes", one.routes)
-
-    yield cache.get(("virtual-host", name, tuple(free), digests), build)
+    for index, one in enumerate(served):
+        called = [(h, [h]) for h in one.hosts]
+        called += [(s.host, domains(s.host, s.addresses, calls.scope.namespace)) for s in one.services]
+        for host, answered in called:
+            # a short form may be another service's full name: that one has it
+            mine = [d for d in answered if d == host or d not in in_full]
+            if calls.proxy:
+                mine = [*(mine if calls.port == 80 else ()), *(f"{d}:{calls.port}" for d in mine)]
+            free = tuple(d for d in dict.fromkeys(mine) if d not in taken)
+            name = f"{host}:{calls.port}"
+            if name not in names and free:
+                names.add(name)
+                taken.update(free)
+                yield index, name, free
 
 
 def _catch_all(scope: Scope) -> VirtualHost:

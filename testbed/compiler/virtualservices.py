@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from testbed.compiler.memory import CompileCache
-from testbed.compiler.names import qualified, qualified_gateway
+from testbed.compiler.names import is_wildcard, qualified, qualified_gateway
 from testbed.compiler.services import exported
 from testbed.model.proxy import content_hash
 from testbed.resources.resource import Resource, ResourceSet
@@ -57,6 +57,8 @@ class RoutedHosts:
     digest: str
     destinations: tuple[str, ...]
     """Hosts that it sends to, each once."""
+    wildcards: bool
+    """Whether any of its hosts is a wildcard."""
 
     def visible_from(self, namespace: str) -> bool:
         """Whether ``exportTo`` lets that namespace see it."""
@@ -141,6 +143,7 @@ def _ready(resource: Resource[VirtualService], by_name: _ByName, digest: str) ->
         any(m.source_namespace for m in (*matches, *layer4)),
         digest,
         tuple(dict.fromkeys(_destinations(spec, namespace, http))),
+        any(is_wildcard(h) for h in spec.hosts),
     )
 
 

@@ -72,7 +72,8 @@ def topology() -> Topology:
             workload(4, "database", "v1", "default", TCP, TLS),
             workload(1, "client", "v1", "default"),
             MeshWorkload(
-                "ingressgateway", "istio-system", "gateway-account", {"istio": "ingressgateway"},
+                "ingressgateway", "istio-system", "gateway-account",
+                {"istio": "ingressgateway", "gateway.networking.k8s.io/gateway-name": "edge"},
                 IPv4Address("10.78.1.9"), "edge", kind=ProxyKind.GATEWAY,
                 ports=(ServicePort("http", 80, Protocol.HTTP, 8080),),
             ),
