@@ -84,7 +84,7 @@ class _ClusterSet:
 @dataclass(frozen=True)
 class _Listeners:
     fragments: Fragments
-    ports: tuple[tuple[int, bool], ...]
+    ports: tuple[tuple[str, int, bool], ...]
 
 
 @dataclass(frozen=True)
@@ -315,9 +315,11 @@ class _Mesh:
         )
         outward = _besides(listeners.fragments, taken.listeners)
         files["lds.json"] = self._file("lds.json", LISTENER, (outward, taken.listeners), workload)
-        for port, proxy in listeners.ports:
-            file = self._routes(workload, seen, port, proxy=proxy)
-            files[file.path] = file
+        kept = {f.name for f in outward.items}
+        for name, port, proxy in listeners.ports:
+            if name in kept:
+                file = self._routes(workload, seen, port, proxy=proxy)
+                files[file.path] = file
         return files
 
     def _receiving(self, workload: MeshWorkload) -> Receiving:

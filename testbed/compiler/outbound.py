@@ -205,6 +205,6 @@ def virtual_outbound(scope: Scope, logs: Sequence[AccessLog]) -> Listener:
     return out
 
 
-def route_ports(found: Sequence[_Entry]) -> list[tuple[int, bool]]:
-    """The ports that have a route configuration, and whether each is a forward proxy's."""
-    return sorted({(e.port, e.proxy) for e in found if e.http})
+def route_ports(found: Sequence[_Entry]) -> list[tuple[str, int, bool]]:
+    """The listeners that have a route configuration, its port, and whether it is a forward proxy's."""
+    return [(listener_name(e.bind, e.port), e.port, e.proxy) for e in found if e.http]
