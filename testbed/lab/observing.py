@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 
 from testbed.errors import LabError
@@ -13,7 +13,6 @@ from testbed.lab.disks import Disks
 from testbed.lab.lab import Lab
 from testbed.plan import ObservedLab, ObservedMachine
 
-NODE_TOOL = ("/usr/bin/python3", "/opt/testbed/node/testbed_node.py")
 ANSWER_LIMIT = 5.0
 """Seconds for a running machine to answer when it is looked at; a machine that boots is not waited for here."""
 
@@ -52,22 +51,22 @@ def _observe(lab: Lab, machine: FoundMachine) -> ObservedMachine:
     connection = lab.connection(machine.node)
     try:
         connection.connect(limit=ANSWER_LIMIT)
-        workloads = taken_up(connection)
+        workloads = taken_up(connection, [w.name for w in lab.topology.workloads if w.node == machine.node])
     except LabError:
         return ObservedMachine(machine.spec, running)
     return ObservedMachine(machine.spec, running, answers=True, workloads=workloads)
 
 
-def taken_up(connection: NodeConnection) -> str | None:
-    """The digest of the workloads that the node has set up and keeps running; None when it has not."""
-    done = connection.run([*NODE_TOOL, "status"], limit=20, check=False)
-    if done.status != 0:
+_LOOK = "cat /etc/testbed/workloads.applied; echo; sha256sum </etc/testbed/workloads.json; ls /run/netns"
+"""A shell, not the node's own tool: a Python's start costs an emulated machine more than all the rest."""
+
+
+def taken_up(connection: NodeConnection, workloads: Collection[str]) -> str | None:
+    """The digest of the workloads that the node has set up, with a namespace for each; None when it has not."""
+    words = connection.run(["sh", "-c", _LOOK], limit=20, check=False).stdout.decode().split()
+    if len(words) < 3 or words[0] != words[1] or not set(workloads) <= set(words[3:]):
         return None
-    status = json.loads(done.stdout)
-    units = [state for w in status["workloads"].values() for kind, state in w["units"].items() if kind == "netns"]
-    if status["applied"] != status["digest"] or set(units) - {"active"}:
-        return None
-    return str(status["digest"])
+    return words[0]
 
 
 def observe_remains(lab: Lab) -> ObservedLab:
