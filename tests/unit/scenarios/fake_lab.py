@@ -80,6 +80,7 @@ class FakeMesh(socketserver.ThreadingTCPServer):
                     ("client", "v1", "127.0.0.2", "one", (), ""),
                     ("reviews", "v1", "127.0.0.3", "one", (port,), "reviews"),
                     ("reviews", "v2", "127.0.0.4", "two", (port,), "reviews"),
+                    ("bystander", "v1", "127.0.0.5", "three", (), ""),
                 )
             ),
         )  # fmt: skip

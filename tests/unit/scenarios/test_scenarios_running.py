@@ -74,6 +74,16 @@ def test_a_machine_that_does_not_answer_is_inconclusive_not_a_fail(mesh):
     assert "the lab, not the mesh" in record.verdict.reason
 
 
+def test_a_fail_blames_the_mesh_only_while_every_machine_answers(mesh):
+    mesh.resources = weights(80, 20)
+    mesh.dead_nodes = {"three"}
+    record = run_scenario(scenario(HALF), mesh.lab())
+    assert record.outcome is Outcome.INCONCLUSIVE
+    assert "three: run true: it does not answer" in record.verdict.reason
+    mesh.resources = weights(50, 50)
+    assert run_scenario(scenario(HALF), mesh.lab()).outcome is Outcome.PASS
+
+
 def test_ids_missing_at_a_backend_are_inconclusive(mesh):
     mesh.forget = 0.02
     record = run_scenario(scenario(HALF), mesh.lab())

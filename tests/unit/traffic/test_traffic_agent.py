@@ -94,6 +94,14 @@ def test_every_request_arrives_once_with_its_id_and_comes_back_in_order(server):
     assert run.summary.sent == 40
 
 
+def test_a_slow_answer_holds_back_those_sent_after_it(server):
+    """Samples come in the order of sending: a slow version must not be counted later than a quick one."""
+    samples, _ = collect(spec(server, Request(path="/slow"), Request(path="/"), concurrency=4))
+    assert [s.seq for s in samples] == list(range(12))
+    ended = [s.sent + s.took for s in samples]
+    assert ended != sorted(ended)
+
+
 def test_reuse_keeps_as_many_connections_as_there_are_requests_under_way(server):
     assert {s.connection for s in collect(spec(server, concurrency=3, count=30))[0]} == {1, 2, 3}
 
