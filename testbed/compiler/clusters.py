@@ -11,7 +11,7 @@ from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpPro
 
 from testbed.compiler.destinationrules import MergedRule, effective_policy, is_passthrough, written_tls_mode
 from testbed.compiler.endpoints import TakesTls, chosen, locality_endpoints, socket_address
-from testbed.compiler.locality import Viewer, groups, is_weighted, viewer
+from testbed.compiler.locality import Viewer, groups, is_weighted
 from testbed.compiler.names import (
     BLACKHOLE,
     INBOUND_PASSTHROUGH,
@@ -33,7 +33,7 @@ from testbed.compiler.trafficpolicy import (
 )
 from testbed.compiler.upstreamtls import Peer, apply_tls
 from testbed.compiler.xdspaths import config_source, endpoints_path
-from testbed.model.topology import MeshWorkload, Protocol, ServicePort
+from testbed.model.topology import Protocol, ServicePort
 from testbed.resources.destination_rule import ConnectionPoolSettings, TrafficPolicy
 
 INBOUND_SOURCE = "127.0.0.6"
@@ -78,9 +78,13 @@ class View:
         spec = self.rule.spec if self.rule else None
         return effective_policy(spec, destination.port.number, destination.subset)
 
-    def viewers(self, workload: MeshWorkload) -> tuple[Viewer, ...]:
-        """What of a caller's place matters to any destination here."""
-        return tuple(viewer(self.policy(d), workload) for d in self.destinations())
+    def place_matters(self) -> bool:
+        """Whether what callers see depends on where they are."""
+        policies = [p for p in map(self.policy, self.destinations()) if p is not None]
+        balancers = [p.load_balancer for p in policies if p.load_balancer is not None]
+        return any(p.outlier_detection is not None for p in policies) or any(
+            b.locality_lb_setting is not None for b in balancers
+        )
 
     def load_assignment(
         self, destination: Destination, seen_from: Viewer, takes_tls: TakesTls

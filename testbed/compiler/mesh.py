@@ -199,7 +199,7 @@ class _Mesh:
                 clusters.View(self.registry, s, rule_of(s), self.disabled(s.namespace), sidecar)
                 for s in seen.services
             )
-            return _Views(views, tuple(_place_matters(v) for v in views), key)
+            return _Views(views, tuple(v.place_matters() for v in views), key)
 
         return self.cache.get(key, build)
 
@@ -400,19 +400,6 @@ def _besides(outward: Fragments, inward: Fragments) -> Fragments:
     if all(f.name not in own for f in outward.items):
         return outward
     return Fragments.of(f for f in outward.items if f.name not in own)
-
-
-def _place_matters(view: clusters.View) -> bool:
-    for destination in view.destinations():
-        policy = view.policy(destination)
-        if policy is None:
-            continue
-        balancer = policy.load_balancer
-        if policy.outlier_detection is not None or (
-            balancer is not None and balancer.locality_lb_setting is not None
-        ):
-            return True
-    return False
 
 
 def _may_be_for(spec, workload: MeshWorkload) -> bool:  # type: ignore[no-untyped-def]  # noqa: ANN001
