@@ -22,7 +22,9 @@ def static_bootstrap(
     content = {path: json.loads(file.content) for path, file in configuration.files.items()}
     out: dict[str, Any] = json.loads(bootstrap(topology.workload(configuration.workload), topology, layout))
     out.pop("dynamic_resources")
-    routes = {r["name"]: _plain(r) for path in content if path.startswith("rds/") for r in content[path]["resources"]}
+    routes = {
+        r["name"]: _plain(r) for path in content if path.startswith("rds/") for r in content[path]["resources"]
+    }
     resources = out["static_resources"]
     for listener in content["lds.json"]["resources"]:
         for holder in _holders(listener, "rds"):

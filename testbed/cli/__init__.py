@@ -31,6 +31,7 @@ _COMMANDS = {
     "applied": "mesh",
     "proxy": "mesh",
     "verify": "verify",
+    "report": "verify",
     "lint": "files",
     "migrate": "files",
     "explain": "files",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from testbed.cli.options import inventory_option, json_option, print_json
 from testbed.cli.terminal import console, output
+from testbed.errors import bad_input
 from testbed.lab.lab import Lab
 from testbed.report.record import ScenarioRecord
+from testbed.scenarios.mutants import MutationScore
 
 
 @click.command("verify")
@@ -15,29 +19,70 @@ from testbed.report.record import ScenarioRecord
 @json_option
 @click.argument("scenarios", nargs=-1)
 @click.option("--list", "only_list", is_flag=True, help="list the scenarios and run none")
-def verify_command(lab: Lab, as_json: bool, scenarios: tuple[str, ...], only_list: bool) -> int:
+@click.option("--mutants", is_flag=True, help="break what each scenario claims; it has to notice every time")
+@click.option(
+    "--evidence",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("evidence"),
+    show_default=True,
+    help="the folder that bundles are written to",
+)
+def verify_command(
+    lab: Lab, as_json: bool, scenarios: tuple[str, ...], only_list: bool, mutants: bool, evidence: Path
+) -> int:
     """Run SCENARIOS (files, names or tags; all that are shipped, if none is given) and judge them.
 
     Exit code 0 when all pass or don't apply, 1 when one fails, 3 when none fails and one is inconclusive.
     """
     from testbed.cli.tables import verdict_lines
-    from testbed.workflows.verify import scenario_files, verify
+    from testbed.workflows.verify import mutation_scores, scenario_files, verify
 
     if only_list:
         for file in scenario_files(scenarios):
             output.print(f"{file.scenario.name}: {file.scenario.promise} [dim]{', '.join(file.scenario.tags)}[/]")
         return 0
 
+    if mutants:
+        with lab.closing(), console.status("verifying") as shown:
+            scores = mutation_scores(lab, scenarios, progress=shown.update, each=_print_score)
+        return 0 if all(s.killed == s.counted for s in scores) else 1
+
     def each(record: ScenarioRecord) -> None:
         if not as_json:
             output.print("\n".join(verdict_lines(record)))
 
     with lab.closing(), console.status("verifying") as shown:
-        records = verify(lab, scenarios, progress=lambda what: shown.update(f"verifying {what}"), each=each)
+        records = verify(
+            lab, scenarios, progress=lambda what: shown.update(f"verifying {what}"), each=each, evidence=evidence
+        )
     if as_json:
         print_json([_as_dict(r) for r in records])
+    elif records:
+        console.print(f"evidence: {records[0].verdict.evidence}")
     codes = {r.verdict.outcome.exit_code for r in records}
     return 1 if 1 in codes else max(codes, default=0)
+
+
+def _print_score(score: MutationScore) -> None:
+    output.print(f"{score.scenario.name}: noticed {score.killed} of {score.counted} ({score.percent:.0f}%)")
+    for result in score.results:
+        if result.excused:
+            output.print(f"  changes nothing: {result.mutant.name}: {result.excused}")
+        elif not result.killed and result.verdict is not None:
+            output.print(f"  [red]not noticed[/]: {result.mutant.name}: {result.verdict.outcome}")
+
+
+@click.command("report")
+@json_option
+@click.option("--junit", is_flag=True, help="JUnit XML on stdout")
+@click.argument("bundle", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def report_command(as_json: bool, junit: bool, bundle: Path) -> None:
+    """Show what a BUNDLE (a folder that `verify` wrote) has: its page, or its verdicts as JSON or JUnit XML."""
+    name = "result.json" if as_json else "junit.xml" if junit else "report.html"
+    file = bundle / name
+    if not file.is_file():
+        raise bad_input(str(bundle), f"no bundle: it has no {name}", "name a folder that `testbed verify` wrote")
+    click.echo(file.read_text() if as_json or junit else file.resolve().as_uri())
 
 
 def _as_dict(record: ScenarioRecord) -> dict[str, object]:

@@ -20,7 +20,6 @@ METADATA = "urn:testbed:lab:1"
 ET.register_namespace("testbed", METADATA)
 
 
-
 @dataclass(frozen=True)
 class Cpu:
     """The guest's processor: ``model`` None passes the host's through (KVM); else a QEMU model and features."""

@@ -119,9 +119,8 @@ class Machines:
         return inventory.management_address(node.name) if role == MANAGEMENT else inventory.mesh_address(node.name)
 
     def _nic(self, node: Node, role: str) -> Nic:
-        number = self.lab.inventory.numbers()[node.name]
         mac = mac_address(_MAC_PREFIX[role], self._address(node, role))
-        return Nic(network_name(self.lab.id, role), mac, f"t{self.lab.tag}{role[:2]}{number}")
+        return Nic(network_name(self.lab.id, role), mac, tap_name(self.lab, role, node.name))
 
     def _seed(self, node: Node) -> NodeSeed:
         networks = self.lab.inventory.networks
@@ -165,6 +164,11 @@ class Machines:
             *self.lab.known_keys(node.name),
             *(f"{role}={self.networks()[role]}" for role in (MANAGEMENT, MESH)),
         )
+
+
+def tap_name(lab: Lab, role: str, node: str) -> str:
+    """The host's end of a node's network card; at most 15 characters, as Linux has it."""
+    return f"t{lab.tag}{role[:2]}{lab.inventory.numbers()[node]}"
 
 
 def _interface(address: IPv4Address, network: IPv4Network) -> IPv4Interface:

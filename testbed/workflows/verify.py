@@ -1,15 +1,20 @@
-"""`verify`: scenarios against a lab that is up."""
+"""`verify`: scenarios against a lab that is up, and the evidence that they leave."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 
 from testbed.errors import LabError
 from testbed.host.lock import hold
+from testbed.lab.capture import capture
 from testbed.lab.lab import Lab
 from testbed.lab.observing import forwarded
+from testbed.report import write_bundle
 from testbed.report.record import ScenarioRecord
 from testbed.scenarios import LabUnderTest, ScenarioFile, find, run_scenario
+from testbed.scenarios.mutants import MutationScore, run_mutants
 from testbed.workflows.mesh import backend_of
 from testbed.workflows.nodes import require_up
 
@@ -25,28 +30,62 @@ def lab_under_test(lab: Lab) -> LabUnderTest:
         raise LabError(lab.id, "send traffic from outside", "no gateway is forwarded", "run: testbed up")
 
     has_gateway = any(g.forward is not None for g in lab.inventory.gateways)
-    return LabUnderTest(backend_of(lab), gateway if has_gateway else None)
+    return LabUnderTest(backend_of(lab), gateway if has_gateway else None, capture=lambda node: capture(lab, node))
 
 
 def verify(
-    lab: Lab, wanted: Sequence[str], *, progress: Progress = lambda _: None, each: Callable[[ScenarioRecord], None]
+    lab: Lab,
+    wanted: Sequence[str],
+    *,
+    progress: Progress = lambda _: None,
+    each: Callable[[ScenarioRecord], None] = lambda _: None,
+    evidence: Path | None = None,
 ) -> list[ScenarioRecord]:
-    """Run scenarios one after another; ``each`` is told of every one as it ends."""
+    """Run scenarios one after another; ``each`` is told of every one as it ends.
+
+    With ``evidence`` a bundle is written to a new folder in it, named after the time, and the verdicts lead there.
+    """
     files = find(wanted)
     require_up(lab)
     under_test = lab_under_test(lab)
-    records = []
+    records: list[ScenarioRecord] = []
     with hold(lab.directories, f"testbed verify -i {lab.file}"):
         for file in files:
             record = run_scenario(file, under_test, progress=progress)
             each(record)
             records.append(record)
-    return records
+    return keep(lab, records, evidence)
+
+
+def keep(lab: Lab, records: Sequence[ScenarioRecord], evidence: Path | None) -> list[ScenarioRecord]:
+    """The records, with their bundle written when there is a place for it."""
+    if evidence is None or not records:
+        return list(records)
+    folder = evidence / f"{lab.id}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+    consoles = {
+        f"consoles/{file.name}": file.read_bytes() for file in sorted(lab.directories.consoles.glob("*.log"))
+    }
+    return list(write_bundle(records, folder, topology=lab.topology, extra=consoles))
+
+
+def mutation_scores(
+    lab: Lab, wanted: Sequence[str], *, progress: Progress, each: Callable[[MutationScore], None]
+) -> list[MutationScore]:
+    """Run scenarios against resources that were broken on purpose: each must notice each lie."""
+    files = find(wanted)
+    require_up(lab)
+    under_test = lab_under_test(lab)
+    scores = []
+    with hold(lab.directories, f"testbed verify --mutants -i {lab.file}"):
+        for file in files:
+            scores.append(run_mutants(file, under_test, progress=progress))
+            each(scores[-1])
+    return scores
 
 
 def verify_scenario(lab: Lab, name: str) -> ScenarioRecord:
     """Run the one scenario that ``up`` proves."""
-    [record] = verify(lab, [name], each=lambda _: None)
+    [record] = verify(lab, [name])
     return record
 
 

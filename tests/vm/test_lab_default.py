@@ -30,6 +30,7 @@ spec:
 
 OLD_EXPECTATION = """\
 name: what-was-promised-before
+description: What the resources said before they were changed.
 promise: Half of the calls to reviews are answered by v1 and half by v2, none by v3.
 when: {from: client, service: reviews, path: /reviews/0}
 expect:
