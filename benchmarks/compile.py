@@ -17,7 +17,7 @@ from ipaddress import IPv4Address
 
 from testbed.compiler import CompileCache, compile_mesh
 from testbed.model.topology import MeshService, MeshWorkload, Protocol, ServicePort, Topology
-from testbed.resources import ResourceSet
+from testbed.resources import Resource, ResourceSet
 from testbed.resources.authorization import AuthorizationPolicy
 from testbed.resources.destination_rule import DestinationRule
 from testbed.resources.loading import resource as made
@@ -50,7 +50,7 @@ def topology(count: int, namespaces: int = 1) -> Topology:
     return Topology(tuple(services), tuple(workloads))
 
 
-def virtual_service(i: int, weight: int, namespace: str):
+def virtual_service(i: int, weight: int, namespace: str) -> Resource[VirtualService]:
     """A split of ``/reviews``, and all else to the first subset."""
     name = f"service-{i}"
     spec = {
@@ -119,7 +119,8 @@ def measure(count: int, proxies: int, namespaces: int, sidecar: bool) -> None:
     bytes_ = sum(len(f.content) for f in first[next(iter(sorted(chosen)))].files.values())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
-        f"{count:5} services {namespaces:4} namespaces{' (Sidecar: own only)' if sidecar else '':21} {len(chosen):4} proxies"
+        f"{count:5} services {namespaces:4} namespaces{' (Sidecar: own only)' if sidecar else '':21}"
+        f" {len(chosen):4} proxies"
         f" | full {full:6.2f} s | unchanged {nothing * 1000:6.0f} ms | one VirtualService {one * 1000:6.0f} ms,"
         f" {files} files of {touched} proxies | {bytes_ / 1e6:5.1f} MB a proxy | peak {peak:5.0f} MiB",
         flush=True,

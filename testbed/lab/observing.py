@@ -57,14 +57,14 @@ def _observe(lab: Lab, machine: FoundMachine) -> ObservedMachine:
     return ObservedMachine(machine.spec, running, answers=True, workloads=workloads)
 
 
-_LOOK = "cat /etc/testbed/workloads.applied; echo; sha256sum </etc/testbed/workloads.json; ls /run/netns"
-"""A shell, not the node's own tool: a Python's start costs an emulated machine more than all the rest."""
+_LOOK = 'read digest </etc/testbed/workloads.applied; echo "$digest" /run/netns/*'
+"""Nothing but a shell: each further process, a Python before all, costs an emulated machine a tenth of a second."""
 
 
 def taken_up(connection: NodeConnection, workloads: Collection[str]) -> str | None:
     """The digest of the workloads that the node has set up, with a namespace for each; None when it has not."""
     words = connection.run(["sh", "-c", _LOOK], limit=20, check=False).stdout.decode().split()
-    if len(words) < 3 or words[0] != words[1] or not set(workloads) <= set(words[3:]):
+    if not words or not {f"/run/netns/{name}" for name in workloads} <= set(words):
         return None
     return words[0]
 
