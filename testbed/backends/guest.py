@@ -13,8 +13,16 @@ class Guest:
     """Texts may hold ``{workload}``, which becomes the workload's name."""
 
     layout: Layout = field(default_factory=Layout)
-    tool: tuple[str, ...] = ("python3", "-ISE", "/opt/testbed/node/testbed_xds.py")
-    """Without site packages: on an emulated machine half of Python's start is looking for them."""
+    tool: tuple[str, ...] = (
+        "python3",
+        "-ISE",
+        "-X",
+        "pycache_prefix=/run/testbed-pycache",
+        "-c",
+        "import sys; sys.path.insert(0, '/opt/testbed/node'); import testbed_xds; testbed_xds.run()",
+    )
+    """Without site packages, and as a module whose compiled form is kept: on an emulated machine looking for the
+    ones and compiling the other is most of Python's start."""
     namespace: str = "{workload}"
     """The network namespace of a workload."""
     hosts: str = "/etc/hosts"

@@ -530,8 +530,12 @@ def main():
     return 0
 
 
-if __name__ == "__main__":
+def run():
     try:
         sys.exit(main())
     except NotAnswering as e:
         sys.exit(f"the proxy's admin port does not answer: {e}")
+
+
+if __name__ == "__main__":
+    run()
