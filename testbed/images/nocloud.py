@@ -44,7 +44,14 @@ def nocloud_files(seed: NodeSeed, recipe: Recipe, files: Sequence[RecipeFile]) -
         "disable_root": False,
         "ssh_deletekeys": False,
         "ssh_keys": {"ed25519_private": seed.host_key.decode(), "ed25519_public": seed.host_key_public.strip()},
-        "users": [{"name": "root", "ssh_authorized_keys": [key.strip() for key in seed.authorized_keys]}],
+        # locked, which is cloud-init's default, root could not log in by key either: sshd runs without PAM
+        "users": [
+            {
+                "name": "root",
+                "lock_passwd": False,
+                "ssh_authorized_keys": [key.strip() for key in seed.authorized_keys],
+            }
+        ],
         "ntp": {"enabled": False},
         "package_update": False,
         "mounts": [["/dev/vdc", "/opt/testbed", "ext4", "ro,noatime", "0", "0"]],

@@ -95,6 +95,23 @@ class Machines:
             wait_until(f"{node} answers on SSH", answers, limit=BOOT_LIMIT, interval=0.3, cancel=cancel)
         except TimeoutError as e:
             raise LabError(node, "boot", str(e), self._advice(node)) from None
+        if not self.disks.node_image.direct:
+            self._wait_for_files(node, cancel)
+
+    def _wait_for_files(self, node: str, cancel: threading.Event) -> None:
+        """Somebody else's image answers before cloud-init has laid our files; its own verdict says other things."""
+        connection = self.lab.connection(node)
+
+        def there() -> None:
+            look = "test -e /etc/testbed/node.json && test -e /opt/testbed/node || cloud-init status"
+            said = connection.run(["sh", "-c", look], check=False).stdout.decode(errors="replace").strip()
+            if said:
+                raise NotYet(f"cloud-init: {said}")
+
+        wait_until(
+            f"{node} has our files from cloud-init", there, limit=BOOT_LIMIT, interval=1, cancel=cancel,
+            next_step=self._advice(node),
+        )  # fmt: skip
 
     def remove(self, node: str) -> None:
         """Cut the power, undefine, delete its disks."""
