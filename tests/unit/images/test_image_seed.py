@@ -88,7 +88,11 @@ def test_a_cloud_image_gets_the_same_identity(nocloud):
     user = yaml.safe_load(nocloud["user-data"])
     assert nocloud["user-data"].startswith(b"#cloud-config\n")
     assert user["ssh_keys"]["ed25519_private"] == SEED.host_key.decode()
-    assert user["users"][0] == {"name": "root", "ssh_authorized_keys": ["ssh-ed25519 BBBB me"]}
+    assert user["users"][0] == {
+        "name": "root",
+        "lock_passwd": False,
+        "ssh_authorized_keys": ["ssh-ed25519 BBBB me"],
+    }
     assert "/etc/systemd/system/testbed-sidecar@.service" in [f["path"] for f in user["write_files"]]
     assert "/etc/fstab" not in [f["path"] for f in user["write_files"]]
     assert yaml.safe_load(nocloud["meta-data"])["local-hostname"] == "app-1"
