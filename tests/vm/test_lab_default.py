@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import statistics
 import subprocess
 import time
 import urllib.request
@@ -57,9 +58,13 @@ def test_every_node_answers_and_every_proxy_is_in_force(bookinfo):
 
 
 def test_up_again_changes_nothing_and_says_so_quickly(bookinfo):
-    began = time.monotonic()
-    assert "nothing to do" in cli("up")
-    assert time.monotonic() - began < 5
+    """Under five seconds, by the median of three: a single run on a shared host measures its neighbours too."""
+    seconds = []
+    for _ in range(3):
+        began = time.monotonic()
+        assert "nothing to do" in cli("up")
+        seconds.append(time.monotonic() - began)
+    assert statistics.median(seconds) < 5, seconds
 
 
 def test_plan_has_nothing_to_do(bookinfo):
