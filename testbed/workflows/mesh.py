@@ -93,9 +93,6 @@ _ADMIN = {
     "stats": "/stats",
 }
 
-PROXY_VIEWS = (*_ADMIN, "log")
-"""What ``testbed proxy`` can show."""
-
 
 def proxy(lab: Lab, workload: str, view: str) -> str:
     """One view of a workload's proxy, as Envoy tells it."""

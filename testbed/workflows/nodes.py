@@ -62,9 +62,8 @@ def _write(path: Path, text: str) -> Path:
 
 def require_up(lab: Lab, node: str | None = None) -> None:
     """Raise :class:`NotUp` unless the lab (and ``node``) is there, BadInput for a node that it doesn't have."""
-    names = [n.name for n in lab.inventory.nodes]
-    if node is not None and node not in names:
-        raise bad_input(lab.file, f"the lab has no node {node!r}", f"one of: {', '.join(names)}")
+    if node is not None:
+        _require_known(lab, node)
     hypervisor = lab.hypervisor()
     machines = hypervisor.machines()
     if not machines:
@@ -73,6 +72,12 @@ def require_up(lab: Lab, node: str | None = None) -> None:
         raise NotUp(node, "find the machine", "libvirt has no machine for it")
     if node is not None and machines[node].power != "running":
         raise NotUp(node, "reach it", f"the machine is {machines[node].power}")
+
+
+def _require_known(lab: Lab, node: str) -> None:
+    names = [n.name for n in lab.inventory.nodes]
+    if node not in names:
+        raise bad_input(lab.file, f"the lab has no node {node!r}", f"one of: {', '.join(names)}")
 
 
 def ssh_command(lab: Lab, node: str, command: tuple[str, ...]) -> list[str]:
@@ -97,9 +102,7 @@ def ansible_inventory(lab: Lab) -> str:
 
 def console_file(lab: Lab, node: str) -> Path:
     """The file that the node's serial console is written to."""
-    names = [n.name for n in lab.inventory.nodes]
-    if node not in names:
-        raise bad_input(lab.file, f"the lab has no node {node!r}", f"one of: {', '.join(names)}")
+    _require_known(lab, node)
     file = lab.directories.consoles / f"{node}.log"
     if not file.is_file():
         raise NotUp(node, "show its console", "nothing has been written yet")
