@@ -47,3 +47,10 @@ def two_services() -> Iterator[MeshHarness]:
     """A service ``web`` (http on 80, tcp on 9000) in two versions, and a client."""
     with MeshHarness.from_inventory(TWO_SERVICES) as mesh:
         yield mesh
+
+
+@pytest.fixture(autouse=True)
+def logs_of_this_test_only(request: pytest.FixtureRequest) -> None:
+    """A module's mesh serves all its tests: what an earlier one did is not in the logs of the next."""
+    if "mesh" in request.fixturenames:
+        request.getfixturevalue("mesh").clear_logs()

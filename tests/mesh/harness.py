@@ -192,6 +192,7 @@ class MeshHarness:
         self.ca = LabCa.create("mesh tests")
         self._programs = programs or {}
         self._security = security
+        self._cleared = datetime.min.replace(tzinfo=UTC)
         # On nodes all sidecars are one user.  Here they would share what the kernel lets a user watch (by default
         # 128 inotify instances; Envoy takes one for each file), so only their group is what the redirect knows.
         first = 100_000 + os.getpid() % 10_000 * 100
@@ -418,10 +419,15 @@ class MeshHarness:
         return _lines(self.run / "logs" / workload / "program.log")
 
     def access_log(self, workload: str, at_least: int = 0) -> list[dict[str, Any]]:
-        """Its proxy's access log, oldest first; waits until there are ``at_least`` lines (Envoy writes in bulk)."""
+        """Its proxy's access log of what began since ``clear_logs``, oldest first.
+
+        Waits until there are ``at_least`` lines: Envoy writes in bulk, and what it had not yet written when the
+        file was emptied comes into it afterwards.  Those lines tell themselves by their time, which is this host's.
+        """
 
         def enough() -> list[dict[str, Any]]:
-            found = _lines(Path(self._layout.access_log(self.topology.workload(workload))))
+            lines = _lines(Path(self._layout.access_log(self.topology.workload(workload))))
+            found = [line for line in lines if datetime.fromisoformat(line["start_time"]) >= self._cleared]
             if len(found) < at_least:
                 raise NotYet(f"{len(found)} lines")
             return found
@@ -430,6 +436,8 @@ class MeshHarness:
 
     def clear_logs(self) -> None:
         """Empty every program's and access log."""
+        now = datetime.now(UTC)
+        self._cleared = now.replace(microsecond=now.microsecond // 1000 * 1000)  # as exact as Envoy writes it
         for file in self.run.glob("logs/*/*.log"):
             if file.name != "envoy.log":
                 os.truncate(file, 0)
