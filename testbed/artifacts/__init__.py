@@ -1,5 +1,27 @@
 """What a lab needs and this project does not make: releases of other people's programs, in a cache."""
 
-from testbed.artifacts.releases import envoy, pinned, planned_envoy
+from testbed.artifacts.catalogue import Artifact, Catalogue, read_catalogue
+from testbed.artifacts.lockfile import LockFile, Pin
+from testbed.artifacts.releases import envoy, mirror_envoy, pinned, planned_envoy
+from testbed.artifacts.sources import MIRROR_VARIABLE, Source, mirror_of_environment, sources
+from testbed.artifacts.store import OnProgress, Pulled, State, Store
 
-__all__ = ["envoy", "pinned", "planned_envoy"]
+__all__ = [
+    "MIRROR_VARIABLE",
+    "Artifact",
+    "Catalogue",
+    "LockFile",
+    "OnProgress",
+    "Pin",
+    "Pulled",
+    "Source",
+    "State",
+    "Store",
+    "envoy",
+    "mirror_envoy",
+    "mirror_of_environment",
+    "pinned",
+    "planned_envoy",
+    "read_catalogue",
+    "sources",
+]

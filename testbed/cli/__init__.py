@@ -32,6 +32,7 @@ _COMMANDS = {
     "proxy": "mesh",
     "verify": "verify",
     "report": "verify",
+    "artifacts": "artifacts",
     "lint": "files",
     "migrate": "files",
     "explain": "files",

@@ -6,18 +6,15 @@ It boots with its own boot loader, and cloud-init takes what it needs from the s
 from __future__ import annotations
 
 import hashlib
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Literal
 
 from testbed.errors import LabError, bad_input
+from testbed.host.download import download
 from testbed.images.build import Progress, building
 from testbed.images.node import NodeImage
 from testbed.model.inventory import Image
 from testbed.model.proxy import content_hash
-
-_CHUNK = 1 << 20
 
 
 def base_image(image: Image, cache: Path, home: Path, progress: Progress = lambda stage: None) -> NodeImage:
@@ -63,27 +60,6 @@ def _key_of(image: Image) -> str:
 
 def _disk_of(image: Image, cache: Path) -> Path:
     return cache / "bases" / _key_of(image) / "disk"
-
-
-def download(url: str, part: Path) -> None:
-    """Bring all of ``url`` into ``part``, continuing what is there."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 the model allows http and https
-            resumed = answer.status == 206
-            with part.open("ab" if resumed else "wb") as out:
-                while chunk := answer.read(_CHUNK):
-                    out.write(chunk)
-            length = int(answer.headers.get("Content-Length") or 0)
-    except urllib.error.HTTPError as e:
-        if e.code == 416 and have:  # nothing left to send: it was complete
-            return
-        raise LabError(url, "download", f"the server answered {e.code}", "check image.url") from None
-    except OSError as e:
-        raise LabError(url, "download", str(e), "run the same command again: the download is resumed") from None
-    if length and part.stat().st_size < length + (have if resumed else 0):
-        raise LabError(url, "download", "it ended early", "run the same command again: the download is resumed")
 
 
 def _check(path: Path, wanted: str) -> None:

@@ -102,6 +102,10 @@ class Mesh(_Model):
     """The mesh on the lab and what is put into it by default."""
 
     backend: Literal["standalone", "istio"] = "standalone"
+    version: str | None = Field(None, pattern=r"^\d+\.\d+\.\d+$")
+    """Of Istio; left out: the default of ``constraints/releases.yaml``."""
+    mode: Literal["sidecar", "ambient"] = "sidecar"
+    """Istio's data plane mode for pods; machines outside the cluster have sidecars in both."""
     trust_domain: str = Field("cluster.local", alias="trustDomain", pattern=r"^[a-z0-9.-]+$")
     resources: list[str] = []
     """Files or folders of Istio manifests that ``up`` applies, relative to the working directory."""
@@ -109,6 +113,29 @@ class Mesh(_Model):
     """The scenario that ``up`` proves at the end; none: only that the configuration is in force."""
     config: dict[str, Any] = {}
     """Mesh-wide settings under the names of Istio's MeshConfig; of these ``extensionProviders`` is read."""
+
+
+class Registry(_Model):
+    """Where a node's containerd takes a registry's images from: k3s's ``registries.yaml``."""
+
+    endpoints: list[Annotated[str, Field(pattern=r"^https?://")]] = Field(min_length=1)
+
+
+class Cluster(_Model):
+    """The k3s cluster that the istio backend runs in; nodes say with ``cluster`` what they are in it."""
+
+    version: str | None = Field(None, pattern=r"^v\d+\.\d+\.\d+\+k3s\d+$")
+    """Of k3s; left out: the default of ``constraints/releases.yaml``."""
+    api_address: IPv4Address | None = Field(None, alias="apiAddress")
+    """With several servers: an address of the management network that moves between them."""
+    pods: Network = IPv4Network("10.42.0.0/16")
+    services: Network = IPv4Network("10.43.0.0/16")
+    components: list[Literal["traefik", "servicelb", "metrics-server", "local-storage"]] = []
+    """Which of k3s's packaged components run beside CoreDNS."""
+    secrets_encryption: bool = Field(True, alias="secretsEncryption")
+    """Whether secrets are encrypted where the cluster keeps its state."""
+    audit_log: bool = Field(False, alias="auditLog")
+    registries: dict[str, Registry] = {}
 
 
 class Node(_Model):
@@ -119,6 +146,8 @@ class Node(_Model):
     memory: Size = 640 * 1024**2
     disk: Size = 4 * 1024**3
     role: Name = "node"
+    cluster: Literal["server", "agent"] | None = None
+    """What it is in the cluster of the istio backend; none: a machine outside it."""
     locality: str = Field("", pattern=r"^([a-z0-9-]+(/[a-z0-9-]+){0,2})?$")
     host: Name = "local"
     number: int | None = Field(None, ge=10, le=200)
@@ -191,6 +220,7 @@ class Inventory(_Model):
     image: Annotated[Image, BeforeValidator(_image)] = Image(recipe="debian-12")
     networks: Networks = Networks()
     mesh: Mesh = Mesh()
+    cluster: Cluster = Cluster()
     nodes: list[Node] = Field(min_length=1, max_length=100)
     services: list[Service] = []
     workloads: list[Workload] = []
@@ -201,6 +231,14 @@ class Inventory(_Model):
         taken = {n.number for n in self.nodes if n.number is not None}
         free = (n for n in range(10, 201) if n not in taken)
         return {n.name: n.number if n.number is not None else next(free) for n in self.nodes}
+
+    def servers(self) -> list[Node]:
+        """Nodes that run the cluster's control plane, in order; the first one starts it."""
+        return [n for n in self.nodes if n.cluster == "server"]
+
+    def agents(self) -> list[Node]:
+        """Nodes that only run pods."""
+        return [n for n in self.nodes if n.cluster == "agent"]
 
     def management_address(self, node: str) -> IPv4Address:
         """The node's fixed address in the management network."""

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from testbed.documents import Document, Path, parse, validate
 from testbed.errors import BadInput, Problem, bad_input
+from testbed.model.clusters import cluster_findings
 from testbed.model.inventory import Gateway, Inventory, Port, Workload, walk_names
 from testbed.model.topology import Locality, MeshService, MeshWorkload, ProxyKind, ServicePort, Topology
 
@@ -43,6 +44,7 @@ def _findings(inventory: Inventory) -> Iterator[Finding]:
     yield from _networks(inventory)
     yield from _references(inventory)
     yield from _placements(inventory)
+    yield from cluster_findings(inventory)
 
 
 def _duplicates(inventory: Inventory) -> Iterator[Finding]:

@@ -8,9 +8,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from testbed import log
+from testbed.artifacts import read_catalogue
 from testbed.compiler.security import MeshConfig
 from testbed.documents import MAX_BYTES, Document, parse, problems_of
-from testbed.errors import BadInput, bad_input
+from testbed.documents import Path as DocumentPath
+from testbed.errors import BadInput, Problem, bad_input
 from testbed.host.directories import testbed_home
 from testbed.lab.lab import Lab
 from testbed.model.inventory import Inventory
@@ -25,6 +27,7 @@ def load_lab(name: str) -> Lab:
     [document] = parse(text, shown(path))
     check_fits(inventory, document, host_memory(), shown(path))
     check_mesh_config(inventory, document)
+    check_versions(inventory, document)
     lab = Lab(inventory, shown(path))
     log.configure(lab.directories.log if lab.directories.state.is_dir() else None)
     return lab
@@ -36,6 +39,28 @@ def check_mesh_config(inventory: Inventory, document: Document) -> None:
         MeshConfig.model_validate(inventory.mesh.config)
     except ValidationError as e:
         raise BadInput(list(problems_of(e, document, ("mesh", "config")))) from None
+
+
+def check_versions(inventory: Inventory, document: Document) -> None:
+    """Refuse versions that are not among those declared in ``constraints/releases.yaml``."""
+    places: dict[str, tuple[str, DocumentPath]] = {
+        "k3s": (inventory.cluster.version or "", ("cluster", "version")),
+        "istio": (inventory.mesh.version or "", ("mesh", "version")),
+    }
+    if not any(version for version, _ in places.values()):
+        return
+    catalogue = read_catalogue()
+    unknown = [
+        Problem(
+            document.locate(where),
+            f"{product} {version} is not declared in constraints/releases.yaml",
+            f"one of: {', '.join(catalogue.versions(product))}",
+        )
+        for product, (version, where) in places.items()
+        if version and version not in catalogue.versions(product)
+    ]
+    if unknown:
+        raise BadInput(unknown)
 
 
 def find_inventory(name: str) -> Path:

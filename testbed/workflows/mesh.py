@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from testbed.backends.contract import Applied, Backend, MeshDiff
 from testbed.backends.standalone import StandaloneBackend
 from testbed.compiler.security import MeshConfig, SecurityInputs
-from testbed.errors import bad_input
+from testbed.errors import HostNotReady, bad_input
 from testbed.host.lock import hold
 from testbed.lab.lab import Lab
 from testbed.pki import LabCa
 from testbed.resources import Key, ResourceSet, load
+from testbed.workflows.artifacts import require_releases
 from testbed.workflows.loading import read_manifests
 from testbed.workflows.nodes import require_up
 
@@ -22,13 +23,18 @@ APPLY_LIMIT = 60.0
 
 def backend_of(lab: Lab) -> Backend:
     """The backend that the inventory names, on the lab's nodes.  Makes the lab's CA on first use."""
-    if lab.inventory.mesh.backend != "standalone":
-        raise bad_input(
-            lab.file, f"the backend {lab.inventory.mesh.backend!r} is not available yet", "standalone is"
-        )
+    require_backend(lab)
     connections = {n.name: lab.connection(n.name) for n in lab.inventory.nodes}
     ca = LabCa.open(lab.directories.pki / "ca", lab.id)
     return StandaloneBackend(lab.topology, connections, ca, security=security_of(lab))
+
+
+def require_backend(lab: Lab) -> None:
+    """Raise unless this host can make a lab with the inventory's backend; nothing has been touched then."""
+    require_releases(lab)
+    if lab.inventory.mesh.backend == "istio":
+        cause = "machines and artifacts are there, what installs k3s and Istio on them is not yet"
+        raise HostNotReady(lab.file, "use the istio backend", cause, "use an inventory with backend: standalone")
 
 
 def security_of(lab: Lab) -> SecurityInputs:

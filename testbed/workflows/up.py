@@ -18,7 +18,7 @@ from testbed.plan.steps import CreateMachine, Stage
 from testbed.report.record import ScenarioRecord
 from testbed.resources import ResourceSet
 from testbed.workflows.doctor import doctor
-from testbed.workflows.mesh import default_resources
+from testbed.workflows.mesh import default_resources, require_backend
 from testbed.workflows.performing import Performer
 from testbed.workflows.planning import look, machines_of, wanted
 from testbed.workflows.timeline import Timeline
@@ -67,6 +67,7 @@ def up(lab: Lab, show: Show, *, prove: bool = True, defaults: bool = True) -> Up
     ``defaults``: put the inventory's resources on top of what is applied (`start` leaves these alone).
     """
     begin = time.monotonic()
+    require_backend(lab)
     resources = default_resources(lab) if defaults else ResourceSet()
     with hold(lab.directories, f"testbed up -i {lab.file}"):
         machines = machines_of(lab)

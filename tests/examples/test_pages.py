@@ -27,6 +27,9 @@ def test_commands_and_options_exist(document):
         elif words[0] == "testbed":
             group = click.Context(app)
             name, command, rest = app.resolve_command(group, list(words[1:]))
+            while isinstance(command, click.Group):
+                group = click.Context(command, parent=group)
+                name, command, rest = command.resolve_command(group, rest)
             own = rest[: rest.index("--")] if "--" in rest else rest
             command.make_context(name, list(rest), parent=group, resilient_parsing=True)
             options = {o for p in command.params for o in (*p.opts, *p.secondary_opts)}

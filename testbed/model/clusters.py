@@ -1,0 +1,109 @@
+"""What an inventory says of its cluster and can't mean: findings, each with its place and what to write instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Network
+
+from testbed.documents import Path
+from testbed.model.inventory import Inventory
+
+Finding = tuple[Path, str, str]
+
+SERVER_MEMORY = 1536 * 1024**2
+"""Bytes below which k3s's server, Istio's control plane and a kernel don't fit (measured: 0.9-1.3 GiB in use)."""
+
+AGENT_MEMORY = 768 * 1024**2
+
+
+def cluster_findings(inventory: Inventory) -> Iterator[Finding]:
+    """Problems of the istio backend's part of an inventory."""
+    if inventory.mesh.backend == "istio":
+        yield from _servers(inventory)
+        yield from _sizes(inventory)
+        yield from _networks(inventory)
+        yield from _places(inventory)
+    else:
+        yield from _without_cluster(inventory)
+
+
+def _without_cluster(inventory: Inventory) -> Iterator[Finding]:
+    advice = "write mesh.backend: istio, or leave it out"
+    for i, node in enumerate(inventory.nodes):
+        if node.cluster is not None:
+            yield ("nodes", i, "cluster"), "only the istio backend has a cluster", advice
+    if inventory.mesh.version is not None:
+        yield ("mesh", "version"), "the standalone backend has no Istio", advice
+    if inventory.mesh.mode != "sidecar":
+        yield ("mesh", "mode"), f"the standalone backend has no {inventory.mesh.mode} mode", advice
+    if "cluster" in inventory.model_fields_set:
+        yield ("cluster",), "only the istio backend has a cluster", advice
+
+
+def _servers(inventory: Inventory) -> Iterator[Finding]:
+    count = len(inventory.servers())
+    address = inventory.cluster.api_address
+    if count == 0:
+        yield ("nodes",), "the istio backend needs a node that runs the cluster", "write cluster: server at one"
+        return
+    if count % 2 == 0:
+        text = f"{count} servers outlive no more lost ones than {count - 1}: etcd needs a majority"
+        yield ("nodes",), text, f"use {count - 1} or {count + 1} servers"
+    if count > 1 and address is None:
+        text = f"{count} servers need an address that moves between them"
+        yield ("cluster",), text, "write cluster.apiAddress: a free address of the management network"
+    if address is None:
+        return
+    where = ("cluster", "apiAddress")
+    if count == 1:
+        yield where, "one server needs no address that moves", "leave it out, or use three servers"
+    network = inventory.networks.management
+    taken = {inventory.management_address(n.name): n.name for n in inventory.nodes}
+    if address not in network or address in (network.network_address, network.broadcast_address):
+        yield where, f"{address} is no address of the management network {network}", "use one of it"
+    elif address in taken:
+        yield where, f"{address} is node {taken[address]}'s", "use a free one"
+    elif address == network.network_address + 1:
+        yield where, f"{address} is the host's own", "use a free one"
+
+
+def _sizes(inventory: Inventory) -> Iterator[Finding]:
+    least = {"server": SERVER_MEMORY, "agent": AGENT_MEMORY}
+    for i, node in enumerate(inventory.nodes):
+        needed = least.get(node.cluster or "", 0)
+        if node.memory < needed:
+            text = f"{node.memory >> 20} MiB are too little for a cluster's {node.cluster}"
+            yield ("nodes", i, "memory"), text, f"give it {needed >> 20}MiB or more"
+
+
+def _networks(inventory: Inventory) -> Iterator[Finding]:
+    known: list[tuple[str, IPv4Network]] = [
+        ("the management network", inventory.networks.management),
+        ("the mesh network", inventory.networks.mesh),
+    ]
+    for field, network in (("pods", inventory.cluster.pods), ("services", inventory.cluster.services)):
+        for name, other in known:
+            if network.overlaps(other):
+                yield ("cluster", field), f"{network} overlaps {name} {other}", "use separate networks"
+        known.append((f"the cluster's {field}", network))
+    # k3s gives each node a /24 of the pods' network (its node-cidr-mask-size)
+    room = 1 << max(0, 24 - inventory.cluster.pods.prefixlen)
+    count = len(inventory.servers()) + len(inventory.agents())
+    if inventory.cluster.pods.prefixlen > 24 or room < count:
+        yield (
+            ("cluster", "pods"),
+            f"{inventory.cluster.pods} has no /24 for each of {count} nodes",
+            "use a larger one",
+        )
+
+
+def _places(inventory: Inventory) -> Iterator[Finding]:
+    inside = {n.name for n in inventory.nodes if n.cluster is not None}
+    outside = {n.name for n in inventory.nodes if n.cluster is None}
+    for i, workload in enumerate(inventory.workloads):
+        if set(workload.node) & inside and set(workload.node) & outside:
+            text = "its replicas would be pods on some nodes and on others not"
+            yield ("workloads", i, "node"), text, "use nodes of the cluster, or machines outside it"
+    for i, gateway in enumerate(inventory.gateways):
+        if gateway.node in outside:
+            yield ("gateways", i, "node"), "with Istio a gateway runs in the cluster", "use a node of the cluster"

@@ -1,0 +1,112 @@
+"""What an inventory may say of a cluster, and how what can't be is refused before anything is touched."""
+
+import pytest
+
+from testbed.artifacts import read_catalogue
+from testbed.cli import run
+from testbed.errors import BadInput
+from testbed.host.directories import testbed_home as home
+from testbed.model.reading import read_inventory
+from testbed.workflows.artifacts import needed
+from testbed.workflows.loading import load_lab
+
+CLUSTER = """\
+id: cluster
+mesh: {backend: istio}
+nodes:
+  - {name: one, cluster: server, memory: 2GiB}
+  - {name: two, cluster: agent, memory: 1GiB}
+  - {name: three}
+services:
+  - {name: echo, ports: [{name: http, port: 9080}]}
+workloads:
+  - {service: echo, version: v1, node: two}
+  - {service: echo, version: v2, node: three}
+gateways:
+  - {name: in, node: two}
+"""
+
+
+def problems(text):
+    try:
+        read_inventory(text, "lab.yaml")
+    except BadInput as e:
+        return [str(p) for p in e.problems]
+    return []
+
+
+def test_nodes_are_servers_agents_or_outside_the_cluster():
+    inventory = read_inventory(CLUSTER, "lab.yaml")
+    assert [n.name for n in inventory.servers()] == ["one"]
+    assert [n.name for n in inventory.agents()] == ["two"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("cluster: server, memory: 2GiB", "memory: 2GiB", r"lab.yaml:3:1: nodes: the istio backend needs a node"),
+        ("{backend: istio}", "{}", r"lab.yaml:4:\d+: nodes[0].cluster: only the istio backend has a cluster"),
+        ("{backend: istio}", "{mode: ambient}", r"mesh.mode: the standalone backend has no ambient mode"),
+        ("{backend: istio}", "{version: 1.31.0}", r"mesh.version: the standalone backend has no Istio"),
+        ("cluster: agent, memory: 1GiB", "cluster: server, memory: 2GiB", r"nodes: 2 servers outlive no more"),
+        ("cluster: agent, memory: 1GiB", "cluster: server, memory: 2GiB", r"cluster: 2 servers need an address"),
+        ("memory: 2GiB", "memory: 512MiB", r"lab.yaml:4:\d+: nodes[0].memory: 512 MiB are too little for a cluster's server"),
+        ("memory: 1GiB", "memory: 512MiB", r"nodes[1].memory: 512 MiB are too little for a cluster's agent"),
+        ("node: two}\n  - {service: echo, version: v2", "node: [two, three]}\n  - {service: echo, version: v2", r"workloads[0].node: its replicas would be pods on some"),
+        ("- {name: in, node: two}", "- {name: in, node: three}", r"gateways[0].node: with Istio a gateway runs in the cluster"),
+        ("id: cluster\n", "id: cluster\ncluster: {apiAddress: 10.77.0.9}\n", r"cluster.apiAddress: one server needs no address"),
+        ("id: cluster\n", "id: cluster\ncluster: {apiAddress: 10.99.0.9}\n", r"cluster.apiAddress: 10.99.0.9 is no address of the management"),
+        ("id: cluster\n", "id: cluster\ncluster: {apiAddress: 10.77.0.10}\n", r"cluster.apiAddress: 10.77.0.10 is node one's"),
+        ("id: cluster\n", "id: cluster\ncluster: {apiAddress: 10.77.0.1}\n", r"cluster.apiAddress: 10.77.0.1 is the host's own"),
+        ("id: cluster\n", "id: cluster\ncluster: {pods: 10.43.0.0/16}\n", r"cluster.services: 10.43.0.0/16 overlaps the cluster's pods"),
+        ("id: cluster\n", "id: cluster\ncluster: {services: 10.78.0.0/24}\n", r"cluster.services: 10.78.0.0/24 overlaps the mesh network"),
+        ("id: cluster\n", "id: cluster\ncluster: {pods: 10.99.0.0/24}\n", r"cluster.pods: 10.99.0.0/24 has no /24 for each of 2 nodes"),
+        ("id: cluster\n", "id: cluster\ncluster: {version: 1.35.6}\n", r"cluster.version"),
+        ("id: cluster\n", "id: cluster\ncluster: {components: [longhorn]}\n", r"cluster.components"),
+        ("id: cluster\n", "id: cluster\ncluster: {registries: {docker.io: {endpoints: [here]}}}\n", r"cluster.registries"),
+    ],
+)  # fmt: skip
+def test_what_a_cluster_can_not_be_is_located(old, new, says):
+    assert old in CLUSTER
+    found = problems(CLUSTER.replace(old, new, 1))
+    place, _, text = says.partition(": ") if says.startswith("lab") else ("", "", says)
+    assert any(text in p for p in found), found
+    assert not place or any(p.startswith(place.split(r"\d")[0]) for p in found), found
+
+
+def test_three_servers_with_an_address_are_a_cluster():
+    text = CLUSTER.replace("id: cluster\n", "id: cluster\ncluster: {apiAddress: 10.77.0.9}\n")
+    for name in ("two", "three"):
+        text = text.replace(f"{{name: {name}", f"{{name: {name}, cluster: server, memory: 2GiB, disk: 5GiB", 1)
+    text = text.replace(", cluster: agent, memory: 1GiB", "")
+    assert problems(text) == []
+
+
+def test_a_version_that_is_not_declared_is_located_with_those_that_are(tmp_path):
+    file = tmp_path / "lab.yaml"
+    file.write_text(CLUSTER.replace("{backend: istio}", "{backend: istio, version: 1.2.3}"))
+    with pytest.raises(BadInput, match=r"lab.yaml:2:\d+: mesh.version: istio 1.2.3 is not declared") as caught:
+        load_lab(str(file))
+    assert "1.31.0" in caught.value.next_step
+
+
+def test_a_lab_needs_the_releases_that_it_names_or_the_defaults():
+    named = CLUSTER.replace("{backend: istio}", "{backend: istio, version: 1.30.4, mode: ambient}")
+    paths = {a.path for a in needed(read_inventory(named, "lab.yaml"))}
+    assert "istio/1.30.4/ztunnel.tar" in paths
+    assert f"k3s/{read_catalogue().default('k3s')}/k3s" in paths
+    standalone = (home() / "inventories" / "two-nodes.yaml").read_text()
+    assert needed(read_inventory(standalone, "two-nodes.yaml")) == ()
+
+
+def test_up_without_the_releases_ends_in_one_line_and_touches_nothing(tmp_path, monkeypatch, capsys):
+    for name in ("CACHE", "STATE", "RUNTIME"):
+        folder = tmp_path / name.lower()
+        folder.mkdir()
+        monkeypatch.setenv(f"XDG_{name}_{'DIR' if name == 'RUNTIME' else 'HOME'}", str(folder))
+    assert run(["up", "-i", "k3s-small"]) == 4
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("error: artifacts: find them in the cache: k3s/")
+    assert said[1].startswith("next: run: testbed artifacts pull -i k3s-small")
+    assert len(said) == 2
+    assert not list((tmp_path / "state").rglob("*"))
