@@ -94,10 +94,8 @@ def _transfer(url: str, part: Path, have: int, on_bytes: OnBytes) -> None:
                 while chunk := answer.raw.read1(_CHUNK, decode_content=False):
                     out.write(chunk)
                     on_bytes(out.tell(), whole)
-            except HTTPError:
+            except HTTPError:  # also when less came than Content-Length said
                 raise _BrokenOff from None
-    if whole and _size(part) < whole:
-        raise _BrokenOff
     return None
 
 

@@ -125,7 +125,7 @@ def test_a_damaged_file_in_the_cache_is_seen_and_fetched_again(store, mirror):
     store.pull(WANTED, [MirrorAddress(mirror.url)])
     path = store.path(WANTED[1])
     path.write_bytes(b"x" + path.read_bytes()[1:])
-    assert dict((a.name, s) for a, s in store.states(WANTED)) == {
+    assert {a.name: s for a, s in store.states(WANTED)} == {
         "k3s": State.OK,
         "k3s-airgap-images-amd64.tar.zst": State.CHANGED,
     }
