@@ -10,7 +10,6 @@ from typing import Any
 from testbed.backends.contract import ProxyState
 from testbed.backends.guest import Guest
 from testbed.backends.names import hosts_lines
-from testbed.errors import LabError
 from testbed.model.proxy import XdsFile
 from testbed.model.topology import MeshWorkload
 
@@ -76,23 +75,6 @@ class NodeReport:
     resources: str
     hosts: Mapping[str, str]
     """Hosts file -> our lines in it."""
-
-    @classmethod
-    def decode(cls, data: bytes) -> NodeReport:
-        """From what ``status`` printed; LabError when a proxy's part could not be read."""
-        document = json.loads(data)
-        return cls(
-            {name: _report(name, said) for name, said in document["workloads"].items()},
-            document["resources"],
-            document["hosts"],
-        )
-
-
-def _report(name: str, said: Mapping[str, Any]) -> ProxyReport:
-    if "late" in said:
-        raise LabError(name, "read the proxy's state", said["late"], "see that the workload's namespace is there")
-    lists = {key: tuple(said.get(key, ())) for key in ("behind", "warming")}
-    return ProxyReport(**{**said, **lists})
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
+from testbed.backends import looking
 from testbed.backends.contract import Applied, MeshDiff, ProxyState
 from testbed.backends.guest import Guest
 from testbed.backends.proxy_log import since as log_since
@@ -231,9 +232,10 @@ class StandaloneBackend:
         return request.carrying(stale, report, plan.document)
 
     def _status(self, node: str) -> NodeReport:
-        request = NodeRequest.of(self._guest, node, self._on_node[node], 10)
-        done = self._connections[node].run([*self._guest.tool, "status"], stdin=request.encode(), limit=60)
-        return NodeReport.decode(done.stdout)
+        workloads = self._on_node[node]
+        hosts = list(NodeRequest.of(self._guest, node, workloads, 0).hosts)
+        question = looking.question(self._guest, workloads, hosts, self._guest.resources_of(node))
+        return looking.read(self._connections[node].run(question, limit=60).stdout, workloads, hosts, self.log)
 
     def _push(self, node: str, request: NodeRequest, limit: float) -> Mapping[str, ProxyOutcome]:
         argv = [*self._guest.tool, "apply"]

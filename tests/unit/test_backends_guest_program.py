@@ -50,7 +50,7 @@ def answering(body: bytes) -> int:
 
 
 def test_statistics_tell_versions_refusals_warming_and_draining():
-    answer = xds.Answer(answering(STATS))
+    answer = xds.ask(answering(STATS))
     assert answer.server == "LIVE"
     assert answer.has("cds.json", "", "c1")
     assert answer.has("eds/x.json", "outbound|80||a.b", "e1")
@@ -62,7 +62,7 @@ def test_statistics_tell_versions_refusals_warming_and_draining():
 
 
 def test_a_secret_that_nobody_uses_is_not_waited_for_and_a_route_is():
-    answer = xds.Answer(answering(STATS))
+    answer = xds.ask(answering(STATS))
     assert answer.has("sds/default.json", "default", "s1")
     assert not answer.has("rds/unused.json", "unused", "r1")
 
@@ -90,7 +90,7 @@ def test_our_block_in_a_hosts_file_is_replaced_and_the_rest_stays(tmp_path):
     assert xds.write_hosts(str(hosts), "240.240.0.1 a\n240.240.0.2 b\n")
     assert not xds.write_hosts(str(hosts), "240.240.0.1 a\n240.240.0.2 b\n")
     assert xds.write_hosts(str(hosts), "240.240.0.1 c\n")
-    assert xds.hosts_lines(str(hosts)) == "240.240.0.1 c\n"
+    assert xds.BLOCK.findall(hosts.read_text()) == ["240.240.0.1 c\n"]
     assert hosts.read_text().count("localhost") == 1
     assert " b" not in hosts.read_text()
     assert hosts.stat().st_ino == inode  # a namespace may have mounted this very file

@@ -6,14 +6,11 @@ import json
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
 
-import pytest
-
 from testbed.backends.guest import Guest
 from testbed.backends.names import hosts_lines
 from testbed.backends.proxy_log import since
 from testbed.backends.push import NodeReport, NodeRequest, ProxyOutcome, ProxyReport, Wanted
 from testbed.backends.secrets import identity_file, roots_file
-from testbed.errors import LabError
 from testbed.model.proxy import XdsFile
 from testbed.model.topology import MeshWorkload
 from testbed.pki import LabCa
@@ -30,7 +27,6 @@ ADDRESSES = {
     "api.example.com": "240.240.1.1",
 }
 WORKLOADS = {w.name: w for w in (workload("web-v1"), workload("db-v1", "shop"))}
-REPORT = {"workloads": {}, "resources": "", "hosts": {}}
 
 
 def request(*names: str, guest: Guest | None = None) -> NodeRequest:
@@ -89,24 +85,6 @@ def test_a_secrets_version_follows_the_certificate():
     first, second = (identity_file(ca.issue("spiffe://x/ns/a/sa/b")) for _ in range(2))
     assert first.version != second.version
     assert roots_file(ca.roots).version == roots_file(ca.roots).version
-
-
-@pytest.mark.parametrize(
-    "busy",
-    [{"behind": ["cds.json"]}, {"warming": ["cluster x"]}, {"draining": 1}, {"rejected": {"lds.json": "bad"}}],
-)
-def test_in_force_means_taken_up_warm_drained_and_nothing_rejected(busy):
-    live = {"revision": "r1", "versions": {}, "server": "LIVE"}
-    good = NodeReport.decode(json.dumps({**REPORT, "workloads": {"a": live}}).encode()).proxies["a"]
-    assert good.in_force
-    bad = NodeReport.decode(json.dumps({**REPORT, "workloads": {"a": {**live, **busy}}}).encode()).proxies["a"]
-    assert not bad.in_force
-    assert "a: in force" not in bad.state("a").summary
-
-
-def test_a_proxy_whose_state_cant_be_read_is_a_lab_error():
-    with pytest.raises(LabError, match="web-v1: read the proxy's state: no namespace"):
-        NodeReport.decode(json.dumps({**REPORT, "workloads": {"web-v1": {"late": "no namespace"}}}).encode())
 
 
 def test_an_outcome_says_which_file_was_refused_and_why():

@@ -1,8 +1,7 @@
 """Give the proxies of this node their files, and read from the proxies what they made of them.
 
     testbed_xds.py apply      a JSON document on stdin; returns when all is in force, or says what is not
-    testbed_xds.py status     the same document without contents; changes nothing
-    testbed_xds.py rollback   the same; back to what the last apply found
+    testbed_xds.py rollback   the same without contents; back to what the last apply found
 
 Envoy's filesystem subscriptions have traps that give this file its shape:
 - it reads a file when one is renamed to its name, so files are made elsewhere and moved in;
@@ -22,13 +21,10 @@ import sys
 import threading
 import time
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from testbed_answers import BLOCK, HOSTS_BEGIN, HOSTS_END, STATS, Answer, body_of, reasons
+
 STATE = ".state"  # inside a proxy's directory; nothing watches it
-HOSTS_BEGIN, HOSTS_END = "# testbed: services", "# testbed: end"
-STATS = (
-    "/stats?filter=(version_text%7Cupdate_(rejected%7Cfailure%7Cattempt)%7Cwarming_state%7Cwarming_clusters"
-    "%7Ctotal_listeners_warming%7C_draining)$%7C^server.state$"
-)
-SERVER_STATES = {"0": "LIVE", "1": "DRAINING", "2": "PRE_INITIALIZING", "3": "INITIALIZING"}
 CLONE_NEWNET = 0x40000000
 PAUSE = threading.Event()  # never set: waiting on it is a pause
 
@@ -67,60 +63,12 @@ def get(port, path, limit=10.0, method="GET"):
             answer = b"".join(iter(lambda: connection.recv(65536), b""))
     except OSError as e:
         raise NotAnswering(str(e)) from e
-    head, _, body = answer.partition(b"\r\n\r\n")
-    if b"transfer-encoding: chunked" not in head.lower():
-        return body
-    parts = []
-    while True:
-        size, _, body = body.partition(b"\r\n")
-        length = int(size or b"0", 16)
-        if not length:
-            return b"".join(parts)
-        parts.append(body[:length])
-        body = body[length + 2 :]
+    return body_of(answer)
 
 
-class Answer:
-    """What the proxy's statistics say, by statistics prefix."""
-
-    def __init__(self, port):
-        self.versions, self.refused, self.attempts = {}, {}, {}
-        self.warming, self.draining, self.server = [], 0, ""
-        warming_listeners = 0
-        for line in get(port, STATS).decode().splitlines():
-            name, _, value = line.rpartition(": ")
-            prefix, _, last = name.rpartition(".")
-            if last == "version_text":
-                self.versions[prefix] = value.strip('"')
-            elif last in ("update_rejected", "update_failure"):
-                self.refused[prefix] = self.refused.get(prefix, 0) + int(value)
-            elif last == "update_attempt":
-                self.attempts[prefix] = int(value)
-            elif last == "warming_state" and value != "0":
-                self.warming.append("cluster " + prefix.partition(".")[2])
-            elif last == "total_listeners_warming":
-                warming_listeners = int(value)
-            elif last in ("total_listeners_draining", "total_filter_chains_draining"):
-                self.draining += int(value)
-            elif name == "server.state":
-                self.server = SERVER_STATES.get(value, value)
-        self.warming += [f"{warming_listeners} listener(s)"] if warming_listeners else []
-
-    def prefixes(self, path, resource):
-        """The statistics prefixes under which a file's subscription counts."""
-        name = resource.replace("://", "_").replace(":/", "_").replace(":", "_")
-        kind = path.partition("/")[0]
-        if kind in ("cds.json", "lds.json"):
-            return ["cluster_manager.cds" if kind == "cds.json" else "listener_manager.lds"]
-        if kind == "rds":
-            return [p for p in self.attempts if p.startswith("http.") and p.endswith(".rds." + name)]
-        return [("cluster." if kind == "eds" else "sds.") + name]
-
-    def has(self, path, resource, version):
-        """Whether the proxy answers with this version of the file.  A secret need not be in use."""
-        prefixes = self.prefixes(path, resource)
-        unused = path.startswith("sds/") and not self.attempts.get(prefixes[0])
-        return unused or any(self.versions.get(p) == version for p in prefixes)
+def ask(port):
+    """What the proxy's statistics say."""
+    return Answer(get(port, STATS).decode())
 
 
 # Files --------------------------------------------------------------------------------------------------
@@ -191,11 +139,11 @@ class Proxy:
         pause = 0.02
         while True:
             try:
-                answer = Answer(self.port)
+                answer = ask(self.port)
                 lag = [p for p, (version, name) in expected.items() if not answer.has(p, name, version)]
-                refusals = {p: n for p in lag if (n := self.refusals(answer, p, expected[p][1], before)) > 0}
+                refusals = {p: n for p in lag if (n := answer.refusals(p, expected[p][1], before)) > 0}
                 if refusals:
-                    raise Refused(self.reasons(refusals))
+                    raise Refused(reasons(self.log(), refusals))
                 if not lag and not answer.warming and answer.server == "LIVE":
                     return answer
                 seen = f"behind on {', '.join(lag)}" if lag else ", ".join(["warming", *answer.warming])
@@ -213,10 +161,6 @@ class Proxy:
             raise Late(seen)
         PAUSE.wait(min(seconds, left))
 
-    @staticmethod
-    def refusals(answer, path, resource, before):
-        return sum(answer.refused.get(p, 0) - before.get(p, 0) for p in answer.prefixes(path, resource))
-
     def log(self):
         """The proxy's own log."""
         import subprocess  # rarely needed, slow to import
@@ -228,15 +172,6 @@ class Proxy:
         start = self.log().rpartition("initializing epoch")[2]
         found = re.search(r"\[critical\](?:\[[^]]*\])* (.*)", start)
         return f"; its log says: {found[1][:400]}" if found else ""
-
-    def reasons(self, refusals):
-        """Why: each refusal is one line of the proxy's log, the last ones are ours."""
-        said = re.findall(r"Filesystem config update (?:rejected|failure): (.*(?:\n(?!\[).*)*)", self.log())
-        # Envoy prints the whole resource before what is wrong with it.
-        told = [re.sub(r"(?s).*(?=Proto constraint validation failed)|goo\.gle/debugstr", "", s) for s in said]
-        tidied = [" ".join(text.split())[:600] for text in told]
-        last = list(dict.fromkeys(tidied[-sum(refusals.values()) :])) or ["its log does not say why"]
-        return {p: last[0] if len(last) == 1 else "one of: " + "; ".join(last) for p in refusals}
 
     # Changing it
 
@@ -255,7 +190,7 @@ class Proxy:
         stale = [p for p, (version, _) in files.items() if old.get(p, [""])[0] != version]
         gone = [p for p in old if p not in files]
         try:
-            before = Answer(self.port).refused
+            before = ask(self.port).refused
         except NotAnswering:
             before = None
         if not stale and not gone and before is not None:
@@ -310,7 +245,7 @@ class Proxy:
         taken = time.monotonic() - self.begun
         while answer.draining:
             self.pause(0.1, f"draining {answer.draining} old listeners")
-            answer = Answer(self.port)
+            answer = ask(self.port)
         return {"taken": taken, "drained": time.monotonic() - self.begun, "refused": answer.refused}
 
     def apply(self):
@@ -349,7 +284,7 @@ class Proxy:
                 files[path] = value
         self.deadline = time.monotonic() + 20
         try:
-            before = Answer(self.port)
+            before = ask(self.port)
         except NotAnswering:
             before = None
         # The proxy may hold part of a refused list under its old version: write all that differs on the disk.
@@ -360,7 +295,7 @@ class Proxy:
         try:
             self.push(previous["revision"], files, {**(contents or {}), **previous["contents"]})
             while before and any(
-                Answer(self.port).attempts.get(prefix, 0) <= before.attempts.get(prefix, 0)
+                ask(self.port).attempts.get(prefix, 0) <= before.attempts.get(prefix, 0)
                 for p in differs
                 if p != "bootstrap.json"
                 for prefix in before.prefixes(p, files[p][1])
@@ -375,38 +310,6 @@ class Proxy:
             self.back(previous)
             self.forget("previous.json")
         return {"back": bool(previous)}
-
-    def certificate(self, path):
-        """The chain in a secret's file, empty when it holds none.  The key stays here."""
-        for resource in (read_json(self.path(path)) or {}).get("resources", ()):
-            return resource.get("tls_certificate", {}).get("certificate_chain", {}).get("inline_string", "")
-        return ""
-
-    def status(self):
-        """What it was given and what it answers."""
-        files = self.manifest["files"]
-        said = {
-            "revision": self.manifest["revision"],
-            "versions": {p: v[0] for p, v in files.items()},
-            "certificates": {p: c for p in files if p.startswith("sds/") and (c := self.certificate(p))},
-        }
-        try:
-            answer = Answer(self.port)
-        except NotAnswering:
-            return {**said, "server": ""}
-        subscribed = {p: v for p, v in files.items() if p != "bootstrap.json"}
-        baseline = {p: n if n <= answer.refused.get(p, 0) else 0 for p, n in self.manifest["refused"].items()}
-        refusals = {
-            p: n for p, (_, name) in subscribed.items() if (n := self.refusals(answer, p, name, baseline)) > 0
-        }
-        return {
-            **said,
-            "server": answer.server,
-            "behind": [p for p, (version, name) in subscribed.items() if not answer.has(p, name, version)],
-            "warming": answer.warming,
-            "draining": answer.draining,
-            "rejected": self.reasons(refusals) if refusals else {},
-        }
 
 
 def keep_old_clusters(new, old):
@@ -427,7 +330,7 @@ def keep_old_clusters(new, old):
 def write_hosts(path, lines):
     """Put our block into a hosts file.  In place: a namespace may have this very file mounted over another."""
     old = read(path, "127.0.0.1 localhost\n")
-    kept = re.sub(f"{HOSTS_BEGIN}\n.*?{HOSTS_END}\n", "", old, flags=re.DOTALL)
+    kept = BLOCK.sub("", old)
     new = f"{kept}{HOSTS_BEGIN}\n{lines}{HOSTS_END}\n"
     if new == old:
         return False
@@ -436,12 +339,6 @@ def write_hosts(path, lines):
         file.write(new.encode())
         file.truncate()
     return True
-
-
-def hosts_lines(path):
-    """Our block in a hosts file, empty when there is none."""
-    found = re.search(f"{HOSTS_BEGIN}\n(.*?){HOSTS_END}\n", read(path, ""), flags=re.DOTALL)
-    return found[1] if found else ""
 
 
 def each_proxy(document, work):
@@ -504,29 +401,20 @@ def rollback(document):
     return {"workloads": results}
 
 
-def status(document):
-    return {
-        "workloads": each_proxy(document, Proxy.status),
-        "hosts": {path: hosts_lines(path) for path in document.get("hosts", {})},
-        "resources": read(os.path.join(document["resources"]["directory"], "applied"), ""),
-    }
-
-
 def main():
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     if command == "admin":  # NAMESPACE PORT PATH
         enter(sys.argv[2])
         sys.stdout.buffer.write(get(int(sys.argv[3]), sys.argv[4]))
         return 0
-    if command not in ("apply", "status", "rollback"):
+    if command not in ("apply", "rollback"):
         sys.stderr.write(__doc__)
         return 2
     document = json.load(sys.stdin)
     os.makedirs(document["resources"]["directory"], exist_ok=True)
     with open(os.path.join(document["resources"]["directory"], ".lock"), "w") as lock:
-        if command != "status":
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        json.dump({"apply": apply, "status": status, "rollback": rollback}[command](document), sys.stdout)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        json.dump((apply if command == "apply" else rollback)(document), sys.stdout)
     return 0
 
 

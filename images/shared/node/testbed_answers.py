@@ -1,0 +1,1 @@
+../../../testbed/backends/answers.py
