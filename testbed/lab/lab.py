@@ -46,9 +46,15 @@ class Lab:
         self._key_lock = threading.Lock()
 
     @property
+    def uri(self) -> str:
+        """The inventory's libvirt URI; ``auto`` is a daemon of the lab's own for root, else the system's."""
+        uri = self.inventory.hosts[0].uri
+        return "qemu:///system" if uri == "auto" and os.geteuid() != 0 else uri
+
+    @property
     def private(self) -> bool:
-        """Whether it has a libvirt daemon of its own: ``auto``, and we are root."""
-        return self.inventory.hosts[0].uri == "auto" and os.geteuid() == 0
+        """Whether it has a libvirt daemon of its own."""
+        return self.uri == "auto"
 
     @cached_property
     def network(self) -> Network:
@@ -71,7 +77,7 @@ class Lab:
             if self._hypervisor is None:
                 if self.private and not self._daemon_runs():
                     raise NotUp(self.id, "connect to its libvirt daemon")
-                self._hypervisor = Hypervisor(self._uri(), self.id)
+                self._hypervisor = Hypervisor(self.daemon.uri if self.private else self.uri, self.id)
             return self._hypervisor
 
     def hypervisor_if_up(self) -> Hypervisor | None:
@@ -90,12 +96,6 @@ class Lab:
     def _daemon_runs(self) -> bool:
         found = self.daemon.find()
         return found is not None and found.libvirtd is not None
-
-    def _uri(self) -> str:
-        uri = self.inventory.hosts[0].uri
-        if self.private:
-            return self.daemon.uri
-        return "qemu:///system" if uri == "auto" else uri
 
     def connection(self, node: str) -> SshConnection:
         """The kept SSH connection to a node; made on first use, not connected yet."""

@@ -13,7 +13,7 @@ def needs_of(lab: Lab) -> Needs:
     """What the inventory asks of its host."""
     inventory = lab.inventory
     return Needs(
-        uri=inventory.hosts[0].uri,
+        uri=lab.uri,
         memory=sum(n.memory for n in inventory.nodes),
         disk=sum(n.disk for n in inventory.nodes) // 8,  # overlays: what is written, not what could be
         networks=(inventory.networks.management, inventory.networks.mesh),
