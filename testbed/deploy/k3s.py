@@ -1,0 +1,169 @@
+"""What a node of the cluster has on it: k3s's configuration, its unit, links to the binary and the images.
+
+Pure: inventory in, files out.  Keys of ``config.yaml`` are the flags of ``k3s server`` and ``k3s agent``.
+"""
+
+from __future__ import annotations
+
+import json
+
+import yaml
+
+from testbed.deploy.files import NodeFile, UnitFiles
+from testbed.model.inventory import Inventory, Node
+from testbed.model.topology import Locality
+
+API_PORT = 6443
+SHARED = "/opt/testbed/k3s"
+"""Where the shared disk has the release."""
+
+_CONFIG = "/etc/rancher/k3s/config.yaml"
+_TOKEN = "/etc/rancher/k3s/token"  # noqa: S105 a path
+_REGISTRIES = "/etc/rancher/k3s/registries.yaml"
+_AUDIT_POLICY = "/etc/rancher/k3s/audit.yaml"
+_AUDIT_LOG = "/var/log/kubernetes/audit.log"
+_IMAGES = "k3s-airgap-images-amd64.tar.zst"
+_PACKAGED = ("traefik", "servicelb", "metrics-server", "local-storage")
+_MESH_DEVICE = "eth1"
+
+
+def k3s_files(inventory: Inventory, node: Node, token: str) -> UnitFiles:
+    """Everything for ``node``, which must be a server or an agent; ``token`` is the lab's secret for joining."""
+    unit = "k3s.service" if node.cluster == "server" else "k3s-agent.service"
+    files = [
+        NodeFile(_TOKEN, token + "\n", 0o600),
+        NodeFile(_CONFIG, _yaml(_config(inventory, node)), 0o600),
+    ]
+    if inventory.cluster.registries:
+        files.append(NodeFile(_REGISTRIES, _yaml(_registries(inventory)), 0o600))
+    if node.cluster == "server" and inventory.cluster.audit_log:
+        files.append(NodeFile(_AUDIT_POLICY, _yaml(_AUDIT), 0o600))
+    files.append(NodeFile(f"/etc/systemd/system/{unit}", _unit(inventory, node)))
+    links = {
+        "/usr/local/bin/k3s": f"{SHARED}/k3s",
+        f"/var/lib/rancher/k3s/agent/images/{_IMAGES}": f"{SHARED}/{_IMAGES}",
+    }
+    return UnitFiles(unit, tuple(files), links)
+
+
+def api_address(inventory: Inventory) -> str:
+    """Where the API answers: the address that moves, else the only server's, in the management network."""
+    moving = inventory.cluster.api_address
+    return str(moving if moving is not None else inventory.management_address(inventory.servers()[0].name))
+
+
+def _config(inventory: Inventory, node: Node) -> dict[str, object]:
+    first = inventory.servers()[0]
+    config: dict[str, object] = {
+        "node-name": node.name,
+        # pods talk over the mesh network, which faults touch; the control plane over management, which they don't
+        "node-ip": str(inventory.mesh_address(node.name)),
+        "flannel-iface": _MESH_DEVICE,
+        "token-file": _TOKEN,
+        "node-label": _labels(node),
+        # not protect-kernel-defaults: it wants kernel.panic=10, and a node of ours stays down when its kernel dies
+        # images come from the shared disk and can't be fetched again: they are never collected
+        "kubelet-arg": ["image-gc-high-threshold=100", "streaming-connection-idle-timeout=5m"],
+    }
+    if node.name != first.name:
+        # the first server by its own address: the one that moves is not there before it
+        config["server"] = f"https://{inventory.management_address(first.name)}:{API_PORT}"
+    if node.cluster == "server":
+        config |= _server(inventory, node, is_first=node.name == first.name)
+    return config
+
+
+def _server(inventory: Inventory, node: Node, *, is_first: bool) -> dict[str, object]:
+    cluster = inventory.cluster
+    own = str(inventory.management_address(node.name))
+    names = {api_address(inventory), *(str(inventory.management_address(s.name)) for s in inventory.servers())}
+    config: dict[str, object] = {
+        # there is no default route to find an address by
+        "advertise-address": own,
+        "tls-san": sorted(names),
+        "cluster-cidr": str(cluster.pods),
+        "service-cidr": str(cluster.services),
+        "disable": [name for name in _PACKAGED if name not in cluster.components],
+        "secrets-encryption": cluster.secrets_encryption,
+        "write-kubeconfig-mode": "0600",
+        "kube-controller-manager-arg": ["terminated-pod-gc-threshold=10"],
+    }
+    if len(inventory.servers()) > 1 and is_first:
+        config["cluster-init"] = True
+    if cluster.audit_log:
+        config["kube-apiserver-arg"] = [
+            f"audit-policy-file={_AUDIT_POLICY}",
+            f"audit-log-path={_AUDIT_LOG}",
+            "audit-log-maxage=7",
+            "audit-log-maxbackup=2",
+            "audit-log-maxsize=50",
+        ]
+    return config
+
+
+def _labels(node: Node) -> list[str]:
+    place = Locality.parse(node.locality)
+    labels = {
+        # Kubernetes' well-known labels, from which Istio takes region and zone; the third one is Istio's own
+        "topology.kubernetes.io/region": place.region,
+        "topology.kubernetes.io/zone": place.zone,
+        "topology.istio.io/subzone": place.subzone,
+    }
+    return [f"{name}={value}" for name, value in labels.items() if value]
+
+
+def _registries(inventory: Inventory) -> dict[str, object]:
+    return {"mirrors": {name: {"endpoint": list(r.endpoints)} for name, r in inventory.cluster.registries.items()}}
+
+
+_AUDIT = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [
+        # leases are renewed every few seconds by everybody
+        {"level": "None", "resources": [{"group": "coordination.k8s.io", "resources": ["leases"]}]},
+        {"level": "Metadata"},
+    ],
+}
+
+
+def _unit(inventory: Inventory, node: Node) -> str:
+    role = node.cluster
+    # without a default route a service's address must lead somewhere before it is translated
+    route = f"/sbin/ip route replace {inventory.cluster.services} dev {_MESH_DEVICE}"
+    lines = (
+        "[Unit]",
+        f"Description=k3s {role} of the lab {inventory.id}",
+        "Wants=network-online.target",
+        "After=network-online.target",
+        "RequiresMountsFor=/opt/testbed",
+        "",
+        "[Service]",
+        "Type=notify",
+        f"ExecStartPre={route}",
+        "ExecStartPre=-/sbin/modprobe br_netfilter",
+        "ExecStartPre=-/sbin/modprobe overlay",
+        f"ExecStart=/usr/local/bin/k3s {role}",
+        # pods outlive a restart of k3s
+        "KillMode=process",
+        "Delegate=yes",
+        "LimitNOFILE=1048576",
+        "LimitNPROC=infinity",
+        "LimitCORE=infinity",
+        "TasksMax=infinity",
+        # an agent is only started once it has reached its server: testbed waits, with a limit and the journal
+        "TimeoutStartSec=0",
+        "Restart=always",
+        "RestartSec=5s",
+        "",
+        "[Install]",
+        "WantedBy=multi-user.target",
+        "",
+    )
+    return "\n".join(lines)
+
+
+def _yaml(value: object) -> str:
+    # through JSON: sets, tuples and numbers that YAML would write in its own ways don't come so far
+    return yaml.safe_dump(json.loads(json.dumps(value)), sort_keys=False, width=200)
