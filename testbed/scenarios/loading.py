@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from testbed.documents import Document, parse
-from testbed.errors import bad_input
+from testbed.errors import BadInput, bad_input
 from testbed.model.scenario import Given, Scenario, read_scenario
 from testbed.resources import Key, ResourceSet, load
 
@@ -37,27 +39,48 @@ def read_file(path: Path) -> ScenarioFile:
 def find(wanted: Sequence[str], folder: Path = SCENARIOS) -> list[ScenarioFile]:
     """Scenarios by file, folder, name or tag, in that order of trying; none wanted: all of ``folder``, by name.
 
-    Raises :class:`~testbed.errors.BadInput` for a word that is none of these.
+    A file of ``folder`` that is wrong is in nobody's way who names another scenario; by tag, or for all of them,
+    it can't be left out in silence.  Raises :class:`~testbed.errors.BadInput` for it, and for a word that is
+    none of these.
     """
-    shipped = [read_file(p) for p in sorted(folder.rglob("*.yaml"))]
     if not wanted:
-        return shipped
+        return _in_folder(folder)
     found: dict[Path, ScenarioFile] = {}
     for word in wanted:
         path = Path(word)
         if path.is_dir():
-            hits = [read_file(p) for p in sorted(path.rglob("*.yaml"))]
+            hits = _in_folder(path)
         elif path.suffix in (".yaml", ".yml", ".json") or path.is_file():
             hits = [read_file(path)]
         else:
-            hits = [f for f in shipped if f.scenario.name == word]
-            hits = hits or [f for f in shipped if word in f.scenario.tags]
-        if not hits:
-            tags = sorted({t for f in shipped for t in f.scenario.tags})
-            hint = f"names: {', '.join(f.scenario.name for f in shipped)}; tags: {', '.join(tags)}"
-            raise bad_input(word, "no scenario file, name or tag is called so", hint)
+            hits = _named(word, folder) or _tagged(word, folder)
         found |= {f.path: f for f in hits}
     return list(found.values())
+
+
+def _in_folder(folder: Path) -> list[ScenarioFile]:
+    return [read_file(p) for p in sorted(folder.rglob("*.yaml"))]
+
+
+def _named(name: str, folder: Path) -> list[ScenarioFile]:
+    """The scenario of that name: the file called so, else whichever says so."""
+    own = next(folder.rglob(f"{glob.escape(name)}.yaml"), None)
+    if own is not None and (file := read_file(own)).scenario.name == name:
+        return [file]
+    readable = []
+    for path in sorted(folder.rglob("*.yaml")):
+        with suppress(BadInput):
+            readable.append(read_file(path))
+    return [f for f in readable if f.scenario.name == name]
+
+
+def _tagged(tag: str, folder: Path) -> list[ScenarioFile]:
+    shipped = _in_folder(folder)
+    if hits := [f for f in shipped if tag in f.scenario.tags]:
+        return hits
+    tags = sorted({t for f in shipped for t in f.scenario.tags})
+    hint = f"names: {', '.join(f.scenario.name for f in shipped)}; tags: {', '.join(tags)}"
+    raise bad_input(tag, "no scenario file, name or tag is called so", hint)
 
 
 def given_resources(given: Given, path: Path) -> ResourceSet:

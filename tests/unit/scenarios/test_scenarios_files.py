@@ -92,6 +92,17 @@ def test_scenarios_are_found_by_name_tag_file_and_folder(tmp_path):
         find(["nowhere/x.yaml"])
 
 
+def test_a_file_that_is_wrong_is_in_nobodys_way_but_a_tag_or_all_would_miss_it(tmp_path):
+    good = HEAD.replace("x", "mine") + "tags: [quick]\n" + WHEN + "expect: {status: 200}\n"
+    (tmp_path / "mine.yaml").write_text(good)
+    (tmp_path / "other-file.yaml").write_text(good.replace("mine", "elsewhere"))
+    (tmp_path / "broken.yaml").write_text("name: broken\n")
+    assert [f.scenario.name for f in find(["mine", "elsewhere"], tmp_path)] == ["mine", "elsewhere"]
+    for words in (["broken"], ["quick"], []):
+        with pytest.raises(BadInput, match=r"broken\.yaml"):
+            find(words, tmp_path)
+
+
 def test_the_schema_is_json_and_knows_every_expectation():
     schema = json.loads(scenario_schema())
     assert {"split", "denied", "attempts", "encrypted", "not", "atLeastOnce"} <= set(
