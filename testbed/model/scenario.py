@@ -101,8 +101,11 @@ class Traffic(_Model):
     port: int | None = Field(None, ge=1, le=65535)
     host: str | None = None
     """The authority that the request names; left out, the service's name, or any name at the gateway."""
-    protocol: Literal["http1", "http2"] = "http1"
+    protocol: Literal["http1", "http2", "grpc"] = "http1"
+    """``grpc`` is a unary call of the method that ``path`` names (``/package.Service/Method``) with ``body`` as its
+    message; an answer's status is the HTTP status that its grpc-status stands for (google.rpc.Code)."""
     method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] = "GET"
+    """gRPC's is always POST."""
     path: str = Field("/", pattern=r"^/")
     headers: dict[str, str] = {}
     body: str = ""
@@ -122,6 +125,8 @@ class Traffic(_Model):
     def _whom(self) -> Traffic:
         if self.from_ != "gateway" and self.service is None and self.host is None:
             raise ValueError("a workload's traffic needs the service (or the host) that it calls")
+        if self.protocol == "grpc" and "method" in self.model_fields_set and self.method != "POST":
+            raise ValueError(f"gRPC sends POST, not {self.method}: leave the method out")
         return self
 
 

@@ -27,7 +27,7 @@ def sender(traffic: Traffic, lab: LabUnderTest) -> Sender:
     if traffic.from_ == "gateway":
         return Sender(lab.outside, lab.outside.argv, None)
     caller = lab.caller(traffic.from_)
-    agent = lab.agent_argv(packages=traffic.protocol == "http2")
+    agent = lab.agent_argv(packages=traffic.protocol != "http1")
     argv = lab.inside(caller.name, *agent, stranger=not traffic.mesh)
     return Sender(lab.backend.connection(caller.name), argv, caller)
 
@@ -92,7 +92,7 @@ def _target(traffic: Traffic, lab: LabUnderTest, run: str) -> tuple[str, int, st
 def _requests(traffic: Traffic) -> tuple[Request, ...]:
     plain = tuple(traffic.headers.items())
     if traffic.vary is None:
-        return (Request(traffic.method, traffic.path, plain, traffic.body),)
+        return (Request(_method(traffic), traffic.path, plain, traffic.body),)
     return tuple(_varied(traffic, traffic.vary, value, plain) for value in varied_values(traffic.vary))
 
 
@@ -107,4 +107,8 @@ def _varied(traffic: Traffic, vary: Vary, value: str, plain: tuple[tuple[str, st
         fields["headers"] = (*plain, (vary.header, value))
     elif vary.cookie:
         fields["headers"] = (*plain, ("cookie", f"{vary.cookie}={value}"))
-    return Request(traffic.method, body=traffic.body, key=value, **fields)
+    return Request(_method(traffic), body=traffic.body, key=value, **fields)
+
+
+def _method(traffic: Traffic) -> str:
+    return "POST" if traffic.protocol == "grpc" else traffic.method

@@ -37,7 +37,7 @@ class TrafficSpec:
     concurrency: int = 4
     rate: float | None = None
     reuse: bool = True
-    protocol: Literal["http1", "http2"] = "http1"
+    protocol: Literal["http1", "http2", "grpc"] = "http1"
     timeout: float = 15.0
     keep: tuple[str, ...] = ()
     """Further headers of the answers to report."""

@@ -33,7 +33,7 @@ class ScenarioMesh(MeshHarness):
             "VERSION": workload.version,
             "INSTANCE": name,
             "NODE": workload.node,
-            "PORT": str(workload.ports[0].target),
+            "PORTS": ",".join(str(p.target) for p in workload.ports),
             "PATH": "/usr/bin:/bin",
         }
         program = PROGRAMS / ("echo.py" if workload.service == "echo" else "bookinfo.py")

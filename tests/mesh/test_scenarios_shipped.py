@@ -17,7 +17,7 @@ from testbed.report import write_bundle
 from testbed.scenarios import ScenarioFile, find, run_scenario
 from testbed.scenarios.mutants import run_mutants
 
-SHIPPED = [f for f in find([]) if f.scenario.name != "echo-split"]
+SHIPPED = [f for f in find([]) if "echo" not in f.scenario.needs]
 HERE = Path(__file__)
 
 
@@ -54,15 +54,17 @@ def test_every_mutant_of_a_shipped_scenario_is_noticed(mesh, file):
     assert survived == {}
 
 
-def test_the_smallest_lab_keeps_its_promise():
+def test_the_smallest_lab_keeps_its_promises():
     with ScenarioMesh.from_inventory(ROOT / "inventories/two-nodes.yaml") as small:
         small.apply(shipped_resources("two-nodes"), limit=60)
-        (file,) = find(["echo-split"])
-        record = run_scenario(file, small.lab)
-        assert record.outcome is Outcome.PASS, record.verdict.reason
-        score = run_mutants(file, small.lab)
-        assert score.percent == 100.0
-        assert score.counted >= 2
+        for file in find(["echo-split", "grpc-split"]):
+            record = run_scenario(file, small.lab)
+            assert record.outcome is Outcome.PASS, record.verdict.reason
+            score = run_mutants(file, small.lab)
+            assert [r.mutant.name for r in score.results if not r.killed] == []
+            assert score.counted >= 2
+        # over one connection, which is the point of balancing calls
+        assert {s.connection for s in record.steps[0].samples} == {1}
 
 
 def test_http2_goes_through_the_sidecars(mesh):

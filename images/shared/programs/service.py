@@ -4,7 +4,8 @@ Environment: SERVICE, VERSION, INSTANCE, NODE, NAMESPACE, PORT (or PORTS, with c
 
 A request can make it misbehave: ``x-testbed-delay: 0.5`` (seconds), ``x-testbed-status: 503``; with
 ``x-testbed-delay-at`` / ``x-testbed-status-at: reviews`` (a service, ``service/version`` or an instance) only
-there, however deep in the call.  The control port, on the namespace's loopback, does so until told otherwise:
+there, however deep in the call.  ``x-testbed-alone: yes`` has it answer without calling the services behind it.
+The control port, on the namespace's loopback, does so until told otherwise:
 
     GET  /control     the settings
     POST /control     {"delay": 0.5, "status": 503, "fail_rate": 0.2, "hang": true, "abort": true}; {"reset": true}
@@ -105,6 +106,8 @@ class Service:
 
     async def call(self, service, path, request):
         """Another service's JSON answer, or ``{"error": ...}``: a page is shown whatever is behind it."""
+        if "x-testbed-alone" in request.headers:
+            return {"error": f"told not to call {service}", "status": 0}
         headers = [(name, request.headers[name]) for name in PROPAGATED if name in request.headers]
         for what in ("delay", "status"):  # an order without an address was for us alone
             if f"x-testbed-{what}-at" in request.headers and f"x-testbed-{what}" in request.headers:

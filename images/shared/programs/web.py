@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 server and client on asyncio, for the sample services.
+"""A small HTTP/1.1 server and client on asyncio, for the sample services; callers of HTTP/2 go to ``h2c``.
 
 The standard library's own server has no keep-alive with asyncio and takes long to import where machines are
 emulated; this one imports little, and leaves TLS to the sidecar (which is why ``ssl`` is kept out below).
@@ -148,6 +148,9 @@ class Server:
             if head is None:
                 return False
             (method, target, version), headers = head
+            if (method, version) == ("PRI", "HTTP/2.0"):
+                await self._http2(reader, writer)
+                return False
             if headers.get("expect", "").lower() == "100-continue":
                 writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             body = await read_body(reader, headers)
@@ -171,6 +174,12 @@ class Server:
         writer.write(encode_head(first, fields) + (b"" if method == "HEAD" else response.body))
         await writer.drain()
         return keep
+
+    async def _http2(self, reader, writer):
+        """The rest of a connection whose preface has been read as far as it looks like a head."""
+        from h2c import Connection
+
+        await Connection(self.handler, reader, writer, Request, Abort).serve()
 
 
 class Client:

@@ -6,10 +6,11 @@ one ``{"start": ...}``, batches ``[[seq, variant, status, sent, took, connection
 about five times a second, one ``{"end": ...}``.  Times are microseconds of the monotonic clock, ``sent`` since
 the start.  It ends early when nobody reads its output any more.
 
-``agent.py ask PORT PATH [BODY]`` asks the program's control port instead.
-
 It is cheap on purpose (emulated machines are slow): one thread, one selector, a parser of its own, and none of
 the standard library's HTTP.  HTTP/2 needs python3-h2.
+
+gRPC is HTTP/2 with one message each way: the body given is the message, a sample's body the answered message (or
+the error's text), and its status the HTTP status that the grpc-status stands for (google.rpc.Code's table).
 """
 
 import errno
@@ -23,6 +24,9 @@ from collections import deque
 
 FLUSH_SECONDS = 0.2
 BODY_LIMIT = 1 << 20
+FRAME_LIMIT = 1 << 14  # of HTTP/2, unless a peer allows more: a request's body is one frame
+# grpc-status -> HTTP status, as google/rpc/code.proto has them; from 0 (OK) to 16 (UNAUTHENTICATED)
+GRPC_STATUSES = (200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401)
 
 
 class Plan:
@@ -37,8 +41,10 @@ class Plan:
         self.rate = spec.get("rate")
         self.reuse = spec.get("reuse", True)
         self.timeout = spec.get("timeout", 10.0)
-        self.http2 = spec.get("protocol", "http1") == "http2"
+        self.grpc = spec.get("protocol", "http1") == "grpc"
+        self.http2 = self.grpc or spec.get("protocol", "http1") == "http2"
         self.keep = [name.lower().encode() for name in spec.get("keep", [])]
+        self.keep += [b"grpc-status"] if self.grpc else []
         self.body_bytes = spec.get("body_bytes", 200)
         self.variants = spec["variants"]
         self.heads = [self._head(v) for v in self.variants]
@@ -71,7 +77,12 @@ class Plan:
             (":path", v["path"]),
         ]
         fields += [(k.lower(), value) for k, value in v["headers"]]
-        return [*fields, ("x-request-id", name), ("x-testbed-request", name)], v.get("body", "").encode()
+        fields += [("x-request-id", name), ("x-testbed-request", name)]
+        body = v.get("body", "").encode()
+        if self.grpc:
+            fields += [("content-type", "application/grpc"), ("te", "trailers")]
+            body = b"\0" + len(body).to_bytes(4, "big") + body
+        return fields, body
 
 
 class Exchange:
@@ -191,6 +202,7 @@ class Http2:
         self.failures = h2.exceptions.ProtocolError
         self.capacity = plan.concurrency if plan.reuse else 1
         self.streams = {}
+        self.waiting = deque()  # bodies that the peer has no room for yet
         self.closing = False
         self.connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
         self.connection.initiate_connection()
@@ -199,10 +211,21 @@ class Http2:
         stream = self.connection.get_next_available_stream_id()
         fields, body = self.plan.fields(exchange.seq)
         self.connection.send_headers(stream, fields, end_stream=not body)
-        if body:
-            self.connection.send_data(stream, body, end_stream=True)
         self.streams[stream] = exchange
+        if body:
+            self.waiting.append((stream, body))
+            self._send_bodies()
         return self.connection.data_to_send()
+
+    def _send_bodies(self):
+        while self.waiting:
+            stream, body = self.waiting[0]
+            wanted = stream in self.streams
+            if wanted and self.connection.local_flow_control_window(stream) < len(body):
+                return
+            self.waiting.popleft()
+            if wanted:
+                self.connection.send_data(stream, body, end_stream=True)
 
     def in_flight(self):
         return list(self.streams.values())
@@ -223,10 +246,12 @@ class Http2:
                 self.closing = True
             elif exchange is None:
                 continue
-            elif isinstance(event, self.events.ResponseReceived):
+            elif isinstance(event, self.events.ResponseReceived | self.events.TrailersReceived):
                 for name, value in event.headers:
                     if name == ":status":
                         exchange.status = int(value)
+                    elif name == "grpc-message" and self.plan.grpc:
+                        exchange.headers[name] = _percent_decoded(value)
                     elif name.encode() in self.plan.keep:
                         exchange.headers[name] = value
             elif isinstance(event, self.events.DataReceived):
@@ -238,6 +263,9 @@ class Http2:
                 ended.append(self.streams.pop(event.stream_id))
             elif isinstance(event, self.events.StreamEnded):
                 ended.append(self.streams.pop(event.stream_id))
+                if self.plan.grpc:
+                    _read_grpc(exchange)
+        self._send_bodies()
         return ended, self.connection.data_to_send()
 
     def _end_all(self, error):
@@ -432,6 +460,23 @@ class Agent:
         self.output.flush()
 
 
+def _read_grpc(exchange):
+    """Status and message of a gRPC answer.  One without a grpc-status has UNKNOWN, unless HTTP itself failed."""
+    told = exchange.headers.get("grpc-status", "")
+    if told.isdigit() and int(told) < len(GRPC_STATUSES):
+        exchange.status = GRPC_STATUSES[int(told)]
+    elif exchange.status == 200:
+        exchange.status = 500
+    message = exchange.headers.pop("grpc-message", "")
+    exchange.body = exchange.body[5:] if exchange.status == 200 else message.encode()
+
+
+def _percent_decoded(text):
+    from urllib.parse import unquote
+
+    return unquote(text)
+
+
 def _dechunk(data):
     out = []
     while data:
@@ -447,30 +492,15 @@ def _dechunk(data):
     return b"".join(out)
 
 
-def ask(port, path, body=None):
-    """What the program beside says on its control port (loopback of this namespace): ``body`` is posted."""
-    method = "POST" if body is not None else "GET"
-    length = f"content-length: {len(body or '')}\r\n" if body is not None else ""
-    with socket.create_connection(("127.0.0.1", port), 5) as control:
-        control.sendall(
-            f"{method} {path} HTTP/1.1\r\nhost: control\r\n{length}connection: close\r\n\r\n{body or ''}".encode()
-        )
-        answer = b""
-        while data := control.recv(65536):
-            answer += data
-    head, _, content = answer.partition(b"\r\n\r\n")
-    sys.stdout.write(content.decode())
-    return 0 if b" 200 " in head.split(b"\r\n")[0] else 1
-
-
 def main():
-    if sys.argv[1:2] == ["ask"]:  # ask PORT PATH [BODY]
-        return ask(int(sys.argv[2]), *sys.argv[3:5])
     plan = Plan(json.load(sys.stdin))
     try:
         plan.address = (socket.gethostbyname(plan.address[0]), plan.address[1])
     except OSError as e:
         print(json.dumps({"failed": f"{plan.address[0]}: {e.strerror or e}"}), flush=True)
+        return 1
+    if plan.http2 and any(len(plan.fields(i)[1]) > FRAME_LIMIT for i in range(len(plan.variants))):
+        print(json.dumps({"failed": f"over HTTP/2 a body has at most {FRAME_LIMIT} bytes"}), flush=True)
         return 1
     if plan.http2:
         try:

@@ -1,6 +1,7 @@
 """The agent, as it runs on nodes, against small servers: what it sends, what it says, when it stops."""
 
 import json
+import os
 import socket
 import socketserver
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from testbed.traffic import HostConnection, Request, TrafficFailed, TrafficSpec, send
 from testbed.traffic.local import AGENT_ON_HOST
+from testbed.waiting import NotYet, wait_until
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -186,32 +188,79 @@ def test_a_name_that_does_not_resolve_is_said():
 
 def test_it_imports_little(server):
     """An emulated machine takes seconds to import what is not needed; site packages are not looked for."""
-    argv = [
-        sys.executable,
-        "-IS",
-        "-X",
-        "importtime",
-        str(AGENT_ON_HOST),
-        "ask",
-        str(server.server_address[1]),
-        "/",
-    ]
-    done = subprocess.run(argv, capture_output=True, check=True)
+    argv = [sys.executable, "-IS", "-X", "importtime", str(AGENT_ON_HOST)]
+    done = subprocess.run(argv, input=spec(server.server_address[1]).to_json(), capture_output=True, check=True)
     imported = {line.rpartition(b"|")[2].strip().decode() for line in done.stderr.splitlines()}
     assert "selectors" in imported
     assert not imported & {"asyncio", "http.client", "urllib.request", "ssl", "email", "logging", "typing"}
 
 
-def test_the_control_port_can_be_asked(server):
-    argv = [sys.executable, "-IS", str(AGENT_ON_HOST), "ask", str(server.server_address[1])]
-    assert subprocess.run([*argv, "/count"], capture_output=True, check=True).stdout == b"hello"
-    assert subprocess.run([*argv, "/control", '{"a": 1}'], capture_output=True, check=True).stdout == b'{"a": 1}'
-    assert subprocess.run([*argv, "/503"], capture_output=True, check=False).returncode == 1
+@contextmanager
+def echo_program():
+    """The sample service, as nodes run it."""
+    program = AGENT_ON_HOST.parents[1] / "programs" / "echo.py"
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        port, control = one.getsockname()[1], other.getsockname()[1]
+    variables = {**os.environ, "PORT": str(port), "CONTROL_PORT": str(control), "SERVICE": "echo"}
+    with subprocess.Popen([sys.executable, str(program)], env=variables) as process:
+
+        def listening():
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+            except OSError as e:
+                raise NotYet(str(e)) from e
+
+        try:
+            wait_until("the echo program", listening, limit=20, interval=0.05)
+            yield port
+        finally:
+            process.terminate()
+
+
+def test_a_grpc_call_is_answered_with_a_message_and_a_status_or_with_an_error():
+    requests = (
+        Request("POST", "/testbed.Echo/Say", body="hello"),
+        Request("POST", "/testbed.Echo/Say", (("x-testbed-status", "503"),)),
+        Request("POST", "/testbed.Echo/Say", body="x" * 16_000),  # several: more than a window of flow control
+    )
+    with echo_program() as port:
+        samples, run = collect(spec(port, *requests, protocol="grpc", count=60, concurrency=12, body_bytes=20_000))
+        plain, _ = collect(spec(port, requests[1], protocol="http2", count=2))
+    assert run.summary.connections == 1
+    said = json.loads(samples[0].body)
+    assert (said["path"], said["body"], said["service"]) == ("/testbed.Echo/Say", "hello", "echo")
+    assert {(s.status, s.headers["grpc-status"], s.headers["x-version"]) for s in samples[0::3]} == {
+        (200, "0", "v1")
+    }
+    assert {(s.status, s.headers["grpc-status"], s.body) for s in samples[1::3]} == {(503, "14", "answered 503")}
+    assert all(s.status == 200 for s in samples[2::3])
+    assert [s.status for s in plain] == [503, 503]
+
+
+def test_a_body_that_fits_no_frame_is_refused_at_the_start():
+    with pytest.raises(TrafficFailed, match="16384 bytes"):
+        collect(spec(1, Request("POST", body="x" * 16_384), protocol="grpc"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "body"),
+    [
+        ([(":status", "200"), ("grpc-status", "7"), ("grpc-message", "RBAC: access denied%21")], 403, "RBAC: access denied!"),
+        ([(":status", "200"), ("grpc-status", "16")], 401, ""),
+        ([(":status", "200")], 500, ""),
+        ([(":status", "502")], 502, ""),
+        ([(":status", "200"), ("grpc-status", "77")], 500, ""),
+    ],
+)  # fmt: skip
+def test_a_grpc_error_has_the_http_status_that_it_stands_for(fields, status, body):
+    with h2_server(fields) as port:
+        samples, _ = collect(spec(port, protocol="grpc", count=1))
+    assert [(s.status, s.body) for s in samples] == [(status, body)]
 
 
 @contextmanager
-def h2_server():
-    """Answers every stream with its own id, out of order: the even half first."""
+def h2_server(fields=None):
+    """Answers every stream with its own id, or with these header fields and nothing else."""
     import h2.config
     import h2.connection
     import h2.events
@@ -230,6 +279,9 @@ def h2_server():
                 for event in connection.receive_data(data):
                     if isinstance(event, h2.events.RequestReceived):
                         found = dict(event.headers)
+                        if fields:
+                            connection.send_headers(event.stream_id, fields, end_stream=True)
+                            continue
                         answer = json.dumps([found["x-testbed-request"], found[":authority"]]).encode()
                         connection.send_headers(event.stream_id, [(":status", "200"), ("x-version", "v2")])
                         connection.send_data(event.stream_id, answer, end_stream=True)
