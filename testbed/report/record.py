@@ -39,6 +39,19 @@ class Arrival:
 
 
 @dataclass(frozen=True)
+class MachineRecord:
+    """How a machine was while the sample was taken."""
+
+    node: str
+    waited: float | None
+    """Share of the time in which some process was ready and had no processor; None where nobody counts it."""
+    sent: int
+    """TCP segments sent by the workloads that took part."""
+    sent_again: int
+    """Of these, retransmissions."""
+
+
+@dataclass(frozen=True)
 class StepRecord:
     """One step: what was sent, what came back, what arrived, how it was judged."""
 
@@ -55,6 +68,9 @@ class StepRecord:
     paths: tuple[TestPath, ...] = ()
     apply_seconds: float = 0.0
     sample_seconds: float = 0.0
+    revisions: Mapping[str, str] = field(default_factory=dict)
+    """Workload -> the revision that its proxy answered with while the sample was taken."""
+    machines: tuple[MachineRecord, ...] = ()
     attachments: Mapping[str, bytes] = field(default_factory=dict)
     """File name -> content: access logs, config dumps, captures."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from testbed.errors import LabError
 from testbed.model.topology import MeshWorkload, ProxyKind, Topology
 from testbed.traffic import AGENT, HostConnection
 
+PYCACHE = "/run/testbed-pycache"
 PROXY = "1337"  # the one user whose packets the redirection leaves alone
 Endpoint = tuple[str, int]
 
@@ -45,9 +47,17 @@ class LabUnderTest:
         become = ("setpriv", "--reuid", PROXY, "--regid", PROXY, "--clear-groups") if stranger else ()
         return ("ip", "netns", "exec", self.guest.namespace_of(workload), *become, *argv)
 
+    def namespace(self, workload: str) -> tuple[str, ...]:
+        """Begins a command that only needs the workload's network, and not its names."""
+        return ("nsenter", f"--net=/run/netns/{self.guest.namespace_of(workload)}")
+
     def agent_argv(self, *, packages: bool = False) -> tuple[str, ...]:
-        """Starts the agent on a node.  Without ``packages`` Python skips looking for them: half of its start."""
-        return (self.python, "-I" if packages else "-IS", self.agent)
+        """Starts the agent on a node.  Without ``packages`` Python skips looking for them: half of its start; as a
+        module its compiled form is kept."""
+        folder, name = os.path.split(self.agent)
+        module = name.removesuffix(".py")
+        start = f"import sys; sys.path.insert(0, {folder!r}); import {module}; sys.exit({module}.main())"
+        return (self.python, "-I" if packages else "-IS", "-X", f"pycache_prefix={PYCACHE}", "-c", start)
 
     def caller(self, name: str) -> MeshWorkload:
         """The workload called ``name``, else the first one of the service ``name``."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from testbed.log import get
 from testbed.model.scenario import Given, Scenario, Step
 from testbed.model.topology import MeshWorkload, ProxyKind
 from testbed.model.verdict import Outcome, Verdict, all_of, failed, inconclusive, not_applicable
-from testbed.report.record import ScenarioRecord, StepRecord
+from testbed.report.record import MachineRecord, ScenarioRecord, StepRecord
 from testbed.resources import ResourceSet, dump
 from testbed.scenarios.building import build, headers_wanted, services_named, walk
 from testbed.scenarios.evidence import Evidence
@@ -24,6 +25,7 @@ from testbed.scenarios.lab import LabUnderTest
 from testbed.scenarios.loading import ScenarioFile, given_resources, removed_keys
 from testbed.scenarios.programs import ArrivalLog, ask, settings
 from testbed.scenarios.requests import Sender, sender, traffic_spec
+from testbed.scenarios.vitals import between, look, trouble
 from testbed.traffic import TrafficSpec, TrafficSummary, send
 
 MAX_DISCARDED_RUNS = 3
@@ -142,10 +144,13 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet) -> StepReco
             who = sender(step.when, lab)
             evidence = Evidence(lab, spec, who.caller, earlier_homes=run.homes)
             run.arrivals.mark(watched)
+            concerned = _concerned(watched, who, lab)
+            before = look(lab, concerned)
             revisions = _revisions(lab)
             sampling = time.monotonic()
             summary = _sample(step, spec, who, evidence, judge)
             sampled_after = time.monotonic()
+            machines = between(before, look(lab, concerned))
             if _revisions(lab) == revisions:
                 break
             discarded += len(evidence.samples)
@@ -160,7 +165,7 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet) -> StepReco
     if disagreement := counts_disagree(evidence, {w.name for w in watched}):
         verdict = inconclusive(f"the lab, not the mesh: {disagreement}", verdict.numbers)
     if verdict.outcome is Outcome.FAIL:
-        verdict = _blame(verdict, lab, watched)
+        verdict = _blame(verdict, step, lab, watched, machines)
     return StepRecord(
         name=name,
         verdict=verdict,
@@ -174,6 +179,8 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet) -> StepReco
         paths=judge.paths(),
         apply_seconds=applied_after - began,
         sample_seconds=sampled_after - sampling,
+        revisions={workload: revision for workload, (revision, _) in revisions.items()},
+        machines=machines,
         attachments=dict(evidence.attachments),
     )
 
@@ -226,14 +233,42 @@ def _revisions(lab: LabUnderTest) -> dict[str, tuple[str, bool]]:
     return {s.workload: (s.revision_wanted, s.in_force) for s in lab.backend.states()}
 
 
-def _blame(verdict: Verdict, lab: LabUnderTest, watched: Sequence[MeshWorkload]) -> Verdict:
-    """A FAIL blames the mesh only while every machine answers, and every program beside a sidecar."""
+def _concerned(watched: Sequence[MeshWorkload], who: Sender, lab: LabUnderTest) -> list[MeshWorkload]:
+    """The workloads whose machines can make a sample slow: the caller, or the gateways, and whom it calls."""
+    gateways = [w for w in lab.topology.workloads if w.kind is ProxyKind.GATEWAY]
+    return list({w.name: w for w in (*([who.caller] if who.caller else gateways), *watched)}.values())
+
+
+TIMED = {"status", "attempts", "timeout", "latency", "overflow", "ejected", "readmitted", "telemetry"}
+"""Expectations that a slow machine or a lossy wire can break though the mesh is right: a proxy gives up a request
+that a machine held up, and sends it again or answers 504."""
+
+
+def _blame(
+    verdict: Verdict,
+    step: Step,
+    lab: LabUnderTest,
+    watched: Sequence[MeshWorkload],
+    machines: Sequence[MachineRecord],
+) -> Verdict:
+    """A FAIL blames the mesh only while every machine answers, and every program beside a sidecar; and where time
+    matters, only if no machine was too busy or lost packets."""
     first_on_node = {w.node: w for w in lab.topology.workloads}
     try:
-        for workload in first_on_node.values():
-            lab.backend.connection(workload.name).run(["true"], limit=20)
+        with ThreadPoolExecutor(len(first_on_node)) as pool:
+            list(pool.map(lambda w: lab.backend.connection(w.name).run(["true"], limit=20), first_on_node.values()))
         for workload in watched:
             ask(lab, workload.name, "/count")
     except LabError as e:
         return inconclusive(f"the lab, not the mesh: {e}\n{verdict.reason.splitlines()[0]}", verdict.numbers)
+    failing = set(_failing(verdict)) or {name for name, _ in walk(step.expect)}
+    if failing <= TIMED and (why := trouble(machines)):
+        return inconclusive(f"the lab, not the mesh: {why}\n{verdict.reason.splitlines()[0]}", verdict.numbers)
     return verdict
+
+
+def _failing(verdict: Verdict) -> Iterator[str]:
+    """The expectations that failed, of a verdict that was put together."""
+    for name, part in verdict.parts:
+        if part.outcome is Outcome.FAIL:
+            yield from _failing(part) if part.parts else [name]

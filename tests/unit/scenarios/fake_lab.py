@@ -62,6 +62,7 @@ class FakeMesh(socketserver.ThreadingTCPServer):
         self.dead_nodes: set[str] = set()
         self.revisions_change = 0
         self.refuse = False
+        self.looks, self.waited, self.sent_again = 0, 0.2, 0
         self.applies = 0
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
         port = ServicePort("http", 9080, Protocol.HTTP, 9080)
@@ -119,6 +120,12 @@ class FakeMesh(socketserver.ThreadingTCPServer):
     def not_applicable(self, feature: str) -> str | None:
         return "no pods here" if feature == "pods" else None
 
+    def vitals(self, namespaces: int) -> bytes:
+        self.looks += 1
+        snmp = f"Tcp: OutSegs RetransSegs\nTcp: {1000 * self.looks} {self.sent_again * self.looks}\n"
+        pressure = f"some avg10=0.00 total={int(1e6 * self.waited * self.looks)}\nfull total=0\n"
+        return "\n".join([f"{self.looks}.00 0.00\n", pressure, *[snmp] * namespaces]).encode()
+
     def connection(self, workload: str) -> FakeConnection:
         return FakeConnection(self, self.topology.workload(workload).node)
 
@@ -133,18 +140,27 @@ class FakeConnection:
     def run(self, argv, *, stdin=b"", limit=60, check=True) -> Completed:
         if self.node in self.mesh.dead_nodes:
             raise LabError(self.node, "run true", "it does not answer")
-        if "ask" not in argv:
-            return Completed(0, b"", b"")
-        workload, (_, path, *body) = argv[3], argv[list(argv).index("ask") + 1 :]
+        if argv[0] == "bash":
+            return Completed(0, self.mesh.vitals(argv[2].count("nsenter")), b"")
+        return (
+            Completed(0, b"HTTP/1.1 200 OK\r\n\r\n" + self.told(argv), b"")
+            if "-" in argv
+            else Completed(0, b"", b"")
+        )
+
+    def told(self, argv) -> bytes:
+        workload = argv[1].rpartition("/")[2]
+        head, _, body = argv[-1].partition("\r\n\r\n")
+        path = head.split()[1]
         if body:
-            self.mesh.settings.append((workload, body[0]))
-            return Completed(0, b"{}", b"")
+            self.mesh.settings.append((workload, body))
+            return b"{}"
         entries = self.mesh.log[workload]
-        if path == "/count":
-            return Completed(0, json.dumps({"requests": len(entries)}).encode(), b"")
-        since = int(path.partition("=")[2])
-        answer = {"last": len(entries), "requests": [e for e in entries if e["number"] > since]}
-        return Completed(0, json.dumps(answer).encode(), b"")
+        answer: dict[str, object] = {"requests": len(entries)}
+        if path != "/count":
+            since = int(path.partition("=")[2])
+            answer = {"last": len(entries), "requests": [e for e in entries if e["number"] > since]}
+        return json.dumps(answer).encode()
 
     @contextmanager
     def stream(self, argv, *, stdin=b"", limit=600):

@@ -40,7 +40,7 @@ def test_a_shipped_scenario_is_named_as_its_file_and_its_resources_are_valid(fil
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda f: f.scenario.name)
 def test_a_shipped_scenario_has_mutants_of_what_it_promises(file):
-    base = defaults("two-nodes" if file.scenario.name == "echo-split" else "bookinfo")
+    base = defaults("two-nodes" if "echo" in file.scenario.needs else "bookinfo")
     mutants = list(mutants_of(file, base))
     assert mutants
     assert len({m.name for m in mutants}) == len(mutants)

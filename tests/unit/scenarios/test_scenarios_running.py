@@ -84,6 +84,24 @@ def test_a_fail_blames_the_mesh_only_while_every_machine_answers(mesh):
     assert run_scenario(scenario(HALF), mesh.lab()).outcome is Outcome.PASS
 
 
+@pytest.mark.parametrize(
+    ("waited", "sent_again", "said"), [(0.97, 0, "97% of the time"), (0.2, 9, "TCP segments again")]
+)
+def test_a_machine_that_is_busy_or_loses_packets_is_blamed_for_what_came_late_and_for_nothing_else(
+    mesh, waited, sent_again, said
+):
+    when = {"from": "client", "service": "reviews"}
+    late, wrong = {"latency": {"above": "5s"}}, {"header": {"name": "x-version", "equals": "v1"}}
+    assert check(mesh.lab(), when=when, expect=late).outcome is Outcome.FAIL
+    mesh.waited, mesh.sent_again = waited, sent_again
+    record = check(mesh.lab(), when=when, expect=late)
+    assert record.outcome is Outcome.INCONCLUSIVE
+    assert said in record.verdict.reason.splitlines()[0]
+    assert check(mesh.lab(), when=when, expect=wrong).outcome is Outcome.FAIL
+    assert check(mesh.lab(), when=when, expect={"all": [wrong, late]}).outcome is Outcome.FAIL
+    assert check(mesh.lab(), when=when, expect={"status": 200}).outcome is Outcome.PASS
+
+
 def test_ids_missing_at_a_backend_are_inconclusive(mesh):
     mesh.forget = 0.02
     record = run_scenario(scenario(HALF), mesh.lab())

@@ -1,0 +1,98 @@
+"""How the machines were while a sample was taken: what is slow or lossy there must not be blamed on the mesh."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from testbed.errors import LabError
+from testbed.model.topology import MeshWorkload
+from testbed.report.record import MachineRecord
+from testbed.scenarios.lab import LabUnderTest
+
+CROWDED = 0.9
+"""Share of the time in which some process waited for a processor, from which on times say nothing."""
+LOSSY = 0.002
+"""Share of TCP segments sent again, from which on times say nothing: such a segment comes 200 ms late or more."""
+FEW = 3
+"""So many segments sent again are nobody's trouble."""
+
+
+_PRESSURE = re.compile(r"some .*total=(\d+)")
+"""Microseconds in which some process was ready and had no processor (the kernel's Documentation/accounting/psi)."""
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """A node's counters at one moment; they never fall while the machine lives."""
+
+    now: float
+    """Seconds since it started."""
+    waited: float | None
+    """Of these, seconds in which some process waited for a processor; None where the kernel doesn't count them."""
+    segments: Mapping[str, tuple[int, int]]
+    """Workload -> segments sent, and of these sent again."""
+
+
+def look(lab: LabUnderTest, workloads: Iterable[MeshWorkload]) -> dict[str, Vitals]:
+    """The counters of the nodes that ``workloads`` are on, by node.  Raises LabError."""
+    on_node: dict[str, list[str]] = {}
+    for workload in workloads:
+        on_node.setdefault(workload.node, []).append(workload.name)
+    if not on_node:
+        return {}
+    with ThreadPoolExecutor(len(on_node)) as pool:
+        found = pool.map(lambda node: _look(lab, node, on_node[node]), on_node)
+        return dict(zip(on_node, found, strict=True))
+
+
+def _look(lab: LabUnderTest, node: str, names: list[str]) -> Vitals:
+    parts = ["cat /proc/uptime", "cat /proc/pressure/cpu 2>/dev/null || echo"]
+    parts += [shlex.join([*lab.namespace(name), "grep", "^Tcp:", "/proc/net/snmp"]) for name in names]
+    said = lab.backend.connection(names[0]).run(["bash", "-c", "; echo; ".join(parts)], limit=30).stdout
+    try:
+        uptime, pressure, *tables = said.decode().split("\n\n")
+        waited = _PRESSURE.search(pressure)
+        segments = {name: _segments(table) for name, table in zip(names, tables, strict=True)}
+        return Vitals(float(uptime.split()[0]), int(waited[1]) / 1e6 if waited else None, segments)
+    except (ValueError, KeyError, IndexError):
+        raise LabError(node, "ask how it is", f"it said {said[:200]!r}", "see: testbed status") from None
+
+
+def _segments(table: str) -> tuple[int, int]:
+    names, values = (line.split() for line in table.strip().splitlines())
+    found = dict(zip(names, values, strict=True))
+    return int(found["OutSegs"]), int(found["RetransSegs"])
+
+
+def between(before: Mapping[str, Vitals], after: Mapping[str, Vitals]) -> tuple[MachineRecord, ...]:
+    """What became of the counters."""
+    return tuple(
+        MachineRecord(
+            node=node,
+            waited=None
+            if then.waited is None or now.waited is None
+            else _share(now.waited - then.waited, now.now - then.now),
+            sent=sum(now.segments[w][0] - then.segments[w][0] for w in now.segments),
+            sent_again=sum(now.segments[w][1] - then.segments[w][1] for w in now.segments),
+        )
+        for node, now in after.items()
+        if (then := before.get(node)) is not None
+    )
+
+
+def _share(part: float, whole: float) -> float:
+    return min(1.0, part / whole) if whole > 0 else 0.0
+
+
+def trouble(machines: Iterable[MachineRecord]) -> str:
+    """Which machine was too busy or lost packets; empty when none."""
+    for machine in machines:
+        if machine.sent_again > FEW and machine.sent_again > LOSSY * machine.sent:
+            return f"{machine.node} had to send {machine.sent_again} of {machine.sent} TCP segments again"
+        if machine.waited is not None and machine.waited > CROWDED:
+            return f"processes on {machine.node} waited for a processor {machine.waited:.0%} of the time"
+    return ""
