@@ -2,18 +2,23 @@
 
 The fixture is made once a session.  A lab that is up is used as it is and left up; one that isn't is brought up,
 and removed at the end unless ``--testbed-keep`` is given.
+
+    @pytest.mark.parametrize("path", ["/reviews/0", "/reviews/1"])
+    def test_reviews_answer(lab, path):
+        lab.check(when={"from": "client", "service": "reviews", "path": path}, expect={"status": 200})
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from testbed.backends.contract import Applied
     from testbed.guests import Completed
@@ -25,14 +30,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add our options."""
     group = parser.getgroup("testbed")
     group.addoption("--testbed-inventory", default="two-nodes", help="the lab that the `lab` fixture is")
+    group.addoption("--testbed-evidence", default="evidence", help="the folder that bundles are written to")
     group.addoption("--testbed-keep", action="store_true", help="leave a lab that was brought up running")
 
 
 class LabFixture:
     """A lab that is up."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, evidence: Path | None = None) -> None:
         self.lab = lab
+        self.evidence = evidence
+        """Where bundles are written; None writes none."""
 
     @property
     def url(self) -> str:
@@ -52,17 +60,25 @@ class LabFixture:
         return apply(self.lab, files)[1]
 
     def verify(self, *scenarios: str) -> Sequence[ScenarioRecord]:
-        """Run scenarios by file, name or tag.  An assertion fails, with the reason, for each that doesn't pass."""
+        """Run scenarios by file, name or tag.  Fails, with reason and bundle, for each that does not pass."""
         from testbed.workflows.verify import verify
 
-        records = verify(self.lab, scenarios, each=lambda _: None)
-        failed = [r for r in records if r.verdict.outcome.exit_code]
-        if failed:
-            lines = [
-                f"{r.scenario.name}: {r.verdict.outcome}: {r.verdict.reason} {r.verdict.evidence}" for r in failed
-            ]
-            pytest.fail("\n".join(lines), pytrace=False)
-        return records
+        return _passed(verify(self.lab, scenarios, evidence=self.evidence))
+
+    def check(
+        self,
+        *,
+        when: Mapping[str, Any],
+        expect: Mapping[str, Any],
+        given: Mapping[str, Any] | None = None,
+        name: str = "check",
+    ) -> ScenarioRecord:
+        """Expect something of the mesh, in the words of a scenario file.  Fails, with reason and bundle, unless it
+        passes or doesn't apply; raises BadInput naming a field that is wrong."""
+        from testbed.workflows.verify import check
+
+        record = check(self.lab, when=when, expect=expect, given=given, name=name, evidence=self.evidence)
+        return _passed([record])[0]
 
     def testinfra_host(self, node: str) -> Any:
         """A pytest-testinfra host of a node."""
@@ -71,6 +87,19 @@ class LabFixture:
         from testbed.workflows.nodes import ssh_config_file
 
         return testinfra.get_host(f"ssh://{node}", ssh_config=str(ssh_config_file(self.lab)))
+
+
+def _passed(records: Sequence[ScenarioRecord]) -> Sequence[ScenarioRecord]:
+    """The records.  A failure shows the promise, verdict, reason and bundle of each that did not pass."""
+    lines = [
+        f"{r.scenario.name}: {r.verdict.outcome}: {r.scenario.promise}\n  {r.verdict.reason}\n  "
+        f"evidence: {r.verdict.evidence or 'none was kept'}"
+        for r in records
+        if r.verdict.outcome.exit_code
+    ]
+    if lines:
+        pytest.fail("\n".join(lines), pytrace=False)
+    return records
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +114,6 @@ def lab(request: pytest.FixtureRequest) -> Iterator[LabFixture]:
     with made.closing():
         was_up = status(made).up
         up(made, lambda _: nullcontext(lambda _: None), prove=False)
-        yield LabFixture(made)
+        yield LabFixture(made, Path(request.config.getoption("--testbed-evidence")))
         if not was_up and not request.config.getoption("--testbed-keep"):
             down(made, lambda _: nullcontext(lambda _: None))

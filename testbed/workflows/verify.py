@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from testbed import scenarios
 from testbed.errors import LabError
 from testbed.host.lock import hold
 from testbed.lab.capture import capture
@@ -55,6 +57,23 @@ def verify(
             each(record)
             records.append(record)
     return keep(lab, records, evidence)
+
+
+def check(
+    lab: Lab,
+    *,
+    when: Mapping[str, Any],
+    expect: Mapping[str, Any],
+    given: Mapping[str, Any] | None = None,
+    name: str = "check",
+    evidence: Path | None = None,
+) -> ScenarioRecord:
+    """One scenario that is written as Python values; see :func:`testbed.scenarios.check`."""
+    require_up(lab)
+    with hold(lab.directories, f"check {name} -i {lab.file}"):
+        record = scenarios.check(lab_under_test(lab), when=when, expect=expect, given=given, name=name)
+    [record] = keep(lab, [record], evidence)
+    return record
 
 
 def keep(lab: Lab, records: Sequence[ScenarioRecord], evidence: Path | None) -> list[ScenarioRecord]:
