@@ -10,18 +10,21 @@ from testbed.cli.options import inventory_option, json_option, print_json
 from testbed.cli.terminal import Progress, console
 from testbed.lab.lab import Lab
 
+cold_option = click.option("--cold", is_flag=True, help="build the machines, whatever the cache has")
+
 
 @click.command("plan")
 @inventory_option
 @json_option
+@cold_option
 @click.option("--detailed-exitcode", is_flag=True, help="exit with 5 when there is something to do")
-def plan_command(lab: Lab, as_json: bool, detailed_exitcode: bool) -> int:
+def plan_command(lab: Lab, as_json: bool, cold: bool, detailed_exitcode: bool) -> int:
     """Show what `up` would do, and do nothing."""
     from testbed.cli.tables import plan_table
-    from testbed.workflows.planning import preview
+    from testbed.workflows.snapshot import preview
 
     with lab.closing():
-        plan = preview(lab)
+        plan = preview(lab, cold=cold)
     if as_json:
         print_json([{"name": s.name, "does": s.does, "stage": s.stage, "needs": s.needs} for s in plan])
     elif plan:
@@ -34,15 +37,19 @@ def plan_command(lab: Lab, as_json: bool, detailed_exitcode: bool) -> int:
 @click.command("up")
 @inventory_option
 @json_option
+@cold_option
 @click.option("--verify/--no-verify", "prove", default=True, help="prove the inventory's scenario at the end")
-def up_command(lab: Lab, as_json: bool, prove: bool) -> int:
-    """Bring the lab up: machines, mesh, resources, first proof.  Does only what differs from what is there."""
+def up_command(lab: Lab, as_json: bool, cold: bool, prove: bool) -> int:
+    """Bring the lab up: machines, mesh, resources, first proof.  Does only what differs from what is there.
+
+    A lab that was brought up and verified before is restored from the cache, in seconds.
+    """
     from testbed.cli.tables import up_table, verdict_lines
     from testbed.workflows.up import up
 
     begin = time.monotonic()
     with lab.closing():
-        report = up(lab, lambda plan: Progress(plan, quiet=as_json).shown(), prove=prove)
+        report = up(lab, lambda plan: Progress(plan, quiet=as_json).shown(), prove=prove, cold=cold)
     if as_json:
         print_json(report.as_dict())
     elif not report.seconds:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from testbed.lab.lab import Lab
+from testbed.lab.snapshots import Snapshot
 from testbed.model.topology import ProxyKind
 from testbed.model.verdict import Outcome
 from testbed.plan import Plan
@@ -71,6 +72,8 @@ def up_table(report: UpReport) -> str:
         "",
         *_urls(report.urls.items()),
         f"[bold]{lab.id}[/] is up: {report.total:.1f} s ({stages})",
+        *([f"Restored from the state of {report.restored}; every edge answered."] if report.restored else []),
+        *([f"[yellow]Not saved for the next `up`[/]: {report.not_kept}"] if report.not_kept else []),
         "",
         "Try next:",
         *(f"  {line}" for line in _next_steps(lab, report)),
@@ -129,6 +132,17 @@ def status_table(status: LabStatus) -> str:
         proxies.add_row(proxy.workload, kind, str(workload.address), _mark(state, proxy.in_force))
     busy = [f"busy: {status.busy}"] if status.busy else []
     return _rendered(nodes, "", proxies, "", *_urls(status.urls.items()), *busy)
+
+
+def snapshot_table(snapshots: Iterable[Snapshot]) -> str:
+    """Snapshots, a row each."""
+    table = _table("NAME", "LAB", "SAVED", "VERIFIED", "MACHINES", "MIB", "PAUSE")
+    for snapshot in snapshots:
+        m = snapshot.manifest
+        size = f"{snapshot.bytes_on_disk / 2**20:.0f}"
+        saved = f"{m.saved:%Y-%m-%d %H:%M} UTC"
+        table.add_row(m.name, m.lab, saved, m.verified or "-", str(len(m.nodes)), size, f"{m.pause:.1f} s")
+    return _rendered(table)
 
 
 def _mark(text: str, good: bool) -> str:

@@ -64,6 +64,11 @@ class Hypervisor:
         self.uri = uri
         self._libvirt = connect(uri)
 
+    @property
+    def connection(self) -> libvirt.virConnect:
+        """libvirt's own connection, for the rest of this room."""
+        return self._libvirt
+
     def close(self) -> None:
         """Close the connection; machines go on."""
         self._libvirt.close()
@@ -115,7 +120,7 @@ class Hypervisor:
     def start(self, node: str) -> None:
         """Start a defined machine, or resume a paused one.  Running already is no error."""
         with translated(node, "start"):
-            domain = self._domain(node)
+            domain = self.domain(node)
             power = _POWER.get(domain.state()[0], Power.OTHER)
             if power is Power.PAUSED:
                 domain.resume()
@@ -127,7 +132,7 @@ class Hypervisor:
     def shut_down(self, node: str, limit: float) -> None:
         """Ask the guest to power off (ACPI) and wait; ``limit`` in seconds, then the power is cut."""
         with translated(node, "shut down"):
-            domain = self._domain(node)
+            domain = self.domain(node)
             if not domain.isActive():
                 return
             domain.shutdown()
@@ -146,13 +151,14 @@ class Hypervisor:
         if node not in self.machines():
             return
         with translated(node, "remove"):
-            domain = self._domain(node)
+            domain = self.domain(node)
             if domain.isActive():
                 domain.destroy()
             flags = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
             domain.undefineFlags(flags)
 
-    def _domain(self, node: str) -> libvirt.virDomain:
+    def domain(self, node: str) -> libvirt.virDomain:
+        """The domain of a node, for the rest of this room."""
         return self._libvirt.lookupByName(domain_name(self.lab, node))
 
     def _machine(self, domain: libvirt.virDomain) -> FoundMachine | None:

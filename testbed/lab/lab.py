@@ -135,11 +135,16 @@ class Lab:
         files = (self.client_key_file, self.host_key_file(node))
         return tuple(key_pair(file).public for file in files if file.exists())
 
+    def forget_connections(self) -> None:
+        """Close the connections to nodes; the next ones are made with the keys that are there then."""
+        with self._lock:
+            for connection in self._connections.values():
+                connection.close()
+            self._connections.clear()
+
     def close(self) -> None:
         """Close all connections; the lab goes on."""
-        for connection in self._connections.values():
-            connection.close()
-        self._connections.clear()
+        self.forget_connections()
         if self._hypervisor is not None:
             self._hypervisor.close()
             self._hypervisor = None

@@ -45,6 +45,11 @@ class Machines:
         """Role -> spec."""
         return {role: content_hash(self._network_xml(role, "")) for role in (MANAGEMENT, MESH)}
 
+    def makings(self) -> str:
+        """Content hash of what all machines and networks are made from, but for the lab's keys."""
+        parts = [part for node in self._nodes.values() for part in self._makings(node)]
+        return content_hash(*parts)
+
     def specs(self) -> dict[str, str]:
         """Node -> content hash of all that its machine is made from."""
         return {name: self._spec(node) for name, node in self._nodes.items()}
@@ -56,15 +61,26 @@ class Machines:
 
     def create(self, node: str) -> None:
         """Make the node's disks, and define it.  Whatever an interrupted earlier try left is written over."""
-        seed = self._seed(self._nodes[node])  # makes the keys, which are part of the spec
+        self._seed(self._nodes[node])  # makes the keys, which are part of the spec
         machine = self._machine(self._nodes[node], self._spec(self._nodes[node]))
-        machine.disk.unlink(missing_ok=True)
+        for file in self.lab.directories.volumes.glob(f"{node}.*"):
+            file.unlink()
         image = self.disks.node_image
-        recipe = self.disks.recipe
-        write_seed(seed, machine.seed, {} if image.direct else nocloud_files(seed, recipe.recipe, recipe.files))
-        create_overlay(machine.disk, image.disk, image.format, max(self._nodes[node].disk, image.size))
+        create_overlay(machine.disk, image.disk, image.format, self.disk_size(node))
         machine.console.unlink(missing_ok=True)
+        self.define(node, machine.spec)
+
+    def define(self, node: str, spec: str) -> None:
+        """Define the node over disks that somebody else puts there, with ``spec`` as its mark; writes its seed."""
+        seed = self._seed(self._nodes[node])
+        machine = self._machine(self._nodes[node], spec)
+        image, recipe = self.disks.node_image, self.disks.recipe
+        write_seed(seed, machine.seed, {} if image.direct else nocloud_files(seed, recipe.recipe, recipe.files))
         self.lab.hypervisor().define(machine)
+
+    def disk_size(self, node: str) -> int:
+        """Of the node's disk as its machine sees it, in bytes."""
+        return max(self._nodes[node].disk, self.disks.node_image.size)
 
     def start(self, node: str) -> None:
         """Power it on."""
@@ -173,14 +189,14 @@ class Machines:
         )
 
     def _spec(self, node: Node) -> str:
-        # the definition names image and shared disk by their content's key; keys of the lab make the identity
-        return content_hash(
-            domain_xml(self._machine(node, "")),
-            self.disks.node_image.key,
-            str(node.disk),
-            *self.lab.known_keys(node.name),
-            *(f"{role}={self.networks()[role]}" for role in (MANAGEMENT, MESH)),
-        )
+        # keys of the lab make the identity
+        definition, image, disk, *networks = self._makings(node)
+        return content_hash(definition, image, disk, *self.lab.known_keys(node.name), *networks)
+
+    def _makings(self, node: Node) -> tuple[str, ...]:
+        # the definition names image and shared disk by their content's key
+        networks = (f"{role}={self.networks()[role]}" for role in (MANAGEMENT, MESH))
+        return (domain_xml(self._machine(node, "")), self.disks.node_image.key, str(node.disk), *networks)
 
 
 def tap_name(lab: Lab, role: str, node: str) -> str:

@@ -1,7 +1,18 @@
 """(wanted lab, observed lab) -> ordered steps.  Pure; the executor is left no choice."""
 
 from testbed.plan.lab import ObservedLab, ObservedMachine, WantedLab, WantedMachine
-from testbed.plan.planner import plan_down, plan_up
+from testbed.plan.planner import plan_down, plan_restore, plan_save, plan_up
 from testbed.plan.steps import Plan, Step
 
-__all__ = ["ObservedLab", "ObservedMachine", "Plan", "Step", "WantedLab", "WantedMachine", "plan_down", "plan_up"]
+__all__ = [
+    "ObservedLab",
+    "ObservedMachine",
+    "Plan",
+    "Step",
+    "WantedLab",
+    "WantedMachine",
+    "plan_down",
+    "plan_restore",
+    "plan_save",
+    "plan_up",
+]

@@ -51,5 +51,7 @@ class ObservedLab:
     """Role -> (spec, active)."""
     machines: Mapping[str, ObservedMachine] = field(default_factory=dict)
     forwards: Mapping[str, int] = field(default_factory=dict)
+    snapshot: bool = False
+    """Whether a snapshot is at hand that all wanted machines can be restored from."""
     mesh_in_force: bool = False
     """Whether every proxy answers with what the wanted resources compile to."""

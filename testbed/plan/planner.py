@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from testbed.plan.lab import ObservedLab, ObservedMachine, WantedLab, WantedMachine
 from testbed.plan.steps import (
     Action,
     ApplyMesh,
+    AskEdges,
     AwaitMachine,
     BuildImage,
     BuildShared,
+    CheckSnapshot,
     CreateMachine,
     DefineNetwork,
     DeleteFiles,
@@ -17,12 +21,16 @@ from testbed.plan.steps import (
     Plan,
     RemoveMachine,
     RemoveNetwork,
+    RestoreMachine,
+    ResumeMachines,
+    SaveLab,
     Stage,
     StartHypervisor,
     StartMachine,
     Step,
     StopForward,
     StopHypervisor,
+    ThawMachine,
 )
 
 
@@ -66,22 +74,63 @@ def plan_up(wanted: WantedLab, observed: ObservedLab) -> Plan:
             "down",
             "the daemon answers on its socket",
         )
-    _remove_unwanted(steps, wanted, observed)
-    _build(steps, wanted, observed)
+    restore = _restores(wanted, observed)
+    if restore:
+        steps.add(
+            "snapshot",
+            CheckSnapshot(),
+            Stage.BOOT,
+            (),
+            "check every byte of the snapshot and take the lab's keys from it",
+            "down",
+            "the files are those that were saved",
+        )
+    _remove_unwanted(steps, wanted, observed, restore=restore)
+    if not restore:
+        _build(steps, wanted, observed)
     _networks(steps, wanted, observed)
-    for node, machine in wanted.machines.items():
-        _machine(steps, node, machine, observed.machines.get(node))
-    _mesh(steps, wanted, observed)
+    if restore:
+        _restore(steps, wanted)
+    else:
+        for node, machine in wanted.machines.items():
+            _machine(steps, node, machine, observed.machines.get(node))
+    _mesh(steps, wanted, observed, restore=restore)
     return steps.plan()
 
 
-def _remove_unwanted(steps: _Steps, wanted: WantedLab, observed: ObservedLab) -> None:
+def plan_restore(wanted: WantedLab, observed: ObservedLab) -> Plan:
+    """The steps from ``observed`` to the snapshot that is at hand, whatever state the machines are in."""
+    unknown = {node: replace(machine, spec="") for node, machine in observed.machines.items()}
+    return plan_up(wanted, replace(observed, snapshot=True, machines=unknown, mesh_in_force=False))
+
+
+def plan_save(where: str) -> Plan:
+    """The one step that saves a lab; ``where`` says in words where it goes."""
+    steps = _Steps()
+    steps.add(
+        "save",
+        SaveLab(),
+        Stage.KEEP,
+        (),
+        f"save the lab's RAM and disks {where}",
+        "snapshot delete, or cache prune",
+        "the snapshot's folder has a manifest",
+    )
+    return steps.plan()
+
+
+def _restores(wanted: WantedLab, observed: ObservedLab) -> bool:
+    """A snapshot is of a whole lab: it is of use when no machine can stay."""
+    return observed.snapshot and all(_is_new(m, observed.machines.get(n)) for n, m in wanted.machines.items())
+
+
+def _remove_unwanted(steps: _Steps, wanted: WantedLab, observed: ObservedLab, *, restore: bool) -> None:
     for gateway, port in observed.forwards.items():
         if wanted.forwards.get(gateway) not in (port, 0):
             _stop_forward(steps, gateway)
     for node, seen in observed.machines.items():
         machine = wanted.machines.get(node)
-        if machine is None or machine.spec != seen.spec:
+        if machine is None or (machine.spec != seen.spec and not restore):
             why = "no longer in the inventory" if machine is None else "made from something else"
             _remove_machine(steps, node, f"remove the machine: {why}")
     for role, (spec, _) in observed.networks.items():
@@ -166,9 +215,43 @@ def _machine(steps: _Steps, node: str, wanted: WantedMachine, seen: ObservedMach
         )
 
 
-def _mesh(steps: _Steps, wanted: WantedLab, observed: ObservedLab) -> None:
+def _restore(steps: _Steps, wanted: WantedLab) -> None:
+    for node in wanted.machines:
+        steps.add(
+            f"restore:{node}",
+            RestoreMachine(node),
+            Stage.BOOT,
+            ("hypervisor", "snapshot", *steps.named("network:")),
+            "load its memory, on a fresh layer over the snapshot's disk",
+            "down",
+            "libvirt has the domain, paused",
+        )
+    steps.add(
+        "resume",
+        ResumeMachines(),
+        Stage.BOOT,
+        steps.named("restore:"),
+        "let all machines go on at once",
+        "down",
+        "libvirt says that they run",
+    )
+    for node in wanted.machines:
+        steps.add(
+            f"thaw:{node}",
+            ThawMachine(node),
+            Stage.BOOT,
+            ("resume",),
+            "set its clock, renew its random numbers, close its old connections, let its services go on",
+            "down",
+            "the domain carries the spec that it shall have",
+        )
+
+
+def _mesh(steps: _Steps, wanted: WantedLab, observed: ObservedLab, *, restore: bool) -> None:
     deploy = []
     for node, machine in wanted.machines.items():
+        if restore:
+            break  # its workloads came with it
         seen = observed.machines.get(node)
         if _is_new(machine, seen) or (seen is not None and seen.workloads != machine.workloads):
             deploy.append(node)
@@ -182,12 +265,12 @@ def _mesh(steps: _Steps, wanted: WantedLab, observed: ObservedLab) -> None:
             "down",
             "each node's tools report this digest of its workloads",
         )
-    if steps.named("boot:", "workloads") or not observed.mesh_in_force:
+    if steps.named("boot:", "thaw:", "workloads") or not observed.mesh_in_force:
         steps.add(
             "mesh",
             ApplyMesh(),
             Stage.MESH,
-            ("workloads", *steps.named("boot:")),
+            ("workloads", *steps.named("boot:", "thaw:")),
             "compile the resources, push them, wait until they are in force",
             "apply",
             "every proxy answers with the revision that it shall have",
@@ -203,6 +286,16 @@ def _mesh(steps: _Steps, wanted: WantedLab, observed: ObservedLab) -> None:
                 "down",
                 "a forwarder of this lab listens",
             )
+    if restore:
+        steps.add(
+            "edges",
+            AskEdges(),
+            Stage.VERIFY,
+            ("mesh", *steps.named("forward:")),
+            "send one request along each edge of the mesh",
+            "nothing to undo",
+            "each was answered by the service that it was sent to",
+        )
 
 
 def plan_down(observed: ObservedLab) -> Plan:
@@ -253,7 +346,7 @@ def _remove_machine(steps: _Steps, node: str, does: str) -> None:
         f"remove:{node}",
         RemoveMachine(node),
         Stage.REMOVE,
-        ("hypervisor",),
+        ("hypervisor", "snapshot"),
         does,
         "up",
         "libvirt has no such domain, its disks are gone",

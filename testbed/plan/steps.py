@@ -16,6 +16,7 @@ class Stage(StrEnum):
     BOOT = "boot"
     MESH = "mesh"
     VERIFY = "verify"
+    KEEP = "keep"
     REMOVE = "remove"
 
 
@@ -77,6 +78,30 @@ class RemoveMachine:
 
 
 @dataclass(frozen=True)
+class CheckSnapshot:
+    """Compare the snapshot with its checksums, and take the lab's keys from it."""
+
+
+@dataclass(frozen=True)
+class RestoreMachine:
+    """Start the machine from its RAM file, paused, on a fresh layer over the snapshot's disk."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class ResumeMachines:
+    """Let all machines go on at once."""
+
+
+@dataclass(frozen=True)
+class ThawMachine:
+    """Clock, random numbers and connections of a restored machine; then its services go on."""
+
+    node: str
+
+
+@dataclass(frozen=True)
 class DeployWorkloads:
     """Tell nodes which workloads they have, and let them set these up."""
 
@@ -86,6 +111,16 @@ class DeployWorkloads:
 @dataclass(frozen=True)
 class ApplyMesh:
     """Compile, push, and wait until it is in force."""
+
+
+@dataclass(frozen=True)
+class AskEdges:
+    """One request along each edge of the mesh."""
+
+
+@dataclass(frozen=True)
+class SaveLab:
+    """Save the whole lab."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +158,14 @@ Action = (
     | StartMachine
     | AwaitMachine
     | RemoveMachine
+    | CheckSnapshot
+    | RestoreMachine
+    | ResumeMachines
+    | ThawMachine
     | DeployWorkloads
     | ApplyMesh
+    | AskEdges
+    | SaveLab
     | Forward
     | StopForward
     | StopHypervisor

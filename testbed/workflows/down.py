@@ -10,7 +10,7 @@ from testbed.lab.observing import observe_remains
 from testbed.plan import plan_down
 from testbed.resources import ResourceSet
 from testbed.workflows.performing import Performer
-from testbed.workflows.up import Show
+from testbed.workflows.showing import Show
 
 
 def down(lab: Lab, show: Show) -> bool:

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from testbed.host.forward import start_forward, stop_forward
 from testbed.lab.lab import Lab
 from testbed.lab.machines import Machines
+from testbed.lab.snapshots import Restoring
 from testbed.plan.steps import (
     Action,
     ApplyMesh,
+    AskEdges,
     AwaitMachine,
     BuildImage,
     BuildShared,
+    CheckSnapshot,
     CreateMachine,
     DefineNetwork,
     DeleteFiles,
@@ -22,12 +25,17 @@ from testbed.plan.steps import (
     Forward,
     RemoveMachine,
     RemoveNetwork,
+    RestoreMachine,
+    ResumeMachines,
+    SaveLab,
     StartHypervisor,
     StartMachine,
     StopForward,
     StopHypervisor,
+    ThawMachine,
 )
 from testbed.resources import ResourceSet
+from testbed.workflows.edges import ask_edges
 from testbed.workflows.mesh import backend_of
 from testbed.workflows.workloads import deploy_workloads
 
@@ -43,6 +51,8 @@ class Performer:
     machines: Machines
     resources: ResourceSet
     """What the mesh gets on top of what it has."""
+    restoring: Restoring | None = None
+    """The restore under way, if the plan is one."""
 
     def __call__(self, action: Action, cancel: threading.Event) -> None:  # noqa: PLR0912  (one line per action)
         """Do ``action``; ``cancel`` calls off its waits."""
@@ -65,6 +75,16 @@ class Performer:
                 self.machines.wait(node, cancel)
             case RemoveMachine(node):
                 self.machines.remove(node)
+            case CheckSnapshot():
+                self._restore.files()
+            case RestoreMachine(node):
+                self._restore.load(node)
+            case ResumeMachines():
+                self._restore.resume()
+            case ThawMachine(node):
+                self._restore.thaw(node, cancel)
+            case AskEdges():
+                ask_edges(self.lab, backend_of(self.lab).applied())
             case DeployWorkloads(nodes):
                 deploy_workloads(self.lab, nodes)
             case ApplyMesh():
@@ -77,9 +97,16 @@ class Performer:
             case StopHypervisor():
                 self.lab.close()
                 self.lab.daemon.stop()
+            case SaveLab():
+                raise AssertionError("saving is no part of a plan of the lab's")
             case DeleteFiles():
                 shutil.rmtree(self.lab.directories.state, ignore_errors=True)
                 self.lab.directories.remove()
+
+    @property
+    def _restore(self) -> Restoring:
+        assert self.restoring is not None  # noqa: S101  (only a plan with a snapshot has such steps)
+        return self.restoring
 
     def _forward(self, gateway: str, port: int) -> None:
         workload = self.lab.topology.workload(gateway)

@@ -9,9 +9,9 @@ from testbed.host.probes import kvm
 from testbed.lab.lab import Lab
 from testbed.lab.machines import Machines
 from testbed.lab.observing import observe
-from testbed.plan import ObservedLab, Plan, WantedLab, WantedMachine, plan_up
+from testbed.plan import ObservedLab, WantedLab, WantedMachine
 from testbed.resources import ResourceSet
-from testbed.workflows.mesh import backend_of, default_resources, security_of
+from testbed.workflows.mesh import backend_of, security_of
 from testbed.workflows.workloads import workloads_digest
 
 
@@ -46,16 +46,3 @@ def look(lab: Lab, machines: Machines, resources: ResourceSet) -> ObservedLab:
     if set(observed.machines) != nodes or not all(m.answers for m in observed.machines.values()):
         return observed
     return replace(observed, mesh_in_force=backend_of(lab).holds(resources))
-
-
-def preview(lab: Lab) -> Plan:
-    """The plan of `up`, made and thrown away."""
-    machines = machines_of(lab)
-    resources = default_resources(lab)
-    was_stopped = lab.is_stopped
-    try:
-        return plan_up(wanted(lab, machines), look(lab, machines, resources))
-    finally:
-        if was_stopped:
-            lab.close()
-            lab.daemon.stop(keep_definitions=True)

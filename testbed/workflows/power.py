@@ -8,7 +8,8 @@ from testbed.host.forward import stop_forward
 from testbed.host.lock import hold
 from testbed.hypervisor.machines import Power
 from testbed.lab.lab import Lab, NotUp
-from testbed.workflows.up import Show, UpReport, up
+from testbed.workflows.showing import Show
+from testbed.workflows.up import UpReport, up
 
 POWER_OFF_LIMIT = 40.0
 """Seconds for a guest to power off before its power is cut."""

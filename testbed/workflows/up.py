@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from testbed import log
+from testbed.errors import LabError
 from testbed.host.doctor import require
 from testbed.host.lock import hold
-from testbed.lab.executor import Watcher, execute
 from testbed.lab.lab import Lab
+from testbed.lab.machines import Machines
 from testbed.lab.observing import forwarded
-from testbed.plan import Plan, plan_up
+from testbed.lab.snapshots import Damaged, Restoring, cache_store
+from testbed.model.verdict import Outcome
+from testbed.plan import Plan
 from testbed.plan.steps import CreateMachine, Stage
 from testbed.report.record import ScenarioRecord
 from testbed.resources import ResourceSet
 from testbed.workflows.doctor import doctor
 from testbed.workflows.mesh import default_resources, require_backend
 from testbed.workflows.performing import Performer
-from testbed.workflows.planning import look, machines_of, wanted
-from testbed.workflows.timeline import Timeline
+from testbed.workflows.planning import machines_of
+from testbed.workflows.showing import Show
+from testbed.workflows.snapshot import keep_verified, plan_with_cache, run
 from testbed.workflows.verify import verify_scenario
-
-Show = Callable[[Plan], AbstractContextManager[Watcher]]
-"""Shows a plan's progress for the length of a block."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,10 @@ class UpReport:
     result: ScenarioRecord | None = None
     urls: Mapping[str, str] = field(default_factory=dict)
     """Gateway -> address on this host."""
+    restored: str = ""
+    """When the state was saved that the machines were restored from; empty when they were built."""
+    not_kept: str = ""
+    """Why the verified lab was not saved for the next `up`."""
 
     @property
     def exit_code(self) -> int:
@@ -58,35 +62,80 @@ class UpReport:
             "seconds": round(self.total, 2),
             "urls": dict(self.urls),
             "verdict": self.result.verdict.outcome.value if self.result else None,
+            "restored": self.restored or None,
         }
 
 
-def up(lab: Lab, show: Show, *, prove: bool = True, defaults: bool = True) -> UpReport:
+def up(lab: Lab, show: Show, *, prove: bool = True, defaults: bool = True, cold: bool = False) -> UpReport:
     """Bring the lab to what its inventory says; with ``prove``, judge its scenario once anything was done.
+
+    Machines that are all to be made are restored from the cache when it has them, unless ``cold``.  A restored lab
+    whose very resources were verified when it was saved has to answer along each edge, and is not judged again.
+    A lab that was built and passed is saved to the cache.
 
     ``defaults``: put the inventory's resources on top of what is applied (`start` leaves these alone).
     """
+    try:
+        return _up(lab, show, prove=prove, defaults=defaults, cold=cold)
+    except Damaged as e:  # found before any machine was touched
+        cache_store(lab.id).delete(e.snapshot)
+        return _up(lab, show, prove=prove, defaults=defaults, cold=cold)
+
+
+def _up(lab: Lab, show: Show, *, prove: bool, defaults: bool, cold: bool) -> UpReport:
     begin = time.monotonic()
     require_backend(lab)
     resources = default_resources(lab) if defaults else ResourceSet()
     with hold(lab.directories, f"testbed up -i {lab.file}"):
         machines = machines_of(lab)
-        plan = plan_up(wanted(lab, machines), look(lab, machines, resources))
+        plan, cached = plan_with_cache(lab, machines, resources, cold=cold or not defaults)
         if not plan:
             return UpReport(lab, urls=urls(lab))
-        if any(isinstance(step.action, CreateMachine) for step in plan):
+        builds = any(isinstance(step.action, CreateMachine) for step in plan)
+        if builds:
             require(doctor(lab))
         lab.directories.create()
         log.configure(lab.directories.log)
-        with show(plan) as watch:
-            timeline = Timeline(watch)
-            seconds = execute(plan, Performer(lab, machines, resources), timeline)
-    result = None
-    if prove and lab.inventory.mesh.scenario:
+        restoring = Restoring(machines, cached.snapshot) if cached else None
+        seconds, timeline = run(plan, Performer(lab, machines, resources, restoring), show)
+    result, not_kept = None, ""
+    proven = cached is not None and cached.exact
+    if prove and lab.inventory.mesh.scenario and not proven:
         timeline.mark(Stage.VERIFY)
         result = verify_scenario(lab, lab.inventory.mesh.scenario)
         timeline.mark(Stage.VERIFY)
-    return UpReport(lab, seconds, timeline.stages(), timeline.ended, time.monotonic() - begin, result, urls(lab))
+    if cached:
+        cached.snapshot.touch()
+    if result and result.verdict.outcome is Outcome.PASS and lab.private and (cached or _all_made(lab, plan)):
+        timeline.mark(Stage.KEEP)
+        not_kept = _keep(lab, machines, resources, show)
+        timeline.mark(Stage.KEEP)
+    return UpReport(
+        lab,
+        seconds,
+        timeline.stages(),
+        timeline.ended,
+        time.monotonic() - begin,
+        result,
+        urls(lab),
+        restored=f"{cached.snapshot.manifest.saved:%Y-%m-%d %H:%M} UTC" if cached else "",
+        not_kept=not_kept,
+    )
+
+
+def _all_made(lab: Lab, plan: Plan) -> bool:
+    """Whether every machine is fresh: one with a history is no state that everybody gets from this inventory."""
+    made = {step.action.node for step in plan if isinstance(step.action, CreateMachine)}
+    return made == {n.name for n in lab.inventory.nodes}
+
+
+def _keep(lab: Lab, machines: Machines, resources: ResourceSet, show: Show) -> str:
+    """Save the lab for the next `up`; why not, when it can't be saved: the lab is up all the same."""
+    try:
+        keep_verified(lab, machines, resources, show)
+    except LabError as e:
+        return str(e)
+    return ""
 
 
 def urls(lab: Lab) -> dict[str, str]:

@@ -8,7 +8,17 @@ import pytest
 
 from testbed.errors import LabError
 from testbed.lab.executor import StepState, execute
-from testbed.plan import ObservedLab, ObservedMachine, Plan, Step, WantedLab, WantedMachine, plan_down, plan_up
+from testbed.plan import (
+    ObservedLab,
+    ObservedMachine,
+    Plan,
+    Step,
+    WantedLab,
+    WantedMachine,
+    plan_down,
+    plan_restore,
+    plan_up,
+)
 from testbed.plan.steps import DefineNetwork, Stage
 from testbed.waiting import Cancelled
 
@@ -164,3 +174,28 @@ def test_the_first_error_stops_new_steps_calls_running_ones_off_and_is_raised():
     assert ("bad", StepState.FAILED) in events
     assert ("slow", StepState.SKIPPED) in events
     assert "never" not in {name for name, _ in events}
+
+
+def test_a_lab_at_hand_is_restored_and_not_built():
+    plan = plan_up(WANTED, ObservedLab(snapshot=True))
+    assert names(plan) == [
+        "hypervisor", "snapshot", "network:management", "network:mesh", "restore:left", "restore:right", "resume",
+        "thaw:left", "thaw:right", "mesh", "forward:gateway", "edges",
+    ]  # fmt: skip
+    steps = {s.name: s for s in plan}
+    assert steps["restore:left"].needs == {"hypervisor", "snapshot", "network:management", "network:mesh"}
+    assert steps["resume"].needs == {"restore:left", "restore:right"}
+    assert steps["edges"].needs == {"mesh", "forward:gateway"}
+
+
+def test_a_lab_at_hand_is_of_no_use_when_a_machine_can_stay():
+    observed = replace(machines(left=ObservedMachine("old", True, True, "w1")), snapshot=True)
+    assert "restore:left" not in names(plan_up(WANTED, observed))
+
+
+def test_a_restore_replaces_every_machine_and_removes_none_before_the_snapshot_was_checked():
+    plan = plan_restore(WANTED, machines(gone=ObservedMachine("x", True)))
+    assert names(plan) == [
+        "snapshot", "remove:gone", "restore:left", "restore:right", "resume", "thaw:left", "thaw:right", "mesh", "edges",
+    ]  # fmt: skip
+    assert {s.name: s.needs for s in plan}["remove:gone"] == {"snapshot"}

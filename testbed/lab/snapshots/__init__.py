@@ -1,0 +1,19 @@
+"""Snapshots of a whole lab: RAM, disks, keys, and what is in the mesh."""
+
+from testbed.lab.snapshots.restoring import Restoring
+from testbed.lab.snapshots.saving import Saved, save_machines
+from testbed.lab.snapshots.store import Damaged, Snapshot, SnapshotStore, cache_store, named_store
+from testbed.lab.snapshots.thawing import Thawed, thaw
+
+__all__ = [
+    "Damaged",
+    "Restoring",
+    "Saved",
+    "Snapshot",
+    "SnapshotStore",
+    "Thawed",
+    "cache_store",
+    "named_store",
+    "save_machines",
+    "thaw",
+]

@@ -1,0 +1,70 @@
+"""Restoring: each machine starts from its RAM file on a fresh layer over the snapshot's disk.
+
+The snapshot is only read, so it can be restored again and again.  Its disk layers are shared with the lab by hard
+links: deleting a snapshot takes nothing from a lab that runs on it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+
+from testbed.hypervisor.machines import create_overlay
+from testbed.hypervisor.memory import cut_power, load_memory, mark, resume
+from testbed.hypervisor.xml import METADATA
+from testbed.lab.machines import Machines
+from testbed.lab.snapshots.saving import each, share
+from testbed.lab.snapshots.store import Snapshot
+from testbed.lab.snapshots.thawing import Thawed, thaw
+
+HALF = f"{METADATA}:restoring"
+"""The spec that a machine carries from when its RAM is loaded until it is thawed: nobody takes it for whole."""
+
+
+class Restoring:
+    """One restore of a snapshot into a lab.  Its methods are the steps, in their order."""
+
+    def __init__(self, machines: Machines, snapshot: Snapshot) -> None:
+        self.machines = machines
+        self.lab = machines.lab
+        self.snapshot = snapshot
+        self.thawed: dict[str, Thawed] = {}
+
+    def files(self) -> None:
+        """Check every byte of the snapshot, then take the lab's keys from it.
+
+        Raises Damaged, with nothing touched.
+        """
+        self.snapshot.check()
+        pki = self.lab.directories.pki
+        part = pki.with_name(".pki.part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(self.snapshot.folder / "pki", part)
+        shutil.rmtree(pki, ignore_errors=True)
+        part.rename(pki)
+        self.lab.forget_connections()
+
+    def load(self, node: str) -> None:
+        """End the node's machine if it runs, and start it from the snapshot, paused."""
+        hypervisor = self.lab.hypervisor()
+        volumes = self.lab.directories.volumes
+        cut_power(hypervisor, node)
+        for old in volumes.glob(f"{node}.*"):
+            old.unlink()
+        self.machines.define(node, HALF)
+        layers = self.snapshot.manifest.disks[node]
+        for name in layers:
+            share(self.snapshot.folder / name, volumes / name)
+        create_overlay(volumes / f"{node}.qcow2", volumes / layers[-1], "qcow2", self.machines.disk_size(node))
+        load_memory(hypervisor, node, self.snapshot.folder / f"{node}.ram", HALF)
+
+    def resume(self) -> None:
+        """All machines go on at once, their services still stopped."""
+        hypervisor = self.lab.hypervisor()
+        each(self.snapshot.manifest.nodes, lambda node: resume(hypervisor, node))
+
+    def thaw(self, node: str, cancel: threading.Event) -> None:
+        """Bring the node into the present; from here on it is a machine like any other."""
+        self.machines.wait(node, cancel)
+        self.thawed[node] = thaw(self.lab.connection(node))
+        mark(self.lab.hypervisor(), node, self.machines.specs()[node])

@@ -1,0 +1,191 @@
+"""Where snapshots lie: a folder each, complete or not there at all.
+
+A snapshot is written to a hidden folder and renamed when its manifest, with every file's checksum, is in it.  What
+a killed save leaves is such a hidden folder, which nothing ever reads and the lab's next save deletes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+from pydantic import ValidationError
+
+from testbed.errors import LabError, bad_input
+from testbed.host.directories import cache_root, state_root
+from testbed.model.snapshot import FORMAT, Manifest, SnapshotFile
+
+MANIFEST = "manifest.json"
+_CHUNK = 1 << 22
+
+
+class Damaged(LabError):
+    """A snapshot is not what was saved.  Nothing has been done when this is raised."""
+
+    def __init__(self, snapshot: Snapshot, cause: str) -> None:
+        name = snapshot.manifest.name
+        super().__init__(f"snapshot {name}", "read it", f"damaged: {cause}", "delete it and save another")
+        self.snapshot = snapshot
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot that is there."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def used(self) -> float:
+        """When it was saved or restored last, in seconds since the epoch."""
+        return (self.folder / MANIFEST).stat().st_mtime
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """What its files take, holes and files shared with others left out."""
+        stats = [p.stat() for p in self.folder.rglob("*") if p.is_file()]
+        return sum(s.st_blocks * 512 // s.st_nlink for s in stats)
+
+    def touch(self) -> None:
+        """It is used now."""
+        os.utime(self.folder / MANIFEST)
+
+    def check(self) -> None:
+        """Compare every file with its checksum.  Raises :class:`Damaged` naming the first that differs."""
+        self._sizes()
+        found = checksums(self.folder, self.manifest.files)
+        for name, file in self.manifest.files.items():
+            if found[name] != file:
+                raise Damaged(self, f"{name} is not what was saved")
+
+    def _sizes(self) -> None:
+        for name, file in self.manifest.files.items():
+            path = self.folder / name
+            if not path.is_file():
+                raise Damaged(self, f"{name} is missing")
+            if (size := path.stat().st_size) != file.size:
+                raise Damaged(self, f"{name} has {size} bytes of {file.size}")
+
+
+class SnapshotStore:
+    """A folder of snapshots."""
+
+    def __init__(self, root: Path, lab: str) -> None:
+        """``lab`` marks what an interrupted save of this lab leaves; its lock is held while anything is saved."""
+        self.root = root
+        self.lab = lab
+
+    def all(self) -> list[Snapshot]:
+        """Every snapshot of this format, the last used one first."""
+        folders = [p for p in self.root.iterdir() if p.name[0] != "."] if self.root.is_dir() else []
+        found = [s for p in folders if (s := _open(p)) is not None]
+        return sorted(found, key=lambda s: -s.used)
+
+    def find(self, name: str) -> Snapshot | None:
+        """The snapshot of that name, if there is one that can be read."""
+        return _open(self.root / name)
+
+    def get(self, name: str) -> Snapshot:
+        """The snapshot of that name.  Raises BadInput with the names there are."""
+        found = self.find(name)
+        if found is None:
+            names = ", ".join(sorted(s.manifest.name for s in self.all())) or "none"
+            raise bad_input(name, "the lab has no such snapshot", f"there are: {names}")
+        return found
+
+    @contextmanager
+    def saving(self, name: str, needed: int) -> Iterator[tuple[Path, Callable[[Manifest], Snapshot]]]:
+        """A folder to write into, and what makes a snapshot of it; without that call nothing stays.
+
+        ``needed`` is how many bytes have to be free.  An older snapshot of the name goes as the new one comes.
+        """
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part = self.root / f".{self.lab}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        require_space(self.root, needed, f"snapshot {name}")
+        part.mkdir(mode=0o700)
+
+        def complete(manifest: Manifest) -> Snapshot:
+            (part / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+            target = self.root / name
+            old = self.root / f".{self.lab}.old"
+            shutil.rmtree(old, ignore_errors=True)
+            if target.exists():
+                target.rename(old)
+            part.rename(target)
+            shutil.rmtree(old, ignore_errors=True)
+            return Snapshot(target, manifest)
+
+        try:
+            yield part, complete
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def delete(self, snapshot: Snapshot) -> None:
+        """Remove it.  Labs that were restored from it go on: they share its files, not its folder."""
+        going = self.root / f".{snapshot.folder.name}.gone"
+        shutil.rmtree(going, ignore_errors=True)
+        snapshot.folder.rename(going)
+        shutil.rmtree(going, ignore_errors=True)
+
+    def evict(self, limit: int) -> list[Snapshot]:
+        """Delete the least recently used ones until the rest takes at most ``limit`` bytes; those that went."""
+        total, gone = 0, []
+        for snapshot in self.all():
+            total += snapshot.bytes_on_disk
+            if total > limit:
+                self.delete(snapshot)
+                gone.append(snapshot)
+        return gone
+
+
+def named_store(lab: str) -> SnapshotStore:
+    """The snapshots that people gave names; they outlive the lab."""
+    return SnapshotStore(state_root() / "snapshots" / lab, lab)
+
+
+def cache_store(lab: str) -> SnapshotStore:
+    """What `up` keeps of labs that it verified, of all labs together."""
+    return SnapshotStore(cache_root() / "labs", lab)
+
+
+def checksums(folder: Path, names: Iterable[str]) -> dict[str, SnapshotFile]:
+    """Size and checksum of each file, several read at a time."""
+    wanted = list(names)
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return dict(zip(wanted, pool.map(lambda n: _checksum(folder / n), wanted), strict=True))
+
+
+def _checksum(path: Path) -> SnapshotFile:
+    digest, size = xxhash.xxh3_128(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    return SnapshotFile(size=size, checksum=digest.hexdigest())
+
+
+def require_space(folder: Path, needed: int, subject: str) -> None:
+    """Raise LabError when the disk that ``folder`` is on has less than ``needed`` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise LabError(
+            subject,
+            "make room for it",
+            f"{folder} has {free / 2**20:.0f} MiB free, up to {needed / 2**20:.0f} MiB are needed",
+            "free some: testbed cache prune, or testbed snapshot delete",
+        )
+
+
+def _open(folder: Path) -> Snapshot | None:
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
+    except (OSError, ValidationError, UnicodeDecodeError):
+        return None
+    return Snapshot(folder, manifest) if manifest.format == FORMAT else None

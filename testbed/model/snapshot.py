@@ -1,0 +1,96 @@
+"""What a snapshot says of itself: its manifest.
+
+A RAM image runs only on the hardware that it was made on, as QEMU shows it to the guest; the manifest names that,
+so that an image from elsewhere is refused with a reason and not by a guest that crashes.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+FORMAT = 1
+"""Raised when snapshots of before can't be read any more."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Emulated(_Model):
+    """What a RAM image depends on, beyond the machine's own definition."""
+
+    accelerator: Literal["kvm", "tcg"]
+    qemu: str
+    """QEMU's version."""
+    machine: str
+    """The versioned machine type, such as ``pc-i440fx-7.2``."""
+    cpu: str
+    """The guest's processor: QEMU's model, or the host's own where that is passed through."""
+
+
+class SnapshotFile(_Model):
+    """One file of a snapshot."""
+
+    size: int
+    """In bytes; holes count."""
+    checksum: str
+    """XXH3, 128 bits, in hexadecimal: finds damage, not malice."""
+
+
+class Manifest(_Model):
+    """``manifest.json``: written last, so a snapshot that has one is whole."""
+
+    format: int = FORMAT
+    lab: str
+    name: str
+    saved: datetime
+    base: str
+    """Content hash of everything that the machines and what runs on them were made from."""
+    key: str
+    """Content hash of that and of the resources that the inventory puts into the mesh."""
+    emulated: Emulated
+    image: str
+    """Which build of the image its disks lie on: size and time of the file."""
+    inventory: str
+    """The inventory, as JSON."""
+    resources: str
+    """The resources in the mesh, as YAML."""
+    revision: str
+    """The lab's revision."""
+    verified: str = ""
+    """The scenario that had just passed when it was saved; empty when none was asked."""
+    nodes: tuple[str, ...]
+    disks: dict[str, tuple[str, ...]]
+    """Node -> its disk's layers in the snapshot, lowest first; below them lies the image."""
+    pause: float
+    """How long the machines stood still for it, in seconds."""
+    files: dict[str, SnapshotFile]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(f.size for f in self.files.values())
+
+
+def misfit(manifest: Manifest, base: str, emulated: Emulated, image: str) -> str:
+    """Why a snapshot can't run here, or empty: ``base``, ``emulated`` and ``image`` are those of this lab here."""
+    saved = manifest.emulated
+    if manifest.format != FORMAT:
+        return f"its format is {manifest.format}, this version reads {FORMAT}"
+    if saved.accelerator != emulated.accelerator:
+        return f"it was saved under {saved.accelerator}, this host has {emulated.accelerator}: memory differs"
+    for what, was, here in (
+        ("QEMU", saved.qemu, emulated.qemu),
+        ("machine type", saved.machine, emulated.machine),
+        ("processor", saved.cpu, emulated.cpu),
+    ):
+        if was != here:
+            return f"it was saved with {what} {was}, this host has {here}"
+    if manifest.base != base:
+        return "the inventory, the image or Testbed itself is another now than when it was saved"
+    if manifest.image != image:
+        return "the image that its disks lie on was built anew since"
+    return ""

@@ -1,0 +1,259 @@
+"""Snapshots of a whole lab: save, restore, list, delete; and what `up` and `reset` take from the cache."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from testbed.errors import LabError, bad_input
+from testbed.host.directories import cache_root
+from testbed.host.lock import hold
+from testbed.lab.executor import execute
+from testbed.lab.lab import Lab
+from testbed.lab.machines import Machines
+from testbed.lab.snapshots import Restoring, Snapshot, SnapshotStore, cache_store, named_store, save_machines
+from testbed.lab.snapshots.store import checksums
+from testbed.model.proxy import content_hash
+from testbed.model.snapshot import Manifest, misfit
+from testbed.plan import Plan, plan_restore, plan_save, plan_up
+from testbed.plan.steps import Action, SaveLab
+from testbed.resources import ResourceSet, dump
+from testbed.workflows.identity import Identity, identity_of
+from testbed.workflows.mesh import backend_of, default_resources
+from testbed.workflows.nodes import require_up
+from testbed.workflows.performing import Performer
+from testbed.workflows.planning import look, machines_of, wanted
+from testbed.workflows.showing import Show
+from testbed.workflows.timeline import Timeline
+
+CACHE_LIMIT = 20 * 2**30
+"""Bytes of labs that the cache keeps."""
+
+
+@dataclass(frozen=True)
+class RestoreReport:
+    """What a restore did.  Times in seconds."""
+
+    lab: Lab
+    snapshot: str
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Step -> seconds."""
+    ended: Mapping[str, float] = field(default_factory=dict)
+    """Step -> seconds from the start to its end."""
+    total: float = 0.0
+
+    def as_dict(self) -> dict[str, object]:
+        """For ``--json``."""
+        return {
+            "lab": self.lab.id,
+            "snapshot": self.snapshot,
+            "steps": dict(self.seconds),
+            "ended": dict(self.ended),
+            "seconds": round(self.total, 2),
+        }
+
+
+def require_private(lab: Lab) -> None:
+    """Snapshots are of labs on a daemon of their own; BadInput otherwise."""
+    if not lab.private:
+        uri = lab.inventory.hosts[0].uri
+        raise bad_input(lab.file, f"no snapshots of labs on {uri}", "a lab has them with `uri: auto`, as root")
+
+
+def save(lab: Lab, name: str, show: Show) -> Snapshot:
+    """Save the whole lab under ``name``; its machines go on.  Raises BadInput when the name is taken."""
+    require_private(lab)
+    require_up(lab)
+    store = named_store(lab.id)
+    if store.find(name) is not None:
+        raise bad_input(name, "there is a snapshot of that name", "delete it first, or take another name")
+    with hold(lab.directories, f"testbed snapshot save -i {lab.file}"):
+        machines = machines_of(lab)
+        return keep(lab, machines, store, name, identity_of(lab, machines, default_resources(lab)), show)
+
+
+def keep(
+    lab: Lab,
+    machines: Machines,
+    store: SnapshotStore,
+    name: str,
+    identity: Identity,
+    show: Show,
+    verified: str = "",
+) -> Snapshot:
+    """Save the lab into ``store``, shown as a step.  The caller holds the lab's lock.
+
+    Raises LabError, with nothing left behind, when not every proxy is in force or the disk has no room.
+    """
+    made: list[Snapshot] = []
+
+    def perform(action: Action, cancel: threading.Event) -> None:
+        del cancel
+        assert isinstance(action, SaveLab)  # noqa: S101  (the plan has no other step)
+        made.append(_save(lab, machines, store, name, identity, verified))
+
+    plan = plan_save("to the cache, for the next `up`" if store.root.is_relative_to(cache_root()) else f"as {name}")
+    with show(plan) as watch:
+        execute(plan, perform, watch)
+    return made[0]
+
+
+def _save(
+    lab: Lab, machines: Machines, store: SnapshotStore, name: str, identity: Identity, verified: str
+) -> Snapshot:
+    backend = backend_of(lab)
+    states = backend.states()
+    late = [s.summary for s in states if not s.in_force]
+    if late:
+        raise LabError(lab.id, "save it", late[0], "a snapshot is of a lab that is well: see testbed status")
+    resources = backend.applied()
+    with store.saving(name, _needed(lab)) as (folder, complete):
+        saved = save_machines(lab, folder, machines.disks.node_image.format)
+        files = [str(p.relative_to(folder)) for p in sorted(folder.rglob("*")) if p.is_file()]
+        manifest = Manifest(
+            lab=lab.id,
+            name=name,
+            saved=datetime.now(UTC),
+            base=identity.base,
+            key=identity.key,
+            emulated=identity.emulated,
+            image=identity.image,
+            inventory=lab.inventory.model_dump_json(by_alias=True),
+            resources=dump(resources),
+            revision=content_hash(*(part for s in states for part in (s.workload, s.revision_wanted))),
+            verified=verified,
+            nodes=tuple(n.name for n in lab.inventory.nodes),
+            disks=saved.disks,
+            pause=round(saved.pause, 3),
+            files=checksums(folder, files),
+        )
+        return complete(manifest)
+
+
+def _needed(lab: Lab) -> int:
+    """How much a save may take at most: all memory, and the disks as they are."""
+    disks = sum(p.stat().st_blocks * 512 for p in lab.directories.volumes.glob("*.qcow2"))
+    return sum(n.memory for n in lab.inventory.nodes) + disks
+
+
+def restore(lab: Lab, name: str, show: Show) -> RestoreReport:
+    """Bring the lab to the state of its snapshot ``name``, whatever state it is in; the snapshot stays."""
+    require_private(lab)
+    return back_to(lab, named_store(lab.id).get(name), show, "snapshot restore")
+
+
+def reset(lab: Lab, show: Show) -> RestoreReport:
+    """Bring the lab back to the state just after `up` was verified."""
+    require_private(lab)
+    found = in_cache(lab, machines_of(lab), default_resources(lab))
+    if found is None or not found.exact:
+        raise LabError(
+            lab.id, "reset it", "the cache has no verified state of this inventory", "run: testbed up --cold"
+        )
+    return back_to(lab, found.snapshot, show, "reset")
+
+
+def back_to(lab: Lab, snapshot: Snapshot, show: Show, command: str) -> RestoreReport:
+    """Restore ``snapshot``: every machine is replaced, and the result has to pass what `up` checks."""
+    begin = time.monotonic()
+    with hold(lab.directories, f"testbed {command} -i {lab.file}"):
+        machines = machines_of(lab)
+        require_fit(snapshot, identity_of(lab, machines, default_resources(lab)))
+        lab.directories.create()
+        none = ResourceSet()
+        plan = plan_restore(wanted(lab, machines), look(lab, machines, none))
+        performer = Performer(lab, machines, none, Restoring(machines, snapshot))
+        seconds, timeline = run(plan, performer, show)
+        snapshot.touch()
+    return RestoreReport(lab, snapshot.manifest.name, seconds, timeline.ended, time.monotonic() - begin)
+
+
+def run(plan: Plan, performer: Performer, show: Show) -> tuple[dict[str, float], Timeline]:
+    """Execute a plan and keep its times."""
+    with show(plan) as watch:
+        timeline = Timeline(watch)
+        return execute(plan, performer, timeline), timeline
+
+
+def require_fit(snapshot: Snapshot, identity: Identity) -> None:
+    """Raise LabError when the snapshot can't run here, naming what is different."""
+    why = misfit(snapshot.manifest, identity.base, identity.emulated, identity.image)
+    if why:
+        name = snapshot.manifest.name
+        raise LabError(f"snapshot {name}", "restore it", why, "run: testbed up")
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A lab that the cache has."""
+
+    snapshot: Snapshot
+    exact: bool
+    """Whether it has the resources, too; else it is the nearest base."""
+
+
+def in_cache(lab: Lab, machines: Machines, resources: ResourceSet) -> Cached | None:
+    """What the cache has of this lab: with these resources, else the last used one of the same machines."""
+    if not lab.private:
+        return None
+    identity = identity_of(lab, machines, resources)
+    fitting = [
+        s
+        for s in cache_store(lab.id).all()
+        if s.manifest.lab == lab.id and not misfit(s.manifest, identity.base, identity.emulated, identity.image)
+    ]
+    exact = next((s for s in fitting if s.manifest.key == identity.key), None)
+    if exact is not None:
+        return Cached(exact, True)
+    return Cached(fitting[0], False) if fitting else None
+
+
+def plan_with_cache(
+    lab: Lab, machines: Machines, resources: ResourceSet, *, cold: bool = False
+) -> tuple[Plan, Cached | None]:
+    """The plan of `up`, and what it restores from if it does; ``cold``: from nothing, whatever the cache has."""
+    goal, observed = wanted(lab, machines), look(lab, machines, resources)
+    seen = {node: m.spec for node, m in observed.machines.items()}
+    makes_all = all(seen.get(node) != m.spec for node, m in goal.machines.items())
+    cached = in_cache(lab, machines, resources) if makes_all and not cold else None
+    return plan_up(goal, replace(observed, snapshot=cached is not None)), cached
+
+
+def preview(lab: Lab, *, cold: bool = False) -> Plan:
+    """The plan of `up`, made and thrown away."""
+    machines = machines_of(lab)
+    was_stopped = lab.is_stopped
+    try:
+        return plan_with_cache(lab, machines, default_resources(lab), cold=cold)[0]
+    finally:
+        if was_stopped:
+            lab.close()
+            lab.daemon.stop(keep_definitions=True)
+
+
+def keep_verified(lab: Lab, machines: Machines, resources: ResourceSet, show: Show) -> Snapshot:
+    """Save the lab that was just verified, for the next `up`; older ones go when the cache is full."""
+    identity = identity_of(lab, machines, resources)
+    store = cache_store(lab.id)
+    with hold(lab.directories, f"testbed up -i {lab.file}"):
+        verified = lab.inventory.mesh.scenario or ""
+        snapshot = keep(lab, machines, store, f"{lab.id}-{identity.key}", identity, show, verified)
+    store.evict(CACHE_LIMIT)
+    return snapshot
+
+
+def delete(lab: Lab, name: str) -> int:
+    """Delete a named snapshot; the bytes that it took."""
+    store = named_store(lab.id)
+    snapshot = store.get(name)
+    freed = snapshot.bytes_on_disk
+    store.delete(snapshot)
+    return freed
+
+
+def prune(limit: int) -> list[Snapshot]:
+    """Delete the least recently used labs in the cache until the rest takes at most ``limit`` bytes."""
+    return cache_store("").evict(limit)

@@ -1,0 +1,147 @@
+"""A snapshot is whole or not there, is found damaged by its checksums, and refused where it can't run."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from testbed.errors import BadInput, LabError
+from testbed.lab.snapshots.saving import backing_file, share
+from testbed.lab.snapshots.store import Damaged, SnapshotStore, checksums
+from testbed.model.snapshot import FORMAT, Emulated, Manifest, misfit
+
+HERE = Emulated(accelerator="tcg", qemu="7.2.9", machine="pc-i440fx-7.2", cpu="qemu64")
+
+
+def manifest(name, files, **changes):
+    values = {
+        "lab": "lab",
+        "name": name,
+        "saved": datetime.now(UTC),
+        "base": "b1",
+        "key": "k1",
+        "emulated": HERE,
+        "image": "i1",
+        "inventory": "{}",
+        "resources": "",
+        "revision": "r1",
+        "nodes": ("left",),
+        "disks": {"left": ("left.0.qcow2",)},
+        "pause": 1.0,
+        "files": files,
+    }
+    return Manifest(**{**values, **changes})
+
+
+@pytest.fixture
+def store(tmp_path):
+    return SnapshotStore(tmp_path / "store", "lab")
+
+
+def save(store, name, content=b"memory" * 1000):
+    with store.saving(name, 1) as (folder, complete):
+        (folder / "left.ram").write_bytes(content)
+        (folder / "pki").mkdir()
+        (folder / "pki" / "key").write_text("secret")
+        return complete(manifest(name, checksums(folder, ["left.ram", "pki/key"])))
+
+
+def test_what_was_saved_is_found_and_whole(store):
+    save(store, "first")
+    found = store.get("first")
+    found.check()
+    assert found.manifest.nodes == ("left",)
+    assert [s.manifest.name for s in store.all()] == ["first"]
+    assert store.root.stat().st_mode & 0o077 == 0
+
+
+def test_a_save_that_fails_leaves_nothing_and_keeps_the_one_before(store):
+    save(store, "first", b"old")
+    with pytest.raises(RuntimeError), store.saving("first", 1) as (folder, _):
+        (folder / "left.ram").write_bytes(b"half")
+        raise RuntimeError
+    assert [p.name for p in store.root.iterdir()] == ["first"]
+    assert (store.get("first").folder / "left.ram").read_bytes() == b"old"
+
+
+def test_what_a_killed_save_left_is_no_snapshot_and_goes_with_the_next_save(store):
+    store.root.mkdir()
+    left = store.root / ".lab.part"
+    left.mkdir()
+    (left / "manifest.json").write_text(manifest("half", {}).model_dump_json())
+    assert store.all() == []
+    save(store, "first")
+    assert not left.exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda f: f.write_bytes(f.read_bytes()[:-1]), "has 5999 bytes of 6000"),
+        (lambda f: f.write_bytes(b"M" + f.read_bytes()[1:]), "is not what was saved"),
+        (lambda f: f.unlink(), "is missing"),
+    ],
+    ids=["cut", "changed", "gone"],
+)
+def test_damage_is_found(store, damage, said):
+    snapshot = save(store, "first")
+    damage(snapshot.folder / "left.ram")
+    with pytest.raises(Damaged, match=said):
+        snapshot.check()
+
+
+def test_a_full_disk_is_said_before_anything_is_written(store):
+    with pytest.raises(LabError, match="MiB free"), store.saving("first", 1 << 60):
+        pass
+    assert list(store.root.iterdir()) == []
+
+
+def test_an_unknown_name_is_answered_with_those_there_are(store):
+    save(store, "first")
+    with pytest.raises(BadInput) as refused:
+        store.get("second")
+    assert "first" in refused.value.next_step
+
+
+def test_the_least_recently_used_goes_first(store):
+    import os
+
+    for number, name in enumerate(("a", "b", "c")):
+        os.utime(save(store, name, os.urandom(1 << 20)).folder / "manifest.json", (number, number))
+    gone = store.evict(int(2.5 * (1 << 20)))
+    assert [s.manifest.name for s in gone] == ["a"]
+    assert [s.manifest.name for s in store.all()] == ["c", "b"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"emulated": HERE.model_copy(update={"accelerator": "kvm"})}, "saved under kvm, this host has tcg"),
+        ({"emulated": HERE.model_copy(update={"qemu": "8.2"})}, "QEMU 8.2"),
+        ({"emulated": HERE.model_copy(update={"machine": "pc-i440fx-8.2"})}, "machine type pc-i440fx-8.2"),
+        ({"emulated": HERE.model_copy(update={"cpu": "Haswell"})}, "processor Haswell"),
+        ({"base": "b2"}, "inventory"),
+        ({"image": "i2"}, "built anew"),
+        ({"format": FORMAT + 1}, "format"),
+    ],
+)
+def test_what_can_not_run_here_is_refused_with_the_reason(changes, said):
+    assert misfit(manifest("m", {}), "b1", HERE, "i1") == ""
+    assert said in misfit(manifest("m", {}, **changes), "b1", HERE, "i1")
+
+
+def test_layers_are_shared_and_outlive_the_snapshot(store, tmp_path):
+    snapshot = save(store, "first")
+    share(snapshot.folder / "left.ram", tmp_path / "lab.ram")
+    store.delete(snapshot)
+    assert store.all() == []
+    assert (tmp_path / "lab.ram").read_bytes() == b"memory" * 1000
+
+
+def test_a_disk_says_what_it_lies_on(tmp_path):
+    import subprocess
+
+    for name, base in (("base", ()), ("top", ("-b", "base.qcow2", "-F", "qcow2"))):
+        subprocess.run(
+            ["qemu-img", "create", "-q", "-f", "qcow2", *base, str(tmp_path / f"{name}.qcow2"), "1M"], check=True
+        )
+    assert backing_file(tmp_path / "top.qcow2") == "base.qcow2"
