@@ -26,6 +26,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def bookinfo() -> Iterator[dict[str, object]]:
     """The default lab, brought up from nothing by the command line; its report.  Taken down at the end."""
     cli("down", "-i", SHARED)
-    yield json.loads(cli("up", "-i", SHARED, "--json", limit=600))
+    yield json.loads(cli("up", "-i", SHARED, "--cold", "--json", limit=600))
     cli("down", "-i", SHARED)
     assert left_behind(SHARED) == []

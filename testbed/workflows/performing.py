@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from testbed.host.forward import start_forward, stop_forward
 from testbed.lab.lab import Lab
 from testbed.lab.machines import Machines
-from testbed.lab.snapshots import Restoring
+from testbed.lab.snapshots import Restoring, each, go_on
 from testbed.plan.steps import (
     Action,
     ApplyMesh,
@@ -88,6 +88,8 @@ class Performer:
             case DeployWorkloads(nodes):
                 deploy_workloads(self.lab, nodes)
             case ApplyMesh():
+                if self.restoring is None:  # a save that was killed may have left services standing
+                    each((n.name for n in self.lab.inventory.nodes), lambda node: go_on(self.lab, node))
                 backend = backend_of(self.lab)
                 backend.apply(backend.applied().merged(self.resources), limit=IN_FORCE_LIMIT)
             case Forward(gateway, port):

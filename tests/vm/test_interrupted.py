@@ -21,13 +21,13 @@ def clean():
 @pytest.mark.slow
 def test_up_killed_at_any_step_is_mended_by_up_or_removed_by_down():
     chance = random.Random(SEED)
-    plan = [step["name"] for step in json.loads(cli("plan", "-i", LAB, "--json"))]
+    plan = [step["name"] for step in json.loads(cli("plan", "-i", LAB, "--cold", "--json"))]
     assert len(plan) >= 10
     chance.shuffle(plan)
     for name in plan:
-        if name not in [step["name"] for step in json.loads(cli("plan", "-i", LAB, "--json"))]:
+        if name not in [step["name"] for step in json.loads(cli("plan", "-i", LAB, "--cold", "--json"))]:
             cli("down", "-i", LAB)  # an earlier up got past it: begin again
-        with running("up", "-i", LAB, "--no-verify", "--json") as up:
+        with running("up", "-i", LAB, "--cold", "--no-verify", "--json") as up:
             wait_for_step(LAB, name, up)
         if chance.random() < 0.4:
             cli("down", "-i", LAB)
@@ -40,7 +40,7 @@ def test_up_killed_at_any_step_is_mended_by_up_or_removed_by_down():
 def test_an_interrupted_up_says_so_and_exits_with_130():
     import signal
 
-    with running("up", "-i", LAB, "--no-verify") as up:
+    with running("up", "-i", LAB, "--cold", "--no-verify") as up:
         wait_for_step(LAB, "boot:left", up)
         up.send_signal(signal.SIGINT)
         _, stderr = up.communicate(timeout=60)

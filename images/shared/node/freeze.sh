@@ -1,6 +1,7 @@
 #!/bin/sh
-# freeze.sh on|off: stop this node's services where they are, for a snapshot, or let them go on.
-# Whoever asked may die before it says "off": after 40 s of the machine's own time they go on by themselves.
+# freeze.sh on|off [SECONDS]: stop this node's services where they are, for a snapshot, or let them go on; before
+# that the clock, which stood still with the machine, is set to SECONDS since the epoch.
+# Whoever asked may die before it says "off": after two minutes of the machine's own time they go on by themselves.
 # Nothing but a shell: each further process costs an emulated machine a tenth of a second.
 set -u
 folders='/sys/fs/cgroup/system.slice/system-testbed*.slice'
@@ -28,7 +29,7 @@ stop_watch() {
 case ${1:-} in
 on)
     stop_watch
-    setsid sh -c "sleep 40; for f in $folders; do echo 0 >\$f/cgroup.freeze; done" >/dev/null 2>&1 </dev/null &
+    setsid sh -c "sleep 120; for f in $folders; do echo 0 >\$f/cgroup.freeze; done" >/dev/null 2>&1 </dev/null &
     echo $! >$watch
     each 1
     tries=0
@@ -42,11 +43,12 @@ on)
     done
     ;;
 off)
+    if [ -n "${2:-}" ]; then date -s "@$2" >/dev/null; fi
     each 0
     stop_watch
     ;;
 *)
-    echo "usage: freeze.sh on|off" >&2
+    echo "usage: freeze.sh on|off [SECONDS]" >&2
     exit 2
     ;;
 esac

@@ -1,7 +1,7 @@
 """Snapshots of a whole lab: RAM, disks, keys, and what is in the mesh."""
 
 from testbed.lab.snapshots.restoring import Restoring
-from testbed.lab.snapshots.saving import Saved, save_machines
+from testbed.lab.snapshots.saving import Saved, each, go_on, save_machines
 from testbed.lab.snapshots.store import Damaged, Snapshot, SnapshotStore, cache_store, named_store
 from testbed.lab.snapshots.thawing import Thawed, thaw
 
@@ -13,6 +13,8 @@ __all__ = [
     "SnapshotStore",
     "Thawed",
     "cache_store",
+    "each",
+    "go_on",
     "named_store",
     "save_machines",
     "thaw",
