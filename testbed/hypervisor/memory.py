@@ -61,7 +61,7 @@ def load_memory(hypervisor: Hypervisor, node: str, file: Path, spec: str) -> Non
 
 def mark(hypervisor: Hypervisor, node: str, spec: str) -> None:
     """Write what the machine was made from, on the running machine and on its definition."""
-    element = ET.Element(f"{{{METADATA}}}node", lab=hypervisor.lab, node=node, spec=spec)
+    element = ET.Element("node", lab=hypervisor.lab, node=node, spec=spec)  # libvirt adds the namespace itself
     with translated(node, "mark"):
         domain = hypervisor.domain(node)
         flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG

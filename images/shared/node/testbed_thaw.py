@@ -109,7 +109,7 @@ def wiped_on_fork(pid):
 
 
 def close_connections(keep):
-    """Close every TCP connection of the calling thread's namespace, except from ``keep`` (a port); how many."""
+    """Close every TCP connection of the calling thread's namespace, except with ``keep`` as a port; how many."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as netlink:
         netlink.settimeout(10)
         closed = 0
@@ -118,7 +118,7 @@ def close_connections(keep):
             found = list(exchange(netlink, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, request))
             for message in found:
                 state, identity = message[1], message[4:52]
-                if state in (LISTEN, CLOSE) or struct.unpack_from(">H", identity, 2)[0] == keep:
+                if state in (LISTEN, CLOSE) or keep in struct.unpack_from(">HH", identity):
                     continue
                 request = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, 1 << state) + identity
                 for _ in exchange(netlink, SOCK_DESTROY, NLM_F_ACK, request):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from pathlib import Path
 
 from testbed.hypervisor.machines import create_overlay
 from testbed.hypervisor.memory import cut_power, load_memory, mark, resume
@@ -55,7 +56,8 @@ class Restoring:
         layers = self.snapshot.manifest.disks[node]
         for name in layers:
             share(self.snapshot.folder / name, volumes / name)
-        create_overlay(volumes / f"{node}.qcow2", volumes / layers[-1], "qcow2", self.machines.disk_size(node))
+        # by its name alone: beside a copy of this disk, in a snapshot, lies the same layer
+        create_overlay(volumes / f"{node}.qcow2", Path(layers[-1]), "qcow2", self.machines.disk_size(node))
         load_memory(hypervisor, node, self.snapshot.folder / f"{node}.ram", HALF)
 
     def resume(self) -> None:

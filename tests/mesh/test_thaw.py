@@ -1,0 +1,150 @@
+"""What a thaw does inside a node: it closes connections, and has a real Envoy seed its random numbers anew."""
+
+import importlib.util
+import os
+import socket
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from testbed import artifacts
+from testbed.host.directories import cache_root
+from testbed.host.namespaces import run_in
+from testbed.pki import LabCa
+from testbed.waiting import NotYet, wait_until
+
+PROGRAM = Path(__file__).resolve().parents[2] / "images/shared/node/testbed_thaw.py"
+spec = importlib.util.spec_from_file_location("testbed_thaw", PROGRAM)
+thaw = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(thaw)
+
+CONFIGURATION = """
+static_resources:
+  listeners:
+  - name: tls
+    address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
+    filter_chains:
+    - transport_socket:
+        name: tls
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          common_tls_context:
+            tls_certificates:
+            - {{certificate_chain: {{filename: {folder}/chain}}, private_key: {{filename: {folder}/key}}}}
+      filters:
+      - name: http
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: http
+          route_config:
+            virtual_hosts:
+            - {{name: all, domains: ["*"], routes: [{{match: {{prefix: /}}, direct_response: {{status: 200}}}}]}}
+          http_filters:
+          - name: router
+            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+"""
+
+
+@pytest.fixture
+def namespace():
+    name = f"tbthaw-{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+    yield Path(f"/run/netns/{name}")
+    subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+def connected(listener):
+    near = socket.create_connection(listener.getsockname(), timeout=5)
+    far, _ = listener.accept()
+    return near, far
+
+
+def test_connections_are_closed_at_both_ends_and_listeners_stay(namespace):
+    def work():
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            near, far = connected(listener)
+            other, kept = connected(listener)
+            with near, far, other, kept:
+                closed = thaw.close_connections(other.getsockname()[1])
+                for end in (near, far):
+                    with pytest.raises(OSError):
+                        end.sendall(b"x")
+                        end.recv(1)
+                kept.sendall(b"still there")
+                again, end = connected(listener)
+                again.close()
+                end.close()
+                return closed
+
+    assert run_in(namespace, work) == 2
+
+
+def test_no_connection_is_no_error(namespace):
+    assert run_in(namespace, lambda: thaw.close_connections(0)) == 0
+
+
+@pytest.fixture
+def envoy(tmp_path):
+    """An Envoy that answers over TLS, in a control group as a node has it; (its pid, port)."""
+    issued = LabCa.create().issue_server(["lab"])
+    (tmp_path / "chain").write_bytes(issued.chain)
+    (tmp_path / "key").write_bytes(issued.key)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    file = tmp_path / "envoy.yaml"
+    file.write_text(CONFIGURATION.format(port=port, folder=tmp_path))
+    argv = [str(artifacts.envoy(cache_root())), "-c", str(file), "--concurrency", "1", "--disable-hot-restart"]
+    with subprocess.Popen([*argv, "--log-level", "error"]) as process:
+        try:
+            wait_until("Envoy answers", lambda: handshake(port), limit=30, interval=0.1)
+            group = tmp_path / "group" / "testbed-sidecar@one.service"
+            group.mkdir(parents=True)
+            (group / "cgroup.procs").write_text(f"{process.pid}\n")
+            yield process.pid, port, tmp_path / "group"
+        finally:
+            process.kill()
+
+
+def handshake(port):
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+            context.wrap_socket(plain) as secure,
+        ):
+            secure.sendall(b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n")
+            assert secure.recv(12) == b"HTTP/1.1 200"
+    except (ConnectionError, ssl.SSLError) as e:
+        raise NotYet(str(e)) from None
+
+
+def test_envoy_seeds_its_generator_anew_at_the_next_handshake(envoy, monkeypatch):
+    """Its page is wiped, and it writes to that page again when it has noticed: then it has taken a new seed."""
+    pid, port, group = envoy
+    monkeypatch.setattr(thaw, "SLICES", [str(group)])
+
+    def page():
+        [(start, end)] = thaw.wiped_on_fork(str(pid))
+        with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+            memory.seek(start)
+            return memory.read(end - start)
+
+    assert any(page())
+    assert thaw.generators() == (1, [])
+    assert not any(page())
+    handshake(port)
+    assert any(page())
+
+
+def test_a_proxy_without_such_a_page_is_named_for_a_restart(tmp_path, monkeypatch):
+    group = tmp_path / "testbed-sidecar@one.service"
+    group.mkdir()
+    with subprocess.Popen(["sleep", "60"]) as process:
+        (group / "cgroup.procs").write_text(f"{process.pid}\n")
+        monkeypatch.setattr(thaw, "SLICES", [str(tmp_path)])
+        assert thaw.generators() == (0, ["testbed-sidecar@one.service"])
+        process.kill()

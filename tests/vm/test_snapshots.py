@@ -1,0 +1,177 @@
+"""A small lab that is saved, restored and reset, on machines.  These tests run in the order of this file."""
+
+import json
+import shutil
+import subprocess
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from commands import COMMAND, cli, left_behind, running, wait_for_step
+
+from testbed.host.directories import LabDirectories, state_root
+from testbed.host.directories import testbed_home as home
+
+LAB = "two-nodes"
+NAME = "of-the-tests"
+
+
+@pytest.fixture(scope="module")
+def lab():
+    """The lab, built and verified, with an empty cache before; its report."""
+    cli("down", "-i", LAB)
+    shutil.rmtree(state_root() / "snapshots" / LAB, ignore_errors=True)
+    yield json.loads(cli("up", "-i", LAB, "--cold", "--json"))
+    cli("down", "-i", LAB)
+    for snapshot in json.loads(cli("snapshot", "list", "-i", LAB, "--json")):
+        cli("snapshot", "delete", "-i", LAB, snapshot["name"])
+    assert left_behind(LAB) == []
+
+
+def on(node, *command):
+    return cli("ssh", "-i", LAB, node, "--", *command)
+
+
+def healthy():
+    done = subprocess.run(
+        [*COMMAND, "status", "-i", LAB, "--json"], capture_output=True, text=True, cwd=home(), check=False
+    )
+    return json.loads(done.stdout)["healthy"]
+
+
+def parts():
+    """What an interrupted save leaves."""
+    return [p for p in (state_root() / "snapshots" / LAB).glob(".*") if p.is_dir()]
+
+
+def test_up_keeps_what_it_verified(lab):
+    assert lab["verdict"] == "PASS"
+    assert "keep" in lab["stages"]
+    newest = json.loads(cli("cache", "list", "--json"))[0]
+    assert newest["lab"] == LAB and newest["verified"] == "echo-split"
+    assert "nothing to do" in cli("up", "-i", LAB)
+
+
+def test_a_save_lets_the_lab_go_on_and_keeps_its_clocks_right(lab):
+    saved = json.loads(cli("snapshot", "save", "-i", LAB, NAME, "--json"))
+    assert healthy()
+    assert saved["pause"] < 10
+    assert abs(float(on("left", "date", "+%s.%N")) - time.time()) < 2
+    assert "there is a snapshot of that name" in cli("snapshot", "save", "-i", LAB, NAME, code=2)
+    cli("snapshot", "show", "-i", LAB, NAME, "--check")
+
+
+def test_three_restores_in_a_row_under_a_running_client(lab):
+    """Identities are those of the save, random numbers are not, nothing is left on disk or among processes."""
+    identity = on("left", "cat", "/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key.pub")
+    on("right", "touch", "/root/after-the-save")
+    url = next(iter(json.loads(cli("status", "-i", LAB, "--json"))["urls"].values()))
+    stop, served = threading.Event(), []
+
+    def client():
+        while not stop.wait(0.2):
+            try:
+                with urllib.request.urlopen(url, timeout=2) as answer:
+                    served.append((time.monotonic(), answer.status))
+            except OSError:
+                served.append((time.monotonic(), 0))
+
+    thread = threading.Thread(target=client)
+    thread.start()
+    numbers, sizes = set(), []
+    try:
+        for _ in range(3):
+            cli("snapshot", "restore", "-i", LAB, NAME)
+            assert healthy()
+            assert identity == on("left", "cat", "/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key.pub")
+            assert abs(float(on("left", "date", "+%s.%N")) - time.time()) < 2
+            numbers.add(on("right", "cat", "/proc/sys/kernel/random/uuid"))
+            assert "after-the-save" not in on("right", "ls", "/root")
+            volumes = LabDirectories(LAB).volumes
+            sizes.append((len(list(volumes.iterdir())), sum(p.stat().st_blocks for p in volumes.iterdir())))
+    finally:
+        stop.set()
+        thread.join()
+    assert len(numbers) == 3
+    assert sizes[0][0] == sizes[2][0]
+    assert sizes[2][1] < 1.5 * sizes[0][1]
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        assert answer.status == 200
+    assert any(status == 200 for _, status in served)
+
+
+def test_a_killed_restore_leaves_the_snapshot_and_up_makes_the_lab_right(lab):
+    for step in ("restore:left", "resume", "thaw:right"):
+        with running("snapshot", "restore", "-i", LAB, NAME) as restore:
+            wait_for_step(LAB, step, restore)
+        cli("snapshot", "show", "-i", LAB, NAME, "--check")
+        up = json.loads(cli("up", "-i", LAB, "--json"))
+        assert up["restored"], f"after a kill at {step}"
+        assert healthy()
+
+
+def test_a_killed_save_leaves_no_half_snapshot_and_the_lab_goes_on(lab):
+    for number, pause in enumerate((0.3, 1.0, 1.6)):
+        with running("snapshot", "save", "-i", LAB, f"killed-{number}") as save:
+            wait_for_step(LAB, "save", save)
+            time.sleep(pause)  # at whatever it does then: every moment has to be all right
+        names = [s["name"] for s in json.loads(cli("snapshot", "list", "-i", LAB, "--json"))]
+        for name in names:
+            cli("snapshot", "show", "-i", LAB, name, "--check")
+        cli("up", "-i", LAB, "--no-verify")
+        assert healthy()
+    cli("snapshot", "save", "-i", LAB, "after-the-kills")
+    assert parts() == []
+
+
+def test_a_damaged_snapshot_is_refused_and_the_lab_goes_on(lab):
+    folder = Path(json.loads(cli("snapshot", "show", "-i", LAB, NAME, "--json"))["folder"])
+    memory = folder / "right.ram"
+    content = memory.read_bytes()
+    memory.write_bytes(content[: len(content) // 2])
+    try:
+        assert f"snapshot {NAME}: read it: damaged: right.ram has" in cli(
+            "snapshot", "restore", "-i", LAB, NAME, code=1
+        )
+    finally:
+        memory.write_bytes(content)
+    assert healthy()
+
+
+def test_a_full_disk_is_said_before_and_nothing_is_written(lab, tmp_path, monkeypatch):
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(small)], check=True)
+    folder = state_root() / "snapshots" / LAB
+    moved = folder.with_name(f"{LAB}.moved")
+    folder.rename(moved)
+    folder.symlink_to(small)
+    try:
+        assert "MiB free" in cli("snapshot", "save", "-i", LAB, "too-large", code=1)
+        assert list(small.iterdir()) == []
+    finally:
+        folder.unlink()
+        moved.rename(folder)
+        subprocess.run(["umount", str(small)], check=True)
+    assert healthy()
+
+
+def test_reset_undoes_what_was_done_since_up(lab, tmp_path):
+    on("left", "touch", "/root/mess")
+    cli("apply", "-i", LAB, "--delete", "playbooks/resources/two-nodes/security.yaml")
+    cli("reset", "-i", LAB)
+    assert "PeerAuthentication" in cli("applied", "-i", LAB)
+    assert "mess" not in on("left", "ls", "/root")
+    assert "nothing to do" in cli("up", "-i", LAB)
+
+
+def test_a_lab_that_is_down_comes_up_from_the_cache(lab):
+    cli("down", "-i", LAB)
+    up = json.loads(cli("up", "-i", LAB, "--json"))
+    assert up["restored"] and up["verdict"] is None
+    assert healthy()
+    assert "nothing to do" in cli("up", "-i", LAB)
+    [verdict] = json.loads(cli("verify", "-i", LAB, "--json", "echo-split"))
+    assert verdict["verdict"] == "PASS"
