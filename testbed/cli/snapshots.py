@@ -162,6 +162,7 @@ def _values(snapshot: Snapshot) -> dict[str, object]:
         "machine": manifest.emulated.machine,
         "cpu": manifest.emulated.cpu,
         "pause": manifest.pause,
+        "apart": manifest.apart,
         "bytes": snapshot.bytes_on_disk,
         "folder": str(snapshot.folder),
     }

@@ -67,6 +67,8 @@ class Manifest(_Model):
     """Node -> its disk's layers in the snapshot, lowest first; below them lies the image."""
     pause: float
     """How long the machines stood still for it, in seconds."""
+    apart: float = 0.0
+    """Seconds between the first and the last machine's stop."""
     files: dict[str, SnapshotFile]
 
     @property

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+from testbed.compiler import compile_mesh
 from testbed.errors import LabError, bad_input
 from testbed.host.directories import cache_root
 from testbed.host.lock import hold
@@ -22,7 +23,7 @@ from testbed.plan import Plan, plan_restore, plan_save, plan_up
 from testbed.plan.steps import Action, SaveLab
 from testbed.resources import ResourceSet, dump
 from testbed.workflows.identity import Identity, identity_of
-from testbed.workflows.mesh import backend_of, default_resources
+from testbed.workflows.mesh import backend_of, default_resources, security_of
 from testbed.workflows.nodes import require_up
 from testbed.workflows.performing import Performer
 from testbed.workflows.planning import look, machines_of, wanted
@@ -72,65 +73,74 @@ def save(lab: Lab, name: str, show: Show) -> Snapshot:
         raise bad_input(name, "there is a snapshot of that name", "delete it first, or take another name")
     with hold(lab.directories, f"testbed snapshot save -i {lab.file}"):
         machines = machines_of(lab)
-        return keep(lab, machines, store, name, identity_of(lab, machines, default_resources(lab)), show)
+        identity = identity_of(lab, machines, default_resources(lab))
+        return _save(lab, machines, store, name, identity, _asked(lab), show)
 
 
-def keep(
-    lab: Lab,
-    machines: Machines,
-    store: SnapshotStore,
-    name: str,
-    identity: Identity,
-    show: Show,
-    verified: str = "",
-) -> Snapshot:
-    """Save the lab into ``store``, shown as a step.  The caller holds the lab's lock.
+@dataclass(frozen=True)
+class _InMesh:
+    """What is in the mesh of a lab that is about to be saved."""
 
-    Raises LabError, with nothing left behind, when not every proxy is in force or the disk has no room.
-    """
-    made: list[Snapshot] = []
-
-    def perform(action: Action, cancel: threading.Event) -> None:
-        del cancel
-        assert isinstance(action, SaveLab)  # noqa: S101  (the plan has no other step)
-        made.append(_save(lab, machines, store, name, identity, verified))
-
-    plan = plan_save("to the cache, for the next `up`" if store.root.is_relative_to(cache_root()) else f"as {name}")
-    with show(plan) as watch:
-        execute(plan, perform, watch)
-    return made[0]
+    resources: ResourceSet
+    revision: str
+    verified: str = ""
+    """The scenario that has just passed."""
 
 
-def _save(
-    lab: Lab, machines: Machines, store: SnapshotStore, name: str, identity: Identity, verified: str
-) -> Snapshot:
+def _asked(lab: Lab) -> _InMesh:
+    """Asked of the nodes.  Raises LabError when not every proxy is in force."""
     backend = backend_of(lab)
     states = backend.states()
     late = [s.summary for s in states if not s.in_force]
     if late:
         raise LabError(lab.id, "save it", late[0], "a snapshot is of a lab that is well: see testbed status")
-    resources = backend.applied()
-    with store.saving(name, _needed(lab)) as (folder, complete):
-        saved = save_machines(lab, folder, machines.disks.node_image.format)
-        files = [str(p.relative_to(folder)) for p in sorted(folder.rglob("*")) if p.is_file()]
-        manifest = Manifest(
-            lab=lab.id,
-            name=name,
-            saved=datetime.now(UTC),
-            base=identity.base,
-            key=identity.key,
-            emulated=identity.emulated,
-            image=identity.image,
-            inventory=lab.inventory.model_dump_json(by_alias=True),
-            resources=dump(resources),
-            revision=content_hash(*(part for s in states for part in (s.workload, s.revision_wanted))),
-            verified=verified,
-            nodes=tuple(n.name for n in lab.inventory.nodes),
-            disks=saved.disks,
-            pause=round(saved.pause, 3),
-            files=checksums(folder, files),
-        )
-        return complete(manifest)
+    revision = content_hash(*(part for s in states for part in (s.workload, s.revision_wanted)))
+    return _InMesh(backend.applied(), revision)
+
+
+def _known(lab: Lab, resources: ResourceSet) -> _InMesh:
+    """Of a lab that was verified a moment ago with ``resources``: no node has to be asked."""
+    compiled = compile_mesh(resources, lab.topology, security=security_of(lab))
+    revision = content_hash(*(part for name in sorted(compiled) for part in (name, compiled[name].revision)))
+    return _InMesh(resources, revision, lab.inventory.mesh.scenario or "")
+
+
+def _save(
+    lab: Lab, machines: Machines, store: SnapshotStore, name: str, identity: Identity, in_mesh: _InMesh, show: Show
+) -> Snapshot:
+    """Save the lab into ``store``, shown as a step.  The caller holds the lab's lock."""
+    made: list[Snapshot] = []
+
+    def perform(action: Action, cancel: threading.Event) -> None:
+        del cancel
+        assert isinstance(action, SaveLab)  # noqa: S101  (the plan has no other step)
+        with store.saving(name, _needed(lab)) as (folder, complete):
+            saved = save_machines(lab, folder, machines.disks.node_image.format)
+            files = [str(p.relative_to(folder)) for p in sorted(folder.rglob("*")) if p.is_file()]
+            manifest = Manifest(
+                lab=lab.id,
+                name=name,
+                saved=datetime.now(UTC),
+                base=identity.base,
+                key=identity.key,
+                emulated=identity.emulated,
+                image=identity.image,
+                inventory=lab.inventory.model_dump_json(by_alias=True),
+                resources=dump(in_mesh.resources),
+                revision=in_mesh.revision,
+                verified=in_mesh.verified,
+                nodes=tuple(n.name for n in lab.inventory.nodes),
+                disks=saved.disks,
+                pause=round(saved.pause, 3),
+                apart=round(saved.apart, 4),
+                files=checksums(folder, files),
+            )
+            made.append(complete(manifest))
+
+    plan = plan_save("to the cache, for the next `up`" if store.root.is_relative_to(cache_root()) else f"as {name}")
+    with show(plan) as watch:
+        execute(plan, perform, watch)
+    return made[0]
 
 
 def _needed(lab: Lab) -> int:
@@ -239,8 +249,8 @@ def keep_verified(lab: Lab, machines: Machines, resources: ResourceSet, show: Sh
     identity = identity_of(lab, machines, resources)
     store = cache_store(lab.id)
     with hold(lab.directories, f"testbed up -i {lab.file}"):
-        verified = lab.inventory.mesh.scenario or ""
-        snapshot = keep(lab, machines, store, f"{lab.id}-{identity.key}", identity, show, verified)
+        name = f"{lab.id}-{identity.key}"
+        snapshot = _save(lab, machines, store, name, identity, _known(lab, resources), show)
     store.evict(CACHE_LIMIT)
     return snapshot
 
