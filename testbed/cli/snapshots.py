@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -89,6 +90,30 @@ def delete_command(lab: Lab, name: str) -> None:
 
     freed = delete(lab, name)
     click.echo(f"{name}: deleted, {_mib(freed)}")
+
+
+@snapshot_command.command("export")
+@inventory_option
+@click.argument("name")
+@click.argument("file", type=click.Path(path_type=Path))
+def export_command(lab: Lab, name: str, file: Path) -> None:
+    """Write NAME to FILE, to be imported on a host like this one.  It holds the lab's keys."""
+    from testbed.lab.snapshots import export, named_store
+
+    size = export(named_store(lab.id).get(name), file)
+    click.echo(f"{name}: written to {file}, {_mib(size)}")
+
+
+@snapshot_command.command("import")
+@inventory_option
+@click.argument("file", type=click.Path(path_type=Path, exists=True))
+@click.option("--name", default="", help="another name than its own")
+def import_command(lab: Lab, file: Path, name: str) -> None:
+    """Make a snapshot of what `snapshot export` wrote to FILE."""
+    from testbed.workflows.snapshot import take_in
+
+    snapshot = take_in(lab, file, name)
+    click.echo(f"{snapshot.manifest.name}: imported, {_mib(snapshot.bytes_on_disk)}")
 
 
 @click.command("reset")

@@ -53,7 +53,7 @@ class Manifest(_Model):
     """Content hash of that and of the resources that the inventory puts into the mesh."""
     emulated: Emulated
     image: str
-    """Which build of the image its disks lie on: size and time of the file."""
+    """Checksum of the image that its disks lie on: one built anew from the same recipe has other blocks."""
     inventory: str
     """The inventory, as JSON."""
     resources: str
@@ -94,5 +94,5 @@ def misfit(manifest: Manifest, base: str, emulated: Emulated, image: str) -> str
     if manifest.base != base:
         return "the inventory, the image or Testbed itself is another now than when it was saved"
     if manifest.image != image:
-        return "the image that its disks lie on was built anew since"
+        return "the image that its disks lie on is not here: it was built anew since, or elsewhere"
     return ""

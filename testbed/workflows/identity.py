@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
+from testbed.host.directories import cache_root
 from testbed.host.probes import emulator
 from testbed.images.node import CPU_FEATURES, CPU_MODEL
 from testbed.lab.lab import Lab
 from testbed.lab.machines import Machines
+from testbed.lab.snapshots.store import checksums
 from testbed.model.proxy import content_hash
 from testbed.model.snapshot import FORMAT, Emulated
 from testbed.resources import ResourceSet, dump
@@ -22,7 +26,7 @@ class Identity:
     key: str
     emulated: Emulated
     image: str
-    """Which build of the image: an image that was built anew has the same key and other blocks."""
+    """Checksum of the image's content: one that was built anew has the same key and other blocks."""
 
 
 def identity_of(lab: Lab, machines: Machines, resources: ResourceSet) -> Identity:
@@ -36,12 +40,24 @@ def identity_of(lab: Lab, machines: Machines, resources: ResourceSet) -> Identit
     documents = [workloads_document(lab, node.name) for node in lab.inventory.nodes]
     base = content_hash(str(FORMAT), machines.makings(), emulated.model_dump_json(), *documents)
     mesh = lab.inventory.mesh.model_dump_json(exclude={"resources"})
-    return Identity(base, content_hash(base, mesh, dump(resources)), emulated, _build_of(machines))
+    return Identity(
+        base, content_hash(base, mesh, dump(resources)), emulated, _content_of(machines.disks.node_image.disk)
+    )
 
 
-def _build_of(machines: Machines) -> str:
+def _content_of(disk: Path) -> str:
+    """The image's checksum, kept in the cache for as long as it is the same file; empty when there is no image."""
+    kept = cache_root() / "checksums" / content_hash(str(disk))
     try:
-        stat = machines.disks.node_image.disk.stat()
-    except OSError:
+        stat = disk.stat()
+        known = kept.read_text().split() if kept.exists() else []
+        if known[1:] == [str(stat.st_size), str(stat.st_mtime_ns)]:
+            return known[0]
+        checksum = checksums(disk.parent, [disk.name])[disk.name].checksum
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        part = kept.with_name(f".{kept.name}.{os.getpid()}")
+        part.write_text(f"{checksum} {stat.st_size} {stat.st_mtime_ns}\n")
+        part.rename(kept)
+    except FileNotFoundError:
         return ""
-    return f"{stat.st_size}-{stat.st_mtime_ns}"
+    return checksum

@@ -6,6 +6,7 @@ import shutil
 import threading
 from dataclasses import dataclass
 
+from testbed.documents import parse
 from testbed.host.forward import start_forward, stop_forward
 from testbed.lab.lab import Lab
 from testbed.lab.machines import Machines
@@ -34,7 +35,7 @@ from testbed.plan.steps import (
     StopHypervisor,
     ThawMachine,
 )
-from testbed.resources import ResourceSet
+from testbed.resources import ResourceSet, load
 from testbed.workflows.edges import ask_edges
 from testbed.workflows.mesh import backend_of
 from testbed.workflows.workloads import deploy_workloads
@@ -84,14 +85,13 @@ class Performer:
             case ThawMachine(node):
                 self._restore.thaw(node, cancel)
             case AskEdges():
-                ask_edges(self.lab, backend_of(self.lab).applied())
+                ask_edges(self.lab, self._wanted_resources())
             case DeployWorkloads(nodes):
                 deploy_workloads(self.lab, nodes)
             case ApplyMesh():
                 if self.restoring is None:  # a save that was killed may have left services standing
                     each((n.name for n in self.lab.inventory.nodes), lambda node: go_on(self.lab, node))
-                backend = backend_of(self.lab)
-                backend.apply(backend.applied().merged(self.resources), limit=IN_FORCE_LIMIT)
+                backend_of(self.lab).apply(self._wanted_resources(), limit=IN_FORCE_LIMIT)
             case Forward(gateway, port):
                 self._forward(gateway, port)
             case StopForward(gateway):
@@ -104,6 +104,13 @@ class Performer:
             case DeleteFiles():
                 shutil.rmtree(self.lab.directories.state, ignore_errors=True)
                 self.lab.directories.remove()
+
+    def _wanted_resources(self) -> ResourceSet:
+        """What is in the mesh, asked of the nodes or of the snapshot that they come from, and ours on top."""
+        if self.restoring is None:
+            return backend_of(self.lab).applied().merged(self.resources)
+        saved = load(parse(self.restoring.snapshot.manifest.resources, "the snapshot"))
+        return saved.merged(self.resources)
 
     @property
     def _restore(self) -> Restoring:

@@ -7,7 +7,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
+from testbed import log
 from testbed.compiler import compile_mesh
 from testbed.errors import LabError, bad_input
 from testbed.host.directories import cache_root
@@ -15,7 +17,16 @@ from testbed.host.lock import hold
 from testbed.lab.executor import execute
 from testbed.lab.lab import Lab
 from testbed.lab.machines import Machines
-from testbed.lab.snapshots import Restoring, Snapshot, SnapshotStore, cache_store, named_store, save_machines
+from testbed.lab.observing import observe_remains
+from testbed.lab.snapshots import (
+    Restoring,
+    Snapshot,
+    SnapshotStore,
+    cache_store,
+    import_,
+    named_store,
+    save_machines,
+)
 from testbed.lab.snapshots.store import checksums
 from testbed.model.proxy import content_hash
 from testbed.model.snapshot import Manifest, misfit
@@ -174,7 +185,8 @@ def back_to(lab: Lab, snapshot: Snapshot, show: Show, command: str) -> RestoreRe
         require_fit(snapshot, identity_of(lab, machines, default_resources(lab)))
         lab.directories.create()
         none = ResourceSet()
-        plan = plan_restore(wanted(lab, machines), look(lab, machines, none))
+        log.configure(lab.directories.log)
+        plan = plan_restore(wanted(lab, machines), observe_remains(lab))  # nodes may not answer, and need not
         performer = Performer(lab, machines, none, Restoring(machines, snapshot))
         seconds, timeline = run(plan, performer, show)
         snapshot.touch()
@@ -253,6 +265,13 @@ def keep_verified(lab: Lab, machines: Machines, resources: ResourceSet, show: Sh
         snapshot = _save(lab, machines, store, name, identity, _known(lab, resources), show)
     store.evict(CACHE_LIMIT)
     return snapshot
+
+
+def take_in(lab: Lab, file: Path, name: str) -> Snapshot:
+    """Import a snapshot of this lab from a file; see :func:`~testbed.lab.snapshots.parcel.import_`."""
+    require_private(lab)
+    with hold(lab.directories, f"testbed snapshot import -i {lab.file}"):
+        return import_(named_store(lab.id), file, name)
 
 
 def delete(lab: Lab, name: str) -> int:

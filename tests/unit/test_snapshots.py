@@ -1,10 +1,12 @@
 """A snapshot is whole or not there, is found damaged by its checksums, and refused where it can't run."""
 
+import os
 from datetime import UTC, datetime
 
 import pytest
 
 from testbed.errors import BadInput, LabError
+from testbed.lab.snapshots.parcel import export, import_
 from testbed.lab.snapshots.saving import backing_file, share
 from testbed.lab.snapshots.store import Damaged, SnapshotStore, checksums
 from testbed.model.snapshot import FORMAT, Emulated, Manifest, misfit
@@ -103,8 +105,6 @@ def test_an_unknown_name_is_answered_with_those_there_are(store):
 
 
 def test_the_least_recently_used_goes_first(store):
-    import os
-
     for number, name in enumerate(("a", "b", "c")):
         os.utime(save(store, name, os.urandom(1 << 20)).folder / "manifest.json", (number, number))
     gone = store.evict(int(2.5 * (1 << 20)))
@@ -145,3 +145,44 @@ def test_a_disk_says_what_it_lies_on(tmp_path):
             ["qemu-img", "create", "-q", "-f", "qcow2", *base, str(tmp_path / f"{name}.qcow2"), "1M"], check=True
         )
     assert backing_file(tmp_path / "top.qcow2") == "base.qcow2"
+
+
+def test_an_exported_snapshot_is_imported_whole_and_under_another_name(store, tmp_path):
+    file = tmp_path / "lab.snapshot"
+    assert export(save(store, "first"), file) == file.stat().st_size
+    assert file.stat().st_mode & 0o077 == 0
+    with pytest.raises(BadInput, match="of that name"):
+        import_(store, file)
+    made = import_(store, file, "second")
+    made.check()
+    assert made.manifest.name == "second"
+    assert (made.folder / "pki" / "key").read_text() == "secret"
+
+
+@pytest.mark.parametrize("cut", [0, 10, 100, -1])
+def test_an_export_that_is_cut_short_is_refused_and_leaves_nothing(store, tmp_path, cut):
+    file = tmp_path / "lab.snapshot"
+    export(save(store, "first", os.urandom(100_000)), file)
+    store.delete(store.get("first"))
+    file.write_bytes(file.read_bytes()[:cut])
+    with pytest.raises(BadInput, match="export"):
+        import_(store, file)
+    assert [p.name for p in store.root.iterdir()] == []
+
+
+def test_an_export_of_another_lab_or_of_nothing_is_refused(store, tmp_path):
+    file = tmp_path / "lab.snapshot"
+    export(save(store, "first"), file)
+    with pytest.raises(BadInput, match="of the lab lab, not other"):
+        import_(SnapshotStore(tmp_path / "other", "other"), file)
+    file.write_text("hello")
+    with pytest.raises(BadInput, match="no whole export"):
+        import_(store, file)
+
+
+def test_a_damaged_snapshot_is_not_exported(store, tmp_path):
+    snapshot = save(store, "first")
+    (snapshot.folder / "left.ram").write_bytes(b"x")
+    with pytest.raises(Damaged):
+        export(snapshot, tmp_path / "lab.snapshot")
+    assert not (tmp_path / "lab.snapshot").exists()

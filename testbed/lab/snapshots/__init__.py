@@ -1,5 +1,6 @@
 """Snapshots of a whole lab: RAM, disks, keys, and what is in the mesh."""
 
+from testbed.lab.snapshots.parcel import export, import_
 from testbed.lab.snapshots.restoring import Restoring
 from testbed.lab.snapshots.saving import Saved, each, go_on, save_machines
 from testbed.lab.snapshots.store import Damaged, Snapshot, SnapshotStore, cache_store, named_store
@@ -14,7 +15,9 @@ __all__ = [
     "Thawed",
     "cache_store",
     "each",
+    "export",
     "go_on",
+    "import_",
     "named_store",
     "save_machines",
     "thaw",
