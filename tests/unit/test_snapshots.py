@@ -159,7 +159,7 @@ def test_an_exported_snapshot_is_imported_whole_and_under_another_name(store, tm
     assert (made.folder / "pki" / "key").read_text() == "secret"
 
 
-@pytest.mark.parametrize("cut", [0, 10, 100, -1])
+@pytest.mark.parametrize("cut", [0, 10, 100, -2000])
 def test_an_export_that_is_cut_short_is_refused_and_leaves_nothing(store, tmp_path, cut):
     file = tmp_path / "lab.snapshot"
     export(save(store, "first", os.urandom(100_000)), file)

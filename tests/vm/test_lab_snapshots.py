@@ -1,11 +1,14 @@
 """A small lab that is saved, restored and reset, on machines.  These tests run in the order of this file."""
 
 import json
+import re
 import shutil
 import subprocess
 import threading
 import time
 import urllib.request
+from contextlib import ExitStack, nullcontext
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,9 +16,19 @@ from commands import COMMAND, cli, left_behind, running, wait_for_step
 
 from testbed.host.directories import LabDirectories, state_root
 from testbed.host.directories import testbed_home as home
+from testbed.lab.capture import capture
+from testbed.lab.snapshots import Restoring
+from testbed.workflows.loading import load_lab
+from testbed.workflows.snapshot import restore
 
 LAB = "two-nodes"
 NAME = "of-the-tests"
+HELLO = re.compile(rb"\x16\x03.{3}\x01.{3}\x03\x03(.{32})", re.DOTALL)
+"""A TLS record with a ClientHello, and its random bytes (RFC 8446 4.1.2)."""
+
+
+def shown(_plan):
+    return nullcontext(lambda _event: None)
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +113,57 @@ def test_three_restores_in_a_row_under_a_running_client(lab):
     with urllib.request.urlopen(url, timeout=10) as answer:
         assert answer.status == 200
     assert any(status == 200 for _, status in served)
+
+
+@pytest.fixture
+def here(lab):
+    """The lab as this process meets it."""
+    with load_lab(LAB).closing() as made:
+        yield made
+
+
+def test_two_restores_share_no_random_number_of_a_proxy(here, monkeypatch):
+    """Client hellos carry their sender's random bytes in the clear: those of two restores have none in common."""
+
+    def hellos():
+        found = set()
+        with ExitStack() as captures:
+            files = []
+
+            def resume(self):
+                files.extend(captures.enter_context(capture(here, n.name)) for n in here.inventory.nodes)
+                Restoring.resume(self)
+
+            monkeypatch.setattr(
+                "testbed.workflows.snapshot.Restoring", type("Seen", (Restoring,), {"resume": resume})
+            )
+            restore(here, NAME, shown)
+            captures.callback(lambda: found.update(r for f in files for r in HELLO.findall(f.read_bytes())))
+            # tcpdump writes each packet as it comes; the callback is the first to run, before the folders go
+        return found
+
+    first, second = hellos(), hellos()
+    assert len(first) >= 2 and len(second) >= 2
+    assert not first & second
+
+
+def test_a_snapshot_older_than_its_certificates_comes_up_right(here, monkeypatch):
+    """Restored 400 days later, all of them have run out: new ones are issued, and every edge answers."""
+    later = timedelta(days=400)
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + later
+
+    for place in ("testbed.backends.secrets.datetime", "testbed.pki.authority.datetime"):
+        monkeypatch.setattr(place, Later)
+    monkeypatch.setattr("testbed.lab.snapshots.thawing.now", lambda: time.time() + later.total_seconds())
+    restore(here, NAME, shown)  # ends with a request along each edge
+    assert abs(float(on("left", "date", "+%s")) - time.time() - later.total_seconds()) < 5
+    monkeypatch.undo()
+    cli("snapshot", "restore", "-i", LAB, NAME)
+    assert healthy()
 
 
 def test_a_killed_restore_leaves_the_snapshot_and_up_makes_the_lab_right(lab):

@@ -35,7 +35,7 @@ on)
     tries=0
     until settled 1; do
         tries=$((tries + 1))
-        if [ $tries -gt 2000 ]; then
+        if [ $tries -gt 20000 ]; then
             echo "services are still running" >&2
             each 0
             exit 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from dataclasses import dataclass
+from time import time as now
 
 from testbed.guests import NodeConnection
 
@@ -38,6 +38,6 @@ class Thawed:
 
 def thaw(connection: NodeConnection) -> Thawed:
     """Clock, random numbers and connections of a node that was just restored; then its services go on."""
-    document = {"time": time.time(), "entropy": os.urandom(_ENTROPY).hex()}
+    document = {"time": now(), "entropy": os.urandom(_ENTROPY).hex()}
     done = connection.run(_TOOL, stdin=json.dumps(document).encode(), limit=THAW_LIMIT)
     return Thawed(**json.loads(done.stdout))
