@@ -11,7 +11,7 @@ from testbed.host.probes import emulator
 from testbed.images.node import CPU_FEATURES, CPU_MODEL
 from testbed.lab.lab import Lab
 from testbed.lab.machines import Machines
-from testbed.lab.snapshots.store import checksums
+from testbed.lab.snapshots.store import data_checksum
 from testbed.model.proxy import content_hash
 from testbed.model.snapshot import FORMAT, Emulated
 from testbed.resources import ResourceSet, dump
@@ -53,7 +53,7 @@ def _content_of(disk: Path) -> str:
         known = kept.read_text().split() if kept.exists() else []
         if known[1:] == [str(stat.st_size), str(stat.st_mtime_ns)]:
             return known[0]
-        checksum = checksums(disk.parent, [disk.name])[disk.name].checksum
+        checksum = data_checksum(disk)
         kept.parent.mkdir(parents=True, exist_ok=True)
         part = kept.with_name(f".{kept.name}.{os.getpid()}")
         part.write_text(f"{checksum} {stat.st_size} {stat.st_mtime_ns}\n")
