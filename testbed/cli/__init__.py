@@ -34,6 +34,7 @@ _COMMANDS = {
     "applied": "mesh",
     "proxy": "mesh",
     "verify": "verify",
+    "fault": "fault",
     "report": "verify",
     "artifacts": "artifacts",
     "lint": "files",

@@ -43,6 +43,7 @@ def bootstrap(workload: MeshWorkload, topology: Topology, layout: Layout | None 
     out.dynamic_resources.cds_config.CopyFrom(_watched(directory, "cds.json"))
     out.dynamic_resources.lds_config.CopyFrom(_watched(directory, "lds.json"))
     out.static_resources.listeners.append(_health())
+    out.cluster_manager.outlier_detection.event_log_path = layout.outlier_log(workload)
     # tags are for scrapers; no matcher, since one that hides a cluster hides which endpoints it has taken up
     out.stats_config.use_all_default_tags.CopyFrom(boolean(False))
     out.stats_flush_interval.CopyFrom(duration(60))

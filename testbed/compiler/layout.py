@@ -32,6 +32,10 @@ class Layout:
         """The proxy's access log, one JSON object a line."""
         return f"{self.log_root}/{workload.name}/access.log"
 
+    def outlier_log(self, workload: MeshWorkload) -> str:
+        """The proxy's log of ejections, one JSON object a line (Envoy's ``OutlierDetectionEvent``)."""
+        return f"{self.log_root}/{workload.name}/outlier.log"
+
     def marks(self, workload: MeshWorkload) -> dict[bytes, bytes]:
         """What each mark stands for in the files of this workload's proxy."""
         return {

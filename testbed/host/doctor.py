@@ -16,7 +16,7 @@ from pathlib import Path
 from testbed.errors import HostNotReady
 from testbed.host.directories import state_root
 from testbed.host.finding import Finding, Level
-from testbed.host.probes import capacity, daemon, disk_access, kvm, leftovers, network, packages
+from testbed.host.probes import capacity, daemon, disk_access, faults, kvm, leftovers, network, packages
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ def examine(needs: Needs) -> list[Finding]:
         *capacity.probe(needs.memory, needs.disk, disks),
         *network.probe(needs.uri, needs.networks, needs.own_interfaces),
         *disk_access.probe(needs.uri, disks),
+        *faults.probe(),
         *leftovers.probe(),
     ]
 

@@ -9,19 +9,21 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from testbed.documents import parse, validate
 from testbed.errors import BadInput, Problem, bad_input
-
-_DURATION = re.compile(r"^(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+)ms)?$")
-
-
-def _duration(value: object) -> float:
-    if isinstance(value, str) and value and (match := _DURATION.match(value)) and any(match.groups()):
-        minutes, seconds, milliseconds = (float(g or 0) for g in match.groups())
-        return minutes * 60 + seconds + milliseconds / 1000
-    raise ValueError("expected a duration such as 250ms, 1.5s or 2m")
+from testbed.model.durations import Duration
+from testbed.model.fault import Fault
+from testbed.model.overtime import (
+    ErrorsDuring,
+    Goodput,
+    Isolation,
+    TimeToEject,
+    TimeToFailover,
+    TimeToReadmit,
+    TimeToRecover,
+)
 
 
 def _list(value: object) -> object:
@@ -35,13 +37,6 @@ def _regex(value: str) -> str:
         raise ValueError(f"not a regular expression: {e}") from None
     return value
 
-
-Duration = Annotated[
-    float,
-    BeforeValidator(_duration),
-    WithJsonSchema({"type": "string", "pattern": _DURATION.pattern, "examples": ["250ms", "1.5s"]}),
-]
-"""Seconds, written with a unit."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,62}[a-z0-9])?$")]
 Regex = Annotated[str, AfterValidator(_regex)]
@@ -120,9 +115,23 @@ class Traffic(_Model):
     vary: Vary | None = None
     mesh: bool = True
     """False sends as a stranger: plain TCP from the caller's machine, past its sidecar, without a certificate."""
+    duration: Duration | None = Field(None, alias="for", gt=0)
+    """How long, at ``rate``: in place of ``requests``."""
+    faults: list[Fault] = []
+    """What is broken meanwhile; needs ``rate`` and ``for``."""
 
     @model_validator(mode="after")
     def _whom(self) -> Traffic:
+        if self.duration is not None and (self.rate is None or self.requests is not None):
+            raise ValueError("for goes with a rate, and without requests")
+        if self.faults and self.duration is None:
+            raise ValueError("with faults, say how much traffic there is: rate and for")
+        endless = [f.title for f in self.faults if f.duration is None and not f.kind.momentary]
+        if endless:
+            raise ValueError(f"say how long this fault lasts (for): {endless[0]}")
+        late = [f.title for f in self.faults if f.at + (f.duration or 0) >= (self.duration or 0)]
+        if late:
+            raise ValueError(f"the traffic ends before this fault does: {late[0]}")
         if self.from_ != "gateway" and self.service is None and self.host is None:
             raise ValueError("a workload's traffic needs the service (or the host) that it calls")
         if self.protocol == "grpc" and "method" in self.model_fields_set and self.method != "POST":
@@ -346,6 +355,14 @@ class Expectation(_Model):
     identity: Identity | None = None
     config: Config | None = None
     telemetry: Telemetry | None = None
+    time_to_eject: TimeToEject | None = Field(None, alias="timeToEject")
+    time_to_readmit: TimeToReadmit | None = Field(None, alias="timeToReadmit")
+    time_to_failover: TimeToFailover | None = Field(None, alias="timeToFailover")
+    time_to_recover: TimeToRecover | None = Field(None, alias="timeToRecover")
+    errors_during: ErrorsDuring | None = Field(None, alias="errorsDuring")
+    no_errors: Literal[True] | None = Field(None, alias="noErrors")
+    goodput: Goodput | None = None
+    isolation: Isolation | None = None
 
     @model_validator(mode="after")
     def _something(self) -> Expectation:
@@ -382,12 +399,6 @@ class Mutant(_Model):
     reason: str
 
 
-def _no_faults(value: object) -> object:
-    if value:
-        raise ValueError("faults are not supported yet: leave this out")
-    return []
-
-
 class Scenario(_Model):
     """A promise of the mesh, and how to find out whether it keeps it."""
 
@@ -406,7 +417,6 @@ class Scenario(_Model):
     when: Traffic | None = None
     expect: Expectation | None = None
     steps: list[Step] = []
-    faults: Annotated[list[Any], BeforeValidator(_no_faults)] = []
     equivalent: list[Mutant] = []
 
     @model_validator(mode="after")
@@ -414,6 +424,11 @@ class Scenario(_Model):
         if bool(self.steps) == (self.when is not None) or (self.when is None) != (self.expect is None):
             raise ValueError("a scenario has either when and expect, or steps that each have both")
         return self
+
+    @property
+    def breaks_machines(self) -> bool:
+        """Whether any of its steps has faults."""
+        return any(step.when.faults for step in self.each_step())
 
     def each_step(self) -> tuple[Step, ...]:
         """Its steps; a scenario without has one."""

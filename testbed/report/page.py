@@ -12,6 +12,7 @@ from testbed.model.verdict import Outcome, Verdict
 from testbed.report.plain import answered_by, redacted
 from testbed.report.plots import latency_plot, path_plot, topology_plot
 from testbed.report.record import ScenarioRecord, StepRecord
+from testbed.report.timeline import timeline_plot
 
 _STYLE = files("testbed.report").joinpath("page.css").read_text()
 
@@ -83,7 +84,12 @@ def _step(step: StepRecord, topology: Topology | None) -> str:
     ]
     if step.discarded:
         facts.append(f"{step.discarded} samples thrown away: a revision changed while they were taken")
-    plots = [*(path_plot(p) for p in step.paths if p.points), topology_plot(step, topology), latency_plot(step)]
+    plots = [
+        timeline_plot(step),
+        *(path_plot(p) for p in step.paths if p.points),
+        topology_plot(step, topology),
+        latency_plot(step),
+    ]
     rows = "".join(f"<tr><td>{escape(w)}</td><td class='n'>{n}</td></tr>" for w, n in answered_by(step).items())
     parts = "".join(
         f"<tr><td>{escape(name)}</td><td class='outcome {v.outcome}'>{v.outcome}</td>"
@@ -93,6 +99,7 @@ def _step(step: StepRecord, topology: Topology | None) -> str:
     return (
         f'{head}{reason}<p class="quiet">{escape("; ".join(facts))}</p>'
         + (f"<table>{parts}</table>" if parts else "")
+        + timeline_plot(step)
         + f'<div class="plots">{"".join(plots)}</div>'
         + f"<details><summary>Who answered</summary><table>{rows}</table></details>"
     )

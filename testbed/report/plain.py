@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from testbed.model.verdict import Verdict
-from testbed.report.record import ScenarioRecord, StepRecord
+from testbed.report.record import FaultSpan, ScenarioRecord, StepRecord
 
 _SECRETS = (
     (
@@ -74,7 +74,14 @@ def _step(step: StepRecord) -> dict[str, Any]:
         "discarded": step.discarded,
         "apply_seconds": round(step.apply_seconds, 3),
         "sample_seconds": round(step.sample_seconds, 3),
+        "faults": [_span(f) for f in step.faults],
+        "marks": [{"time": round(m.time, 3), "what": m.words} for m in step.marks],
     }
+
+
+def _span(fault: FaultSpan) -> dict[str, Any]:
+    times = {name: round(getattr(fault, name), 3) for name in ("began", "bit", "ended", "well")}
+    return {"fault": fault.title, "nodes": list(fault.nodes), **times, "held": fault.held, "proof": fault.proof}
 
 
 def answered_by(step: StepRecord) -> dict[str, int]:

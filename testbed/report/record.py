@@ -52,6 +52,33 @@ class MachineRecord:
 
 
 @dataclass(frozen=True)
+class FaultSpan:
+    """A fault under traffic.  Times are in seconds since the run began, as samples have them."""
+
+    title: str
+    nodes: tuple[str, ...]
+    began: float
+    """When the command was given; it bit between then and ``bit``."""
+    bit: float
+    ended: float
+    """When it was mended from below."""
+    well: float
+    """When its machines did their work again."""
+    held: bool
+    """Whether it proved that it took hold."""
+    proof: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Something that happened at one moment, in seconds since the run began: an ejection, a new revision."""
+
+    time: float
+    words: str
+    workload: str = ""
+
+
+@dataclass(frozen=True)
 class StepRecord:
     """One step: what was sent, what came back, what arrived, how it was judged."""
 
@@ -73,6 +100,8 @@ class StepRecord:
     machines: tuple[MachineRecord, ...] = ()
     attachments: Mapping[str, bytes] = field(default_factory=dict)
     """File name -> content: access logs, config dumps, captures."""
+    faults: tuple[FaultSpan, ...] = ()
+    marks: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any as Value
 
+from testbed.model.overtime import ErrorsDuring
 from testbed.model.scenario import Expectation
 from testbed.model.topology import Topology
 from testbed.scenarios.answers import BodyJudge, HeaderJudge, StatusJudge
 from testbed.scenarios.judge import All, Any, Judge, Not, Terms
+from testbed.scenarios.overtime import (
+    ErrorsDuringJudge,
+    GoodputJudge,
+    IsolationJudge,
+    TimeToEjectJudge,
+    TimeToFailoverJudge,
+    TimeToReadmitJudge,
+    TimeToRecoverJudge,
+)
 from testbed.scenarios.proxies import ConfigJudge, IdentityJudge, TelemetryJudge
 from testbed.scenarios.refusals import DeniedJudge, OverflowJudge
 from testbed.scenarios.shares import AtLeastOnceJudge, NeverJudge, SplitJudge
@@ -39,6 +49,14 @@ BUILDERS: dict[str, Builder] = {
     "identity": lambda expected, terms, _: IdentityJudge(expected, terms),
     "config": lambda expected, terms, _: ConfigJudge(expected, terms),
     "telemetry": lambda expected, terms, _: TelemetryJudge(expected, terms),
+    "timeToEject": lambda expected, terms, _: TimeToEjectJudge(expected, terms),
+    "timeToReadmit": lambda expected, terms, _: TimeToReadmitJudge(expected, terms),
+    "timeToFailover": TimeToFailoverJudge,
+    "timeToRecover": lambda expected, terms, _: TimeToRecoverJudge(expected, terms),
+    "errorsDuring": lambda expected, terms, _: ErrorsDuringJudge(expected, terms),
+    "noErrors": lambda _expected, terms, _: ErrorsDuringJudge(ErrorsDuring(at_most=0), terms),
+    "goodput": lambda expected, terms, _: GoodputJudge(expected, terms),
+    "isolation": lambda expected, terms, _: IsolationJudge(expected, terms),
 }
 
 

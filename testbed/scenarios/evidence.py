@@ -9,7 +9,7 @@ from typing import Any
 
 from testbed.errors import WaitTimeout
 from testbed.model.topology import MeshWorkload
-from testbed.report.record import Arrival
+from testbed.report.record import Arrival, FaultSpan, Mark
 from testbed.scenarios.lab import LabUnderTest
 from testbed.traffic import Sample, TrafficSpec
 from testbed.waiting import NotYet, wait_until
@@ -55,6 +55,12 @@ class Evidence:
     """Value that the traffic varies -> the instance that it stays with, once a judge has found that it does."""
     earlier_homes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """The same of the steps before, by name."""
+    faults: list[FaultSpan] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+    resolution: float = 0.0
+    """How well the times of faults and those of samples are known to each other, in seconds."""
+    bystanders: list[Sample] = field(default_factory=list)
+    """Requests to a service that is not concerned, sent all the while."""
     _logs: dict[str, list[AccessLogEntry]] = field(default_factory=dict)
 
     def access_log(self, workload: MeshWorkload, at_least: int = 0) -> list[AccessLogEntry]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from testbed.backends.contract import Backend
 from testbed.backends.guest import Guest
 from testbed.errors import LabError
+from testbed.faults.breaking import Breaker
 from testbed.model.topology import MeshWorkload, ProxyKind, Topology
 from testbed.traffic import AGENT, HostConnection
 
@@ -34,6 +35,8 @@ class LabUnderTest:
     capture: Callable[[str], AbstractContextManager[Path]] | None = None
     """Captures what crosses a node's mesh interface, as pcap, into the file that the context yields; the file is
     whole once the context is left."""
+    breaker: Breaker | None = None
+    """Breaks the lab's machines; None where there are none."""
     outside: HostConnection = field(default_factory=HostConnection)
     """Sends traffic from outside."""
 

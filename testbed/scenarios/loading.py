@@ -37,14 +37,16 @@ def read_file(path: Path) -> ScenarioFile:
 
 
 def find(wanted: Sequence[str], folder: Path = SCENARIOS) -> list[ScenarioFile]:
-    """Scenarios by file, folder, name or tag, in that order of trying; none wanted: all of ``folder``, by name.
+    """Scenarios by file, folder, name or tag, in that order of trying.
+
+    None wanted: all of ``folder`` by name, but for those that break machines, which have to be asked for.
 
     A file of ``folder`` that is wrong is in nobody's way who names another scenario; by tag, or for all of them,
     it can't be left out in silence.  Raises :class:`~testbed.errors.BadInput` for it, and for a word that is
     none of these.
     """
     if not wanted:
-        return _in_folder(folder)
+        return [f for f in _in_folder(folder) if not f.scenario.breaks_machines]
     found: dict[Path, ScenarioFile] = {}
     for word in wanted:
         path = Path(word)

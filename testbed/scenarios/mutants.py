@@ -87,8 +87,14 @@ class MutationScore:
 def mutants_of(file: ScenarioFile, base: ResourceSet) -> Iterator[Mutant]:
     """Every way to break the resources that the scenario gives, and those of the lab that its claims rest on.
 
-    A change that makes the resources invalid is no mutant: the mesh would never get it.
+    A change that makes the resources invalid is no mutant: the mesh would never get it.  Where machines are broken
+    the control is the same fault without the resource that protects from it: each is taken away as a whole.
     """
+    if file.scenario.breaks_machines:
+        for step, resource in _given(file):
+            name = f"{resource.kind} {resource.name}: removed" + (f" [{step}]" if step else "")
+            yield Mutant(name, resource.key, resource.digest, None)
+        return
     points = _tolerance(file.scenario)
     given = ((step, r, broken(r.to_plain(), points)) for step, r in _given(file))
     relied_on = (("", r, _broken_claims(r, file.scenario, points)) for r in _relied_on(file, base))

@@ -20,6 +20,7 @@ from testbed.report.record import MachineRecord, ScenarioRecord, StepRecord
 from testbed.resources import ResourceSet, dump
 from testbed.scenarios.building import build, headers_wanted, services_named, walk
 from testbed.scenarios.evidence import Evidence
+from testbed.scenarios.faulting import sample_under_faults, unable
 from testbed.scenarios.judge import Judge, Terms
 from testbed.scenarios.lab import LabUnderTest
 from testbed.scenarios.loading import ScenarioFile, given_resources, removed_keys
@@ -104,7 +105,7 @@ def _not_applicable(scenario: Scenario, lab: LabUnderTest) -> str:
     for feature in scenario.features:
         if reason := lab.backend.not_applicable(feature):
             return reason
-    return ""
+    return next((reason for step in scenario.each_step() if (reason := unable(step, lab.breaker))), "")
 
 
 def _wanted(before: ResourceSet, givens: tuple[Given, ...], path: Path) -> ResourceSet:
@@ -139,7 +140,7 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet) -> StepReco
     with settings(lab, {**scenario.given.settings, **step.given.settings}):
         for _ in range(MAX_DISCARDED_RUNS):
             judge = build(step.expect, Terms(step.when, scenario.alpha, scenario.beta), lab.topology)
-            count = step.when.requests or judge.cap
+            count = _count(step, judge)
             spec = traffic_spec(step.when, lab, secrets.token_hex(4), count, headers_wanted(step.expect))
             who = sender(step.when, lab)
             evidence = Evidence(lab, spec, who.caller, earlier_homes=run.homes)
@@ -182,11 +183,22 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet) -> StepReco
         revisions={workload: revision for workload, (revision, _) in revisions.items()},
         machines=machines,
         attachments=dict(evidence.attachments),
+        faults=tuple(evidence.faults),
+        marks=tuple(evidence.marks),
     )
+
+
+def _count(step: Step, judge: Judge) -> int:
+    """How many requests at most: as said, as many as fit into the time, or what the judge needs."""
+    if step.when.duration is not None and step.when.rate is not None:
+        return max(1, int(step.when.duration * step.when.rate))
+    return step.when.requests or judge.cap
 
 
 def _watched(step: Step, scenario: Scenario, lab: LabUnderTest) -> list[MeshWorkload]:
     """The workloads whose programs' logs count: of every service that the step or the scenario names."""
+    if step.when.faults:  # a program that was broken has forgotten what arrived
+        return []
     names = [step.when.service, *scenario.needs, *services_named(step.expect)]
     found = {w.name: w for name in names if name for w in lab.of_name(name)}
     return [w for w in found.values() if w.service and w.kind is not ProxyKind.GATEWAY]
@@ -211,6 +223,8 @@ def counts_disagree(evidence: Evidence, watched: Set[str]) -> str:
 
 
 def _sample(step: Step, spec: TrafficSpec, who: Sender, evidence: Evidence, judge: Judge) -> TrafficSummary:
+    if step.when.faults and evidence.lab.breaker is not None:
+        return sample_under_faults(step, spec, who, evidence, judge, evidence.lab.breaker)
     wanted = "encrypted" in dict(walk(step.expect)) and who.caller is not None
     with ExitStack() as stack:
         file = None

@@ -44,6 +44,8 @@ class TrafficRun:
     def __init__(self, spec: TrafficSpec, lines: Iterator[bytes], node: str) -> None:
         self.spec = spec
         self.summary = TrafficSummary(0)
+        self.began: float | None = None
+        """The sender's monotonic clock when the run began, in seconds; known with the first sample."""
         self._lines = lines
         self._node = node
         self._held: dict[int, Sample] = {}
@@ -72,6 +74,8 @@ class TrafficRun:
             said = json.loads(line)
             if isinstance(said, list):
                 yield from (Sample.from_row(row) for row in said)
+            elif "start" in said:
+                self.began = float(said["start"]["monotonic"])
             elif "failed" in said:
                 raise self._trouble(str(said["failed"]))
             elif "end" in said:

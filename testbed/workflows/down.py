@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from testbed.faults.network import forget_all
 from testbed.host.lock import hold
 from testbed.lab.executor import execute
 from testbed.lab.lab import Lab
@@ -24,6 +25,8 @@ def down(lab: Lab, show: Show) -> bool:
             and not lab.directories.state.exists()
         ):
             return False
+        if observed.machines and not lab.private:  # else the rules go with the lab's network namespace
+            forget_all(lab)
         plan = plan_down(observed)
         with show(plan) as watch:
             execute(plan, Performer(lab, Machines(lab, kvm=False), ResourceSet()), watch)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from testbed.errors import bad_input
+from testbed.faults.breaking import Breaker
 from testbed.lab.lab import SSH_PORT, Lab, NotUp
 
 
@@ -61,13 +62,17 @@ def _write(path: Path, text: str) -> Path:
 
 
 def require_up(lab: Lab, node: str | None = None) -> None:
-    """Raise :class:`NotUp` unless the lab (and ``node``) is there, BadInput for a node that it doesn't have."""
+    """Raise :class:`NotUp` unless the lab (and ``node``) is there, BadInput for a node that it doesn't have.
+
+    Faults that a killed command left behind are undone first.
+    """
     if node is not None:
         _require_known(lab, node)
     hypervisor = lab.hypervisor()
-    machines = hypervisor.machines()
-    if not machines:
+    if not hypervisor.machines():
         raise NotUp(lab.id, "find its machines")
+    Breaker(lab).recover()
+    machines = hypervisor.machines()
     if node is not None and node not in machines:
         raise NotUp(node, "find the machine", "libvirt has no machine for it")
     if node is not None and machines[node].power != "running":

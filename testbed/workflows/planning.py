@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from testbed.compiler import compile_mesh
+from testbed.faults.breaking import Breaker
 from testbed.host.probes import kvm
 from testbed.lab.lab import Lab
 from testbed.lab.machines import Machines
@@ -41,6 +42,7 @@ def look(lab: Lab, machines: Machines, resources: ResourceSet) -> ObservedLab:
     compile_mesh(resources, lab.topology, security=security_of(lab))
     if lab.is_stopped:
         lab.daemon.start()  # only it knows the machines
+    Breaker(lab).recover()
     observed = observe(lab, machines.disks)
     nodes = {n.name for n in lab.inventory.nodes}
     if set(observed.machines) != nodes or not all(m.answers for m in observed.machines.values()):

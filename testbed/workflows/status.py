@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from testbed.backends.contract import ProxyState
+from testbed.faults.breaking import Breaker
 from testbed.host.lock import holder
 from testbed.lab.disks import Disks
 from testbed.lab.lab import Lab
@@ -54,7 +55,8 @@ class LabStatus:
 
 
 def status(lab: Lab) -> LabStatus:
-    """Look at the lab; changes nothing and takes no lock."""
+    """Look at the lab; takes no lock, and changes nothing but what a killed `fault` left behind."""
+    Breaker(lab).recover()
     observed = observe(lab, Disks.of(lab.inventory.image))
     asked = any(m.answers for m in observed.machines.values())
     proxies = backend_of(lab).states() if asked else ()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from testbed import log
 from testbed.errors import LabError
+from testbed.faults.breaking import Breaker
 from testbed.host.doctor import require
 from testbed.host.lock import hold
 from testbed.lab.lab import Lab
@@ -88,6 +89,7 @@ def _up(lab: Lab, show: Show, *, prove: bool, defaults: bool, cold: bool) -> UpR
     resources = default_resources(lab) if defaults else ResourceSet()
     with hold(lab.directories, f"testbed up -i {lab.file}"):
         machines = machines_of(lab)
+        Breaker(lab).clear()
         plan, cached = plan_with_cache(lab, machines, resources, cold=cold or not defaults)
         if not plan:
             return UpReport(lab, urls=urls(lab))

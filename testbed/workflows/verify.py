@@ -9,6 +9,7 @@ from typing import Any
 
 from testbed import scenarios
 from testbed.errors import LabError
+from testbed.faults.breaking import Breaker
 from testbed.host.lock import hold
 from testbed.lab.capture import capture
 from testbed.lab.lab import Lab
@@ -32,7 +33,12 @@ def lab_under_test(lab: Lab) -> LabUnderTest:
         raise LabError(lab.id, "send traffic from outside", "no gateway is forwarded", "run: testbed up")
 
     has_gateway = any(g.forward is not None for g in lab.inventory.gateways)
-    return LabUnderTest(backend_of(lab), gateway if has_gateway else None, capture=lambda node: capture(lab, node))
+    return LabUnderTest(
+        backend_of(lab),
+        gateway if has_gateway else None,
+        capture=lambda node: capture(lab, node),
+        breaker=Breaker(lab),
+    )
 
 
 def verify(
@@ -109,5 +115,5 @@ def verify_scenario(lab: Lab, name: str) -> ScenarioRecord:
 
 
 def scenario_files(wanted: Sequence[str]) -> list[ScenarioFile]:
-    """The scenarios that the words mean; none: all that are shipped."""
-    return find(wanted)
+    """The scenarios that the words mean; none: all that are shipped, those that break machines last."""
+    return find(wanted) if wanted else list({f.path: f for f in (*find([]), *find(["fault"]))}.values())

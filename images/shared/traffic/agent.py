@@ -510,7 +510,7 @@ def main():
             return 1
     agent = Agent(plan, sys.stdout)
     try:
-        agent.emit({"start": {"pid": os.getpid(), "clock": time.time()}})
+        agent.emit({"start": {"pid": os.getpid(), "clock": time.time(), "monotonic": agent.began}})
         agent.run()
         used = os.times()
         agent.emit(

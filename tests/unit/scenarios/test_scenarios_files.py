@@ -14,7 +14,7 @@ from testbed.scenarios.loading import SCENARIOS, given_resources
 from testbed.scenarios.mutants import mutants_of
 
 ROOT = Path(__file__).parents[3]
-SHIPPED = find([])
+SHIPPED = list({f.path: f for f in (*find([]), *find(["fault"]))}.values())
 HEAD = "name: x\ndescription: d\npromise: p\n"
 WHEN = "when: {from: client, service: reviews}\n"
 
@@ -32,7 +32,8 @@ def test_the_published_schema_is_current():
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda f: f.scenario.name)
 def test_a_shipped_scenario_is_named_as_its_file_and_its_resources_are_valid(file):
     assert file.path.stem == file.scenario.name
-    assert file.path.read_text().startswith("# yaml-language-server: $schema=schema.json\n")
+    schema = "schema.json" if file.path.parent == SCENARIOS else "../schema.json"
+    assert file.path.read_text().startswith(f"# yaml-language-server: $schema={schema}\n")
     given_resources(file.scenario.given, file.path)
     for step in file.scenario.each_step():
         given_resources(step.given, file.path)
@@ -64,7 +65,10 @@ def test_excuses_name_mutants_that_there_are():
         (HEAD, "either when and expect, or steps"),
         (HEAD + WHEN, "either when and expect"),
         (HEAD + WHEN + "expect: {}\n", "nothing is expected"),
-        (HEAD + WHEN + "expect: {status: 200}\nfaults: [{kill: app-1}]\n", "faults are not supported yet"),
+        (
+            HEAD + WHEN.replace("}", ", faults: [{kind: reset, target: a}]}") + "expect: {noErrors: true}\n",
+            "rate and for",
+        ),
         (HEAD + WHEN + "expect: {splt: 200}\n", "x.yaml:5:10: expect.splt: unknown field 'splt'"),
         (HEAD + WHEN + "expect: {split: {weights: {v1: 0}}}\n", "add up to 0"),
         (HEAD + WHEN + "expect: {timeout: {after: 1}}\n", "a duration such as 250ms"),

@@ -10,7 +10,7 @@ from fake_capture import client_hello, pcap, segment
 from testbed.model.scenario import Expectation, Traffic
 from testbed.model.topology import Locality, MeshWorkload, ProxyKind, Topology
 from testbed.model.verdict import Outcome
-from testbed.report.record import Arrival
+from testbed.report.record import Arrival, FaultSpan, Mark
 from testbed.scenarios.building import BUILDERS, build
 from testbed.scenarios.evidence import AccessLogEntry, Evidence
 from testbed.scenarios.judge import Terms
@@ -123,6 +123,22 @@ EJECTING = [sample(i, "v1" if i in (0, 3, 6) else "v2", 503 if i in (0, 3, 6) el
 NEVER_EJECTED = [sample(i, "v1" if i % 3 == 0 else "v2", 503 if i % 3 == 0 else 200) for i in range(100)]
 
 P, F, U, N = Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.NOT_APPLICABLE
+
+
+def span(began=2.0, ended=4.0, **changed):
+    fields = {"title": "freeze n", "nodes": ("n",), "well": ended, "held": True, "proof": "it did", **changed}
+    return FaultSpan(began=began, bit=began + 0.1, ended=ended, **fields)
+
+
+def hurt(first, last, n=120, **fields):
+    """One request each tenth of a second; those sent from ``first`` to ``last`` (seconds) fail."""
+    return [sample(i, **({"status": 503, "version": ""} if first <= i / 10 < last else fields)) for i in range(n)]
+
+
+BROKEN = {"faults": [span()]}
+EJECTED = {**BROKEN, "marks": [Mark(2.6, "reviews-v2 ejected (consecutive 5xx)", "reviews-v2")]}
+READMITTED_ONLY = {**BROKEN, "marks": [Mark(2.6, "reviews-v2 unejected", "reviews-v2")]}
+CALM, SLOWER = many(60, took=0.01), [sample(i, took=0.01 if i < 20 else 0.05) for i in range(60)]
 CASES = [
     ("split", {"weights": {"v1": 50, "v2": 50}, "tolerance": 20}, turns("v1", "v2", n=400), P, {}),
     ("split", {"weights": {"v1": 50, "v2": 50}, "tolerance": 20}, turns("v1", "v1", "v1", "v2", n=400), F, {}),
@@ -216,6 +232,37 @@ CASES = [
     ("telemetry", {"at": "client", "fields": {"response_flags": "^FI$"}}, many(), P, {"logs": {"client-v1": log(response_flags="FI")}}),
     ("telemetry", {"at": "client", "fields": {"response_flags": "^FI$"}}, many(), F, {"logs": {"client-v1": log(response_flags="-")}}),
     ("telemetry", {"at": "client", "fields": {"response_flags": "^FI$"}}, many(), F, {"logs": {}}),
+    ("timeToEject", {"workload": "reviews-v2", "within": "1s"}, many(), P, EJECTED),
+    ("timeToEject", {"workload": "reviews-v2", "within": "300ms"}, many(), F, EJECTED),
+    ("timeToEject", {"workload": "reviews-v2", "within": "1s"}, many(), F, READMITTED_ONLY),
+    ("timeToEject", {"workload": "reviews-v2", "within": "1s"}, many(), U, {"faults": [span(held=False)]}),
+    ("timeToReadmit", {"workload": "reviews-v2", "within": "2s"}, [*many(50), *(sample(i, "v2") for i in range(50, 60))], P, BROKEN),
+    ("timeToReadmit", {"workload": "reviews-v2", "within": "500ms"}, [*many(50), *(sample(i, "v2") for i in range(50, 60))], F, BROKEN),
+    ("timeToReadmit", {"workload": "reviews-v2", "within": "1s"}, many(), F, BROKEN),
+    ("timeToReadmit", {"workload": "reviews-v2", "within": "9s"}, many(), U, BROKEN),
+    ("timeToFailover", {"within": "1s"}, hurt(2, 2.6), P, BROKEN),
+    ("timeToFailover", {"within": "300ms"}, hurt(2, 2.6), F, BROKEN),
+    ("timeToFailover", {"within": "1s"}, hurt(2, 4), F, BROKEN),
+    ("timeToFailover", {"within": "1s", "zone": "zone-b"}, hurt(2, 2.6, version="v2"), P, BROKEN),
+    ("timeToFailover", {"within": "1s", "zone": "zone-b"}, hurt(2, 2.6), F, BROKEN),
+    ("timeToRecover", {"within": "1s"}, hurt(2, 4.5), P, BROKEN),
+    ("timeToRecover", {"within": "1s"}, hurt(2, 6), F, BROKEN),
+    ("timeToRecover", {"within": "1s"}, hurt(2, 99), F, BROKEN),
+    ("timeToRecover", {"within": "1s"}, hurt(1, 4), U, BROKEN),
+    ("errorsDuring", {"atMost": 6}, hurt(2, 2.6), P, BROKEN),
+    ("errorsDuring", {"atMost": 5}, hurt(2, 2.6), F, BROKEN),
+    ("errorsDuring", {"atMost": 9, "atLeast": 7}, hurt(2, 2.6), F, BROKEN),
+    ("errorsDuring", {"atMost": 5}, many(), U, {}),
+    ("noErrors", True, many(), P, BROKEN),
+    ("noErrors", True, hurt(3, 3.1), F, BROKEN),
+    ("goodput", {"during": 60, "settle": "1s"}, hurt(2, 2.6, n=300), P, BROKEN),
+    ("goodput", {"during": 90, "settle": "1s"}, hurt(2, 2.6, n=300), F, BROKEN),
+    ("goodput", {"settle": "1s"}, hurt(9, 9.1, n=300), F, BROKEN),
+    ("goodput", {"settle": "1s"}, many(), U, BROKEN),
+    ("isolation", {"service": "ratings"}, many(), P, {**BROKEN, "bystanders": CALM}),
+    ("isolation", {"service": "ratings"}, many(), F, {**BROKEN, "bystanders": SLOWER}),
+    ("isolation", {"service": "ratings"}, many(), F, {**BROKEN, "bystanders": hurt(3, 3.1)}),
+    ("isolation", {"service": "ratings"}, many(), U, {**BROKEN, "bystanders": many(20)}),
 ]  # fmt: skip
 
 

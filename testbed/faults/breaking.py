@@ -1,0 +1,210 @@
+"""Break machines and mend them.  A fault is noted in libvirt before it is made, and the note goes last."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from testbed.errors import LabError, TestbedError, bad_input
+from testbed.faults.grips import Grip, grip_of
+from testbed.faults.proof import Proof, together
+from testbed.faults.records import Standing, new_standing, read_standing
+from testbed.host.probes.faults import no_bridge_filter
+from testbed.hypervisor.breaking import DomainBreaker
+from testbed.lab.lab import Lab
+from testbed.log import get
+from testbed.model.fault import Fault, FaultKind
+from testbed.plan.faults import Action, Machine, NoSuchTarget, Silence, actions_of, conflict, doubled
+
+
+@dataclass
+class Made:
+    """A fault that was made.  Times are seconds of the host's monotonic clock; 0 while they lie ahead."""
+
+    fault: Fault
+    id: str
+    nodes: tuple[str, ...]
+    began: float = 0.0
+    """When the command was given; it bit between then and ``bit``."""
+    bit: float = 0.0
+    ended: float = 0.0
+    """When it was mended from below; a machine that boots has a way to go from there."""
+    well: float = 0.0
+    """When the machines did their work again."""
+    proof: Proof = field(default_factory=lambda: Proof(False, "not measured yet"))
+
+
+class Breaker:
+    """Breaks one lab.  Needs no lock: notes are atomic, and what ends a fault may run twice."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self._log = get("faults")
+
+    @cached_property
+    def machines(self) -> dict[str, Machine]:
+        """What planning has to know of the nodes."""
+        inventory = self.lab.inventory
+        return {
+            n.name: Machine(n.name, inventory.mesh_address(n.name), n.locality, n.memory) for n in inventory.nodes
+        }
+
+    def actions(self, fault: Fault) -> tuple[Action, ...]:
+        """What it means here.  Raises :class:`~testbed.plan.faults.NoSuchTarget`."""
+        actions = actions_of(fault, self.machines, self.lab.topology)
+        if reason := doubled(actions):
+            raise NoSuchTarget(reason)
+        return actions
+
+    def unable(self, fault: Fault) -> str:
+        """Why this fault can't be made in this lab or on this host; empty when it can.  Touches nothing."""
+        try:
+            actions = self.actions(fault)
+        except NoSuchTarget as e:
+            return str(e)
+        return no_bridge_filter() if any(isinstance(a, Silence) for a in actions) else ""
+
+    def standing(self) -> tuple[Standing, ...]:
+        """The faults that there are, oldest first."""
+        hypervisor = self.lab.hypervisor_if_up()
+        return read_standing(DomainBreaker(hypervisor)) if hypervisor else ()
+
+    @contextmanager
+    def breaking(self, fault: Fault) -> Iterator[Made]:
+        """The fault holds inside the context, and is undone after it, whatever happens in between."""
+        made, grips = self._make(fault, owned=True)
+        try:
+            self._prove(made, grips)
+            yield made
+        finally:
+            self._undo(made, grips)
+
+    def make(self, fault: Fault) -> Made:
+        """Make it and leave it, until :meth:`clear`."""
+        if fault.kind is FaultKind.LINK_FLAP:
+            raise bad_input("fault", "a link that flaps needs somebody who does it", "say how long: --for 30s")
+        made, grips = self._make(fault, owned=False)
+        try:
+            self._prove(made, grips)
+        except BaseException:
+            self._undo(made, grips)
+            raise
+        if fault.kind.momentary:
+            self._undo(made, grips)
+        return made
+
+    def clear(self, wanted: Callable[[Standing], bool] = lambda _: True) -> tuple[Made, ...]:
+        """Undo what stands, newest first.  Raises the first error once all has been tried."""
+        done: list[Made] = []
+        trouble: list[TestbedError] = []
+        for standing in reversed([s for s in self.standing() if wanted(s)]):
+            made = Made(standing.fault, standing.id, standing.nodes)
+            try:
+                actions = self.actions(standing.fault)
+                self._undo(made, self._grips(actions, standing.id))
+                done.append(made)
+            except NoSuchTarget as e:
+                trouble.append(LabError(standing.id, "undo it", str(e), "run: testbed down"))
+            except TestbedError as e:
+                trouble.append(e)
+        if trouble:
+            raise trouble[0]
+        return tuple(done)
+
+    def recover(self) -> tuple[Made, ...]:
+        """Undo what commands left behind that were killed."""
+        return self.clear(lambda standing: standing.orphaned)
+
+    def _make(self, fault: Fault, *, owned: bool) -> tuple[Made, dict[str, list[Grip]]]:
+        try:
+            actions = self.actions(fault)
+        except NoSuchTarget as e:
+            raise bad_input("fault", str(e), "testbed status shows what there is") from None
+        breaker = DomainBreaker(self.lab.hypervisor())
+        standing = new_standing(fault, owned=owned)
+        nodes = tuple(dict.fromkeys(a.node for a in actions))
+        made = Made(fault, standing.id, nodes)
+        grips = self._grips(actions, standing.id)
+        try:
+            for node in nodes:
+                breaker.note(node, standing.id, standing.encode())
+            # looked at after noting: of two commands at once at least one sees the other
+            self._refuse_overlap(actions, standing)
+        except BaseException:
+            self._forget(made)
+            raise
+        self._log.info("fault", id=standing.id, what=fault.title)
+        made.began = time.monotonic()
+        try:
+            self._each(grips, lambda grip: grip.begin())
+        except BaseException:
+            self._undo(made, grips)
+            raise
+        made.bit = time.monotonic()
+        return made, grips
+
+    def _refuse_overlap(self, actions: Sequence[Action], ours: Standing) -> None:
+        for other in self.standing():
+            if other.id == ours.id:
+                continue
+            if reason := conflict(actions, self.actions(other.fault)):
+                hint = f"it is {other.fault.title}; testbed fault clear ends it"
+                raise LabError(", ".join(ours.fault.target), f"make the fault {ours.fault.kind}", reason, hint)
+
+    def _prove(self, made: Made, grips: dict[str, list[Grip]]) -> None:
+        proofs: list[tuple[str, Proof]] = []
+        lock = threading.Lock()
+
+        def prove(node: str) -> None:
+            for grip in grips[node]:
+                found = grip.prove()
+                with lock:
+                    proofs.append((node, found))
+
+        self._parallel(grips, prove)
+        made.proof = together(sorted(proofs, key=lambda p: p[0]))
+
+    def _undo(self, made: Made, grips: dict[str, list[Grip]]) -> None:
+        """Mend everything, wait until it is well, and forget those that are."""
+        self._each(grips, lambda grip: grip.end())
+        made.ended = time.monotonic()
+        self._each(grips, lambda grip: grip.await_well())
+        made.well = time.monotonic()
+        self._forget(made)
+        self._log.info("mended", id=made.id, what=made.fault.title, proof=made.proof.words)
+
+    def _forget(self, made: Made) -> None:
+        breaker = DomainBreaker(self.lab.hypervisor())
+        known = breaker.hypervisor.machines()
+        for node in made.nodes:
+            if node in known:
+                breaker.note(node, made.id, None)
+
+    def _grips(self, actions: Iterable[Action], fault: str) -> dict[str, list[Grip]]:
+        grips: dict[str, list[Grip]] = {}
+        for action in actions:
+            grips.setdefault(action.node, []).append(grip_of(action, self.lab, fault))
+        return grips
+
+    def _each(self, grips: dict[str, list[Grip]], work: Callable[[Grip], None]) -> None:
+        def on(node: str) -> None:
+            for grip in grips[node]:
+                work(grip)
+
+        self._parallel(grips, on)
+
+    def _parallel(self, nodes: Iterable[str], work: Callable[[str], None]) -> None:
+        """On all nodes at once; the first error once all have been tried."""
+        names = list(nodes)
+        if len(names) == 1:
+            work(names[0])
+            return
+        with ThreadPoolExecutor(len(names) or 1) as pool:
+            futures = [pool.submit(work, name) for name in names]
+        for future in futures:
+            future.result()

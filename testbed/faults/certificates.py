@@ -1,0 +1,79 @@
+"""Another certificate for a workload, laid where its proxy watches; the right one is kept beside it."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from testbed.backends.guest import Guest
+from testbed.backends.secrets import identity_file
+from testbed.compiler.xdspaths import IDENTITY, secret_path
+from testbed.errors import LabError
+from testbed.faults.proof import Proof
+from testbed.lab.lab import Lab
+from testbed.model.fault import FaultKind
+from testbed.pki import Credential, LabCa, Validity, certificate_of
+from testbed.plan.faults import Certificate
+
+
+@dataclass
+class CertificateGrip:
+    """The file of the proxy's identity: replaced by rename, as a push does it."""
+
+    action: Certificate
+    lab: Lab
+    guest: Guest = field(default_factory=Guest)
+    serial: str = ""
+
+    def begin(self) -> None:
+        """Lay the other certificate."""
+        credential = self._credential()
+        content = identity_file(credential).content
+        self.serial = f"{certificate_of(credential.chain).serial_number:x}"
+        path = self._path
+        # through base64: the text is safe in a shell, and one round trip carries all of it
+        script = (
+            f"[ -e {path}.kept ] || cp -p {path} {path}.kept; cp -p {path} {path}.new && "
+            f"echo {base64.b64encode(content).decode()} | base64 -d >{path}.new && mv {path}.new {path}"
+        )
+        self._run(script, "lay another certificate")
+
+    def prove(self) -> Proof:
+        """The proxy's own list of certificates names the serial number that was laid."""
+        listed = f"ip netns exec {self.action.workload} busybox wget -q -T 3 -O - http://127.0.0.1:15000/certs"
+        script = (
+            f"for i in 1 2 3 4 5 6 7 8 9 10; do {listed} | grep -q {self.serial} && exit 0; sleep 0.3; done; exit 1"
+        )
+        done = self.lab.connection(self.action.node).run(["sh", "-c", script], check=False)
+        shown = "shows" if done.status == 0 else "does not show"
+        return Proof(done.status == 0, f"the proxy {shown} the certificate {self.serial[:12]}")
+
+    def end(self) -> None:
+        """Put the right one back."""
+        path = self._path
+        self._run(f"[ ! -e {path}.kept ] || mv {path}.kept {path}", "put its certificate back")
+
+    def await_well(self) -> None:
+        """Nothing to wait for: proxies take a new secret within milliseconds."""
+
+    @property
+    def _path(self) -> str:
+        workload = self.lab.topology.workload(self.action.workload)
+        return f"{self.guest.layout.directory(workload)}/{secret_path(IDENTITY)}"
+
+    def _credential(self) -> Credential:
+        topology = self.lab.topology
+        identity = topology.workload(self.action.workload).spiffe_id(topology.trust_domain)
+        ca = LabCa.open(self.lab.directories.pki / "ca", self.lab.id)
+        now = datetime.now(UTC)
+        if self.action.how is FaultKind.CERTIFICATE_FOREIGN:
+            return LabCa.create("foreign").issue(identity)
+        if self.action.how is FaultKind.CERTIFICATE_EXPIRED:
+            return ca.issue(identity, Validity(now - timedelta(days=2), now - timedelta(hours=2)))
+        return ca.issue(identity)
+
+    def _run(self, script: str, action: str) -> None:
+        done = self.lab.connection(self.action.node).run(["sh", "-c", script], check=False)
+        if done.status != 0:
+            raise LabError(self.action.workload, action, done.stderr.decode(errors="replace").strip())

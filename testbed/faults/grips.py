@@ -1,0 +1,401 @@
+"""How each action is begun, proved and ended on its machine.
+
+Ending is safe to repeat, and works without having begun: whoever finds a note of a killed command ends the
+fault with a grip of his own.
+"""
+
+from __future__ import annotations
+
+import shlex
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from testbed.errors import LabError
+from testbed.faults import network
+from testbed.faults.certificates import CertificateGrip
+from testbed.faults.proof import Proof
+from testbed.guests.ssh import NotReachable
+from testbed.hypervisor.breaking import DomainBreaker
+from testbed.hypervisor.machines import Power as DomainPower
+from testbed.lab.lab import Lab
+from testbed.lab.machines import BOOT_LIMIT, MESH, tap_name
+from testbed.model.fault import FaultKind
+from testbed.model.topology import MeshWorkload
+from testbed.plan.faults import Action, Balloon, Certificate, InGuest, Link, Power, Silence, Throttle
+from testbed.waiting import NotYet, wait_until
+
+DISK = "vda"
+CONSOLE_LIMIT = 10.0
+WELL_LIMIT = 120.0
+"""Seconds for the proxies of a machine that has booted to be ready."""
+
+
+class Grip(Protocol):
+    """One action's hold on one machine."""
+
+    def begin(self) -> None:
+        """Break it; returns when it is broken."""
+        ...
+
+    def prove(self) -> Proof:
+        """Measure that it is broken."""
+        ...
+
+    def end(self) -> None:
+        """Mend it; nothing to mend is no error."""
+        ...
+
+    def await_well(self) -> None:
+        """Wait until the machine does its work again."""
+        ...
+
+
+def grip_of(action: Action, lab: Lab, fault: str) -> Grip:  # noqa: PLR0911  (one line per action)
+    """The grip for an action of the fault with that id."""
+    breaker = DomainBreaker(lab.hypervisor())
+    match action:
+        case Power():
+            return PowerGrip(action, lab, breaker)
+        case Link():
+            return LinkGrip(action, lab, breaker)
+        case Silence():
+            return SilenceGrip(action, lab, fault)
+        case Throttle():
+            return ThrottleGrip(action, lab, breaker)
+        case Balloon():
+            return BalloonGrip(action, lab, breaker)
+        case InGuest():
+            return GuestGrip(action, lab)
+        case Certificate():
+            return CertificateGrip(action, lab)
+
+
+def in_guest(lab: Lab, node: str, script: str, limit: float = 60) -> tuple[int, str]:
+    """Run a shell script there in one round trip, with the host's time as ``$NOW``: (status, what it said)."""
+    script = f"NOW={time.time():.3f}\n{script}"
+    done = lab.connection(node).run(["sh", "-c", script], limit=limit, check=False)
+    return done.status, (done.stdout + done.stderr).decode(errors="replace").strip()
+
+
+@dataclass
+class PowerGrip:
+    """The machine as a whole, by words to the hypervisor."""
+
+    action: Power
+    lab: Lab
+    breaker: DomainBreaker
+    frames: int = 0
+    boot: str = ""
+    console: int = 0
+
+    def begin(self) -> None:
+        """Freeze, cut, reset or crash it."""
+        node, how = self.action.node, self.action.how
+        if how is FaultKind.FREEZE:
+            self.breaker.freeze(node)
+            self.frames = self._frames()
+        elif how is FaultKind.POWER_OFF:
+            self.breaker.cut_power(node)
+        elif how is FaultKind.RESET:
+            self.boot = self._boot_id()
+            self.breaker.reset(node)
+        else:
+            self.console = len(self._console())
+            self.breaker.interrupt(node)
+        self.lab.connection(node).close() if how is not FaultKind.FREEZE else None
+
+    def prove(self) -> Proof:
+        """State and frames of the domain; for a crash the kernel's last words; for a reset another boot."""
+        node, how = self.action.node, self.action.how
+        if how is FaultKind.CRASH:
+            return self._panicked()
+        if how is FaultKind.RESET:
+            return Proof(True, "its reset button was pressed")  # a boot id that changed says more, at the end
+        power = self.breaker.power(node)
+        if how is FaultKind.POWER_OFF:
+            return Proof(power is DomainPower.SHUTOFF, f"the domain is {power}")
+        sent = self._frames() - self.frames
+        return Proof(power is DomainPower.PAUSED and sent == 0, f"the domain is {power} and has sent {sent} frames")
+
+    def end(self) -> None:
+        """Let it go on, or boot it."""
+        node = self.action.node
+        power = self.breaker.power(node)
+        if self.action.how is FaultKind.CRASH and power is not DomainPower.SHUTOFF and not self._answers():
+            self.breaker.cut_power(node)
+        if self.action.how is not FaultKind.FREEZE:
+            self.lab.connection(node).close()
+        self.breaker.hypervisor.start(node)
+
+    def await_well(self) -> None:
+        """It answers, its clock is right (a frozen one stood), and its proxies are ready."""
+        node = self.action.node
+
+        def answers() -> None:
+            try:
+                self.lab.connection(node).connect(limit=15)
+            except NotReachable as e:
+                raise NotYet(e.cause) from None
+
+        wait_until(f"{node} answers on SSH", answers, limit=BOOT_LIMIT, interval=0.2)
+        if self.action.how is FaultKind.FREEZE:
+            in_guest(self.lab, node, "date -s @$NOW >/dev/null")
+        else:
+            await_ready(self.lab, node)
+
+    def _frames(self) -> int:
+        return self.breaker.frames_sent(self.action.node, tap_name(self.lab, MESH, self.action.node))
+
+    def _boot_id(self) -> str:
+        return in_guest(self.lab, self.action.node, "cat /proc/sys/kernel/random/boot_id")[1]
+
+    def _console(self) -> bytes:
+        file = self.lab.directories.consoles / f"{self.action.node}.log"
+        return file.read_bytes() if file.exists() else b""
+
+    def _panicked(self) -> Proof:
+        def said() -> str:
+            for line in self._console()[self.console :].decode(errors="replace").splitlines():
+                if "Kernel panic" in line:
+                    return line.strip()
+            raise NotYet("no panic on its console")
+
+        try:
+            words = wait_until(f"{self.action.node} panics", said, limit=CONSOLE_LIMIT, interval=0.1)
+        except TimeoutError as e:
+            return Proof(False, str(e))
+        return Proof(True, f"its console says: {words}")
+
+    def _answers(self) -> bool:
+        try:
+            self.lab.connection(self.action.node).connect(limit=3)
+        except LabError:
+            return False
+        return True
+
+
+def await_ready(lab: Lab, node: str) -> None:
+    """Until every program of the node is up and every proxy says that it is ready."""
+    here = [w for w in lab.topology.workloads if w.node == node]
+    if not here:
+        return
+    script = " && ".join(_ready(w) for w in here)
+
+    def ready() -> None:
+        try:
+            status, said = in_guest(lab, node, script, limit=30)
+        except LabError as e:
+            raise NotYet(e.cause) from None
+        if status != 0:
+            raise NotYet(said.splitlines()[-1] if said else "not ready")
+
+    wait_until(f"{node}: its proxies are ready", ready, limit=WELL_LIMIT, interval=0.5)
+
+
+def _ready(workload: MeshWorkload) -> str:
+    name = shlex.quote(workload.name)
+    url = "http://127.0.0.1:15021/healthz/ready"
+    return f"ip netns exec {name} busybox wget -q -T 3 -O /dev/null {url}"
+
+
+@dataclass
+class LinkGrip:
+    """The cable of the mesh NIC."""
+
+    action: Link
+    lab: Lab
+    breaker: DomainBreaker
+    stopped: threading.Event = field(default_factory=threading.Event)
+    flapping: threading.Thread | None = None
+    flaps: int = 0
+
+    def begin(self) -> None:
+        """Unplug it; with a period, again and again."""
+        self._set(up=False)
+        if self.action.period:
+            self.flapping = threading.Thread(target=self._flap, name=f"flap {self.action.node}", daemon=True)
+            self.flapping.start()
+
+    def _flap(self) -> None:
+        up = False
+        while not self.stopped.wait(self.action.period / 2):
+            up = not up
+            self._set(up=up)
+            self.flaps += 1
+
+    def prove(self) -> Proof:
+        """The guest sees no carrier; of a flapping link, how often the carrier changed there."""
+        file = "carrier_changes" if self.action.period else "carrier"
+        _, said = in_guest(self.lab, self.action.node, f"cat /sys/class/net/eth1/{file}")
+        if self.action.period:
+            return Proof(said.isdecimal() and int(said) >= 2, f"the guest has seen {said} changes of its carrier")
+        return Proof(said == "0", f"the guest's carrier is {said}")
+
+    def end(self) -> None:
+        """Plug it in."""
+        self.stopped.set()
+        if self.flapping is not None:
+            self.flapping.join()
+        if self.breaker.power(self.action.node) in (DomainPower.RUNNING, DomainPower.PAUSED):
+            self._set(up=True)
+
+    def await_well(self) -> None:
+        """Nothing to wait for: the guest sees its carrier at once."""
+
+    def _set(self, *, up: bool) -> None:
+        node = self.action.node
+        self.breaker.set_carrier(node, tap_name(self.lab, MESH, node), up=up)
+
+
+@dataclass
+class SilenceGrip:
+    """A filter on the bridge."""
+
+    action: Silence
+    lab: Lab
+    fault: str
+
+    def begin(self) -> None:
+        """Lose packets from now on."""
+        network.silence(self.lab, self.fault, self.action)
+
+    def prove(self) -> Proof:
+        """Try to get through (where no port is meant), and count what the filter has eaten."""
+        namespace, address = self.action.probe
+        inside = f"ip netns exec {shlex.quote(namespace)} " if namespace else ""
+        answered = False
+        if self.action.port is None:
+            script = f"{inside}ping -q -c 2 -i 0.2 -W 1 {address} >/dev/null"
+            answered = in_guest(self.lab, self.action.node, script)[0] == 0
+        count = network.lost(self.lab, self.fault)
+        words = f"{count} packets were lost on the bridge" + (", and yet a ping got through" if answered else "")
+        return Proof(count > 0 and not answered, words)
+
+    def end(self) -> None:
+        """Let them through."""
+        network.restore(self.lab, self.fault)
+
+    def await_well(self) -> None:
+        """Nothing to wait for."""
+
+
+@dataclass
+class ThrottleGrip:
+    """What the hypervisor lets through to the root disk."""
+
+    action: Throttle
+    lab: Lab
+    breaker: DomainBreaker
+
+    def begin(self) -> None:
+        """Throttle writes."""
+        self.breaker.throttle_writes(self.action.node, DISK, self.action.write)
+
+    def prove(self) -> Proof:
+        """A write of four times what a second allows does not end within one.  It is left behind in the guest:
+        nothing can end a process that waits for its disk, until the disk goes on."""
+        size = max(8192, 4 * self.action.write)
+        file = "/var/tmp/testbed-fault.probe"  # noqa: S108 - in the guest
+        write = f"dd if=/dev/zero of={file} bs={size} count=1 oflag=direct 2>/dev/null; rm -f {file}"
+        script = f"({write}; echo ended >/run/testbed-fault.probe) >/dev/null 2>&1 </dev/null &\nsleep 1\n"
+        script = f"rm -f /run/testbed-fault.probe\n{script}cat /run/testbed-fault.probe 2>/dev/null || echo waits"
+        _, said = in_guest(self.lab, self.action.node, script)
+        return Proof(
+            said == "waits", f"after 1 s a write of {size} bytes " + ("waits" if said == "waits" else "ended")
+        )
+
+    def end(self) -> None:
+        """Lift it."""
+        if self.breaker.power(self.action.node) in (DomainPower.RUNNING, DomainPower.PAUSED):
+            self.breaker.throttle_writes(self.action.node, DISK, 0)
+
+    def await_well(self) -> None:
+        """Until a write gets through."""
+        in_guest(
+            self.lab, self.action.node, "echo >/var/tmp/testbed-fault.probe; sync; rm /var/tmp/testbed-fault.probe"
+        )
+
+
+@dataclass
+class BalloonGrip:
+    """What the balloon leaves the guest."""
+
+    action: Balloon
+    lab: Lab
+    breaker: DomainBreaker
+
+    def begin(self) -> None:
+        """Inflate it until only so much is available as shall be."""
+        spare = self._available() - self.action.leave
+        if spare <= 0:
+            cause = f"only {self._available() >> 20} MiB are available as it is"
+            raise LabError(self.action.node, "take memory from it", cause, "leave less")
+        self.breaker.set_memory(self.action.node, self.action.whole - spare)
+
+    def prove(self) -> Proof:
+        """What the guest's kernel calls available."""
+
+        def taken() -> int:
+            available = self._available()
+            if available > self.action.leave + 32 * 1024**2:
+                raise NotYet(f"{available >> 20} MiB are available")
+            return available
+
+        try:
+            available = wait_until(f"{self.action.node} loses memory", taken, limit=15)
+        except TimeoutError as e:
+            return Proof(False, str(e))
+        return Proof(True, f"{available >> 20} MiB are available in the guest")
+
+    def end(self) -> None:
+        """Deflate it."""
+        if self.breaker.power(self.action.node) in (DomainPower.RUNNING, DomainPower.PAUSED):
+            self.breaker.set_memory(self.action.node, self.action.whole)
+
+    def await_well(self) -> None:
+        """Until the guest has it again."""
+
+        def back() -> None:
+            if (available := self._available()) <= self.action.leave + 16 * 1024**2:
+                raise NotYet(f"{available >> 20} MiB are available")
+
+        wait_until(f"{self.action.node} has its memory again", back, limit=30)
+
+    def _available(self) -> int:
+        script = "while read -r name size _; do [ $name = MemAvailable: ] && echo $size; done </proc/meminfo"
+        return int(in_guest(self.lab, self.action.node, script)[1]) * 1024
+
+
+@dataclass
+class GuestGrip:
+    """Scripts in the guest; begin and proof are one round trip."""
+
+    action: InGuest
+    lab: Lab
+    said: str = ""
+    held: bool = False
+
+    def begin(self) -> None:
+        """Run the script, and the proof after it."""
+        script = f"{{ {self.action.begin}\n}} || exit 97\n( {self.action.proof} )"
+        status, self.said = in_guest(self.lab, self.action.node, script)
+        self.held = status == 0
+        if status == 97:
+            raise LabError(self.action.node, f"break its {self.action.part}", self.said or "the script failed")
+
+    def prove(self) -> Proof:
+        """What the proof said right after the beginning."""
+        return Proof(self.held, self.said.replace("\n", " ") or "it said nothing")
+
+    def end(self) -> None:
+        """Run the other script."""
+        status, said = in_guest(self.lab, self.action.node, self.action.end)
+        if status != 0:
+            raise LabError(self.action.node, f"mend its {self.action.part}", said or f"exit status {status}")
+
+    def await_well(self) -> None:
+        """Where a unit was meant, until the node's proxies are ready."""
+        if self.action.part.startswith("testbed-"):
+            await_ready(self.lab, self.action.node)

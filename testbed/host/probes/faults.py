@@ -1,0 +1,44 @@
+"""Which faults this host can make, and which it makes in another way than one might think."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from functools import cache
+
+from testbed.host.finding import Finding, Level
+
+_RULES = """table bridge testbed-probe {
+  chain forward { type filter hook forward priority -200; ip saddr 192.0.2.1 counter drop; }
+}
+"""
+
+
+def probe() -> list[Finding]:
+    """Changes nothing: the filter is tried in a network namespace that ends with the probe."""
+    why = "scenarios with a partition are not applicable without it"
+    reason = no_bridge_filter()
+    filtered = Finding("faults: partition", Level.OK, "packets can be lost and counted on a bridge", why)
+    if reason:
+        mend = "apt install nftables" if "nft is missing" in reason else "use a kernel with nf_tables for bridges"
+        filtered = Finding("faults: partition", Level.WARNING, reason, why, mend, package="nftables")
+    shaped = "made in the guest, which shapes what it sends: the same on every host"
+    starved = "made by a hog in the guest: libvirt's quota needs the CPU cgroup, and the lab's daemon uses none"
+    return [
+        filtered,
+        Finding("faults: slow-link", Level.OK, shaped, "a delay set for one machine delays its answers"),
+        Finding("faults: cpu-starvation", Level.OK, starved, "it takes time from the guest's own processes"),
+    ]
+
+
+@cache
+def no_bridge_filter() -> str:
+    """Why packets can't be filtered on a bridge here; empty when they can."""
+    if shutil.which("nft") is None:
+        return "nft is missing"
+    if os.geteuid() != 0:
+        return ""  # only the daemon's owner could try
+    argv = ["unshare", "--net", "nft", "-f", "-"]
+    done = subprocess.run(argv, input=_RULES, capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else f"nft refuses a filter on bridges: {done.stderr.strip().splitlines()[0]}"

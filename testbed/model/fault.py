@@ -1,0 +1,130 @@
+"""A fault as written down: what is broken, where, how, when and for how long."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from testbed.model.durations import Duration, SignedDuration
+
+
+class FaultKind(StrEnum):
+    """What can be broken.  The reference page says how each is done and how it proves itself."""
+
+    FREEZE = "freeze"
+    POWER_OFF = "power-off"
+    RESET = "reset"
+    CRASH = "crash"
+    LINK_DOWN = "link-down"
+    LINK_FLAP = "link-flap"
+    PARTITION = "partition"
+    SLOW_LINK = "slow-link"
+    DISK_STALL = "disk-stall"
+    DISK_SLOW = "disk-slow"
+    DISK_FULL = "disk-full"
+    MEMORY = "memory-pressure"
+    CPU = "cpu-starvation"
+    CLOCK = "clock-jump"
+    SIDECAR_KILL = "sidecar-kill"
+    SIDECAR_HANG = "sidecar-hang"
+    SIDECAR_RESTART = "sidecar-restart"
+    SERVICE_KILL = "service-kill"
+    SERVICE_HANG = "service-hang"
+    CERTIFICATE_EXPIRED = "certificate-expired"
+    CERTIFICATE_FOREIGN = "certificate-foreign"
+    CERTIFICATE_ROTATED = "certificate-rotated"
+
+    @property
+    def momentary(self) -> bool:
+        """Whether it happens at one moment: there is nothing to undo, only its end to wait for."""
+        return self in (FaultKind.RESET, FaultKind.SIDECAR_RESTART, FaultKind.CERTIFICATE_ROTATED)
+
+    @property
+    def of_workload(self) -> bool:
+        """Whether it hits one workload, not the machine that this is on."""
+        return self.value.startswith(("sidecar-", "service-", "certificate-"))
+
+
+OPTIONS: dict[str, tuple[FaultKind, ...]] = {
+    "peer": (FaultKind.PARTITION,),
+    "one_way": (FaultKind.PARTITION,),
+    "port": (FaultKind.PARTITION,),
+    "period": (FaultKind.LINK_FLAP,),
+    **dict.fromkeys(("delay", "jitter", "loss", "duplicate", "reorder"), (FaultKind.SLOW_LINK,)),
+    "rate": (FaultKind.SLOW_LINK, FaultKind.DISK_SLOW),
+    "leave": (FaultKind.MEMORY,),
+    "by": (FaultKind.CLOCK,),
+}
+"""Field -> the kinds that have it."""
+
+
+def _names(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[list[str], BeforeValidator(_names)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class Fault(BaseModel):
+    """One fault.  ``target`` names nodes, workloads, services, ``service/version`` or zones."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    kind: FaultKind
+    target: Annotated[Names, Field(min_length=1)]
+    at: Duration = 0.0
+    """So long after the first request.  Not used by hand."""
+    duration: Duration | None = Field(None, alias="for", gt=0)
+    """How long it lasts; left out: until it is cleared, in a scenario until the traffic ends."""
+    peer: Names | None = None
+    """partition: the other side."""
+    one_way: bool | None = Field(None, alias="oneWay")
+    """partition: only what ``target`` sends to ``peer`` is lost."""
+    port: int | None = Field(None, ge=1, le=65535)
+    """partition: only what goes to this TCP port (and its answers)."""
+    period: Duration | None = None
+    """link-flap: half of it down, half of it up; 2 s when left out."""
+    delay: Duration | None = None
+    jitter: Duration | None = None
+    loss: Percent | None = None
+    duplicate: Percent | None = None
+    reorder: Percent | None = None
+    rate: int | None = Field(None, ge=1)
+    """slow-link, disk-slow: KiB a second."""
+    leave: int | None = Field(None, ge=8)
+    """memory-pressure: MiB that stay available on the machine; 48 when left out."""
+    by: SignedDuration | None = None
+    """clock-jump: how far."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Fault:
+        given = {name for name in self.model_fields_set if getattr(self, name) is not None}
+        for name, kinds in OPTIONS.items():
+            if name in given and self.kind not in kinds:
+                raise ValueError(f"{self.kind} has no {name.replace('one_way', 'oneWay')}")
+        if self.kind is FaultKind.PARTITION and not self.peer:
+            raise ValueError("a partition needs the other side: peer")
+        if self.kind is FaultKind.CLOCK and not self.by:
+            raise ValueError("a clock-jump needs how far: by")
+        shaped = {"delay", "loss", "duplicate", "reorder", "rate"} & given
+        if self.kind is FaultKind.SLOW_LINK and not shaped:
+            raise ValueError("a slow-link needs delay, loss, duplicate, reorder or rate")
+        if {"jitter", "reorder"} & given and "delay" not in given:
+            raise ValueError("jitter and reorder need a delay")
+        return self
+
+    @property
+    def title(self) -> str:
+        """A few words for people."""
+        words = [self.kind.value, ", ".join(self.target)]
+        if self.peer:
+            words += ["to" if self.one_way else "and", ", ".join(self.peer)]
+        for name in ("port", "delay", "jitter", "loss", "duplicate", "reorder", "rate", "leave", "by", "period"):
+            value = getattr(self, name)
+            if value is not None:
+                unit = " s" if name in ("delay", "jitter", "by", "period") else ""
+                words.append(f"{name} {value:g}{unit}")
+        return " ".join(words)

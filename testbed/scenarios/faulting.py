@@ -1,0 +1,211 @@
+"""Traffic with faults in it: the schedule beside the samples, on one clock."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from testbed.errors import TestbedError
+from testbed.faults.breaking import Breaker, Made
+from testbed.guests import NodeConnection
+from testbed.model.fault import Fault
+from testbed.model.overtime import Isolation
+from testbed.model.scenario import Step
+from testbed.model.topology import MeshWorkload, ProxyKind
+from testbed.report.record import FaultSpan, Mark
+from testbed.scenarios.building import walk
+from testbed.scenarios.evidence import Evidence
+from testbed.scenarios.judge import Judge
+from testbed.scenarios.lab import LabUnderTest
+from testbed.scenarios.requests import Sender, sender, traffic_spec
+from testbed.traffic import Sample, TrafficSpec, TrafficSummary, send
+from testbed.waiting import NotYet, wait_until
+
+LOOKS = 5
+SETTLE_LIMIT = 90.0
+"""Seconds for every proxy to answer with its revision again, once all faults are undone."""
+
+
+@dataclass(frozen=True)
+class GuestClock:
+    """A guest's clocks against the host's monotonic one, all in seconds: guest minus host.
+
+    ``resolution`` is half of the quickest round trip: the offset lies within so much of the truth.
+    """
+
+    monotonic: float = 0.0
+    wall: float = 0.0
+    resolution: float = 0.0
+
+    @classmethod
+    def of_host(cls) -> GuestClock:
+        """The host's own: nothing to measure."""
+        return cls(0.0, time.time() - time.monotonic(), 0.0)
+
+    @classmethod
+    def measure(cls, connection: NodeConnection) -> GuestClock:
+        """The quickest of a few looks."""
+        best: GuestClock | None = None
+        for _ in range(LOOKS):
+            before = time.monotonic()
+            said = connection.run(
+                ["sh", "-c", "read -r up _ </proc/uptime; echo $up $(date +%s.%N)"]
+            ).stdout.split()
+            after = time.monotonic()
+            middle, half = (before + after) / 2, (after - before) / 2
+            if best is None or half < best.resolution:
+                best = cls(float(said[0]) - middle, float(said[1]) - middle, half)
+        assert best is not None  # noqa: S101 - LOOKS is positive
+        return best
+
+
+class Schedule:
+    """Makes each fault at its time, in a thread of its own, and undoes it whatever happens."""
+
+    def __init__(self, faults: list[Fault], breaker: Breaker) -> None:
+        self._breaker = breaker
+        self._faults = faults
+        self._over = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self.made: list[Made] = []
+        self.trouble: list[TestbedError] = []
+
+    def start(self, began: float) -> None:
+        """``began``: the first request's time on the host's monotonic clock."""
+        for fault in self._faults:
+            thread = threading.Thread(target=self._one, args=(fault, began), name=fault.title)
+            self._threads.append(thread)
+            thread.start()
+
+    def _one(self, fault: Fault, began: float) -> None:
+        if self._over.wait(max(0.0, began + fault.at - time.monotonic())):
+            return
+        try:
+            with self._breaker.breaking(fault) as made:
+                self.made.append(made)
+                self._over.wait(max(0.0, made.bit + (fault.duration or 0) - time.monotonic()))
+        except TestbedError as e:
+            self.trouble.append(e)
+
+    def end(self) -> None:
+        """Undo what still stands, and wait until all is well."""
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def sample_under_faults(
+    step: Step, spec: TrafficSpec, who: Sender, evidence: Evidence, judge: Judge, breaker: Breaker
+) -> TrafficSummary:
+    """Send all of the traffic, with the step's faults in it; fills ``evidence``.
+
+    Raises what the machines' trouble raises, once every fault is undone.
+    """
+    lab = evidence.lab
+    clock = (
+        GuestClock.of_host() if who.caller is None else GuestClock.measure(lab.backend.connection(who.caller.name))
+    )
+    revisions = {s.workload: s.revision_wanted for s in lab.backend.states()}
+    schedule = Schedule(step.when.faults, breaker)
+    began = 0.0
+    other = next((value for name, value in walk(step.expect) if name == "isolation"), None)
+    try:
+        with bystander(other, step, evidence), send(spec, who.at, who.argv) as run:
+            for sample in run:
+                if not began and run.began is not None:
+                    began = run.began - clock.monotonic
+                    schedule.start(began)
+                evidence.samples.append(sample)
+                judge.take(sample)
+    finally:
+        schedule.end()
+    if schedule.trouble:
+        raise schedule.trouble[0]
+    evidence.resolution = clock.resolution
+    evidence.faults += sorted((_span(m, began) for m in schedule.made), key=lambda s: s.began)
+    evidence.marks += _ejections(lab, who, began)
+    _settled(lab, revisions)
+    return run.summary
+
+
+@contextmanager
+def bystander(wanted: Isolation | None, step: Step, evidence: Evidence) -> Iterator[None]:
+    """Calls a service that is not concerned from the same caller, all the while."""
+    if wanted is None or step.when.duration is None:
+        yield
+        return
+    when = step.when.model_copy(update={"service": wanted.service, "path": wanted.path, "rate": wanted.rate})
+    count = int(step.when.duration * wanted.rate)
+    spec = traffic_spec(when, evidence.lab, f"{evidence.spec.run}b", count)
+    who = sender(when, evidence.lab)
+    found: list[Sample] = []
+
+    def work() -> None:
+        with send(spec, who.at, who.argv) as run:
+            found.extend(run)
+
+    thread = threading.Thread(target=work, name="bystander", daemon=True)
+    thread.start()
+    yield
+    thread.join(step.when.duration + 60)
+    evidence.bystanders += found
+
+
+def _span(made: Made, began: float) -> FaultSpan:
+    times = {name: getattr(made, name) - began for name in ("began", "bit", "ended", "well")}
+    return FaultSpan(made.fault.title, made.nodes, **times, held=made.proof.held, proof=made.proof.words)
+
+
+def _ejections(lab: LabUnderTest, who: Sender, began: float) -> list[Mark]:
+    """What the caller's proxy (from outside: the gateways') ejected, by its own log and on the run's clock."""
+    gateways = [w for w in lab.topology.workloads if w.kind is ProxyKind.GATEWAY]
+    marks: list[Mark] = []
+    for proxy in [who.caller] if who.caller else gateways:
+        connection = lab.backend.connection(proxy.name)
+        offset = GuestClock.measure(connection).wall
+        path = lab.guest.layout.outlier_log(proxy)
+        text = connection.run(["tail", "-n", "500", path], check=False).stdout
+        for line in text.splitlines():
+            if mark := _mark(json.loads(line), lab.topology.workloads, offset + began):
+                marks.append(mark)
+    return sorted((m for m in marks if m.time >= 0), key=lambda m: m.time)
+
+
+def _mark(event: dict[str, Any], workloads: tuple[MeshWorkload, ...], began: float) -> Mark | None:
+    """One line of Envoy's ``OutlierDetectionEvent`` log."""
+    if event.get("enforced") is False:
+        return None
+    address = str(event.get("upstream_url", "")).rpartition(":")[0]
+    name = next((w.name for w in workloads if str(w.address) == address), address)
+    at = datetime.fromisoformat(str(event["timestamp"]).replace("Z", "+00:00")).timestamp() - began
+    words = str(event.get("action", "EJECT")).lower()
+    kind = str(event.get("type", "")).lower().replace("_", " ")
+    return Mark(at, f"{name} {words}ed" + (f" ({kind})" if words == "eject" and kind else ""), name)
+
+
+def _settled(lab: LabUnderTest, revisions: dict[str, str]) -> None:
+    """No lasting damage: every proxy answers with the revision that it had before."""
+
+    def back() -> None:
+        late = [
+            s.summary for s in lab.backend.states() if not s.in_force or s.revision_wanted != revisions[s.workload]
+        ]
+        if late:
+            raise NotYet(late[0])
+
+    wait_until("every proxy has its revision again", back, limit=SETTLE_LIMIT, interval=1)
+
+
+def unable(step: Step, breaker: Breaker | None) -> str:
+    """Why the step's faults can't be made here; empty when they can."""
+    if not step.when.faults:
+        return ""
+    if breaker is None:
+        return "this lab has no machines to break"
+    return next((reason for f in step.when.faults if (reason := breaker.unable(f))), "")

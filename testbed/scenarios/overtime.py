@@ -1,0 +1,252 @@
+"""Judges of time: how long after a fault the mesh noticed, helped itself and was well; and what it cost.
+
+All times are on the sender's clock, of which the host's is known to within ``evidence.resolution``.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from statistics import median
+
+from testbed.model.overtime import (
+    ErrorsDuring,
+    Goodput,
+    Isolation,
+    TimeToEject,
+    TimeToFailover,
+    TimeToReadmit,
+    TimeToRecover,
+)
+from testbed.model.topology import Topology
+from testbed.model.verdict import Verdict, failed, inconclusive, passed
+from testbed.report.record import FaultSpan
+from testbed.scenarios.evidence import Evidence
+from testbed.scenarios.judge import Afterwards, Terms
+from testbed.scenarios.shares import arm_of, described
+from testbed.statistics import AbsenceTest, Decision
+from testbed.traffic import Sample
+
+LEFT_AFTERWARDS = 5.0
+"""A share of failures, in percent, that would have been noticed once all was mended."""
+
+
+def succeeded(sample: Sample) -> bool:
+    """Whether the caller got what it asked for; 5xx and silence are failures."""
+    return sample.answered and sample.status < 500
+
+
+class OverTime(Afterwards):
+    """Base: nothing is said of a fault that did not prove itself, or of traffic that was not sound before it."""
+
+    def __init__(self, terms: Terms) -> None:
+        super().__init__(terms)
+        self.cap = terms.traffic.requests or 1
+
+    @property
+    def settled(self) -> bool:
+        """Never: the traffic's length says when it is over."""
+        return False
+
+    def conclude(self, evidence: Evidence) -> Verdict:
+        """The subclass's verdict, once there is something to judge."""
+        spans = evidence.faults
+        if not spans:
+            return inconclusive("no fault was made")
+        loose = next((s for s in spans if not s.held), None)
+        if loose is not None:
+            return inconclusive(f"the fault {loose.title} did not prove that it took hold: {loose.proof}")
+        began, bit = min(s.began for s in spans), min(s.bit for s in spans)
+        ended = max(s.ended for s in spans)
+        before = [s for s in self.samples if s.sent + s.took < began]
+        lost = [s for s in before if not succeeded(s)]
+        if not before or lost:
+            what = f"{len(lost)} of {len(before)} requests failed before any fault"
+            return inconclusive(what if lost else "no request ended before the fault")
+        return self.judge(evidence, bit, ended)
+
+    @abstractmethod
+    def judge(self, evidence: Evidence, bit: float, ended: float) -> Verdict:
+        """Between the first bite and the last mending."""
+
+    def resolution(self, evidence: Evidence, spans: Sequence[FaultSpan]) -> float:
+        """Of a measured time: the clocks, how long the fault took to bite, and the traffic's interval."""
+        bite = max(s.bit - s.began for s in spans)
+        return evidence.resolution + bite + 1 / (self.terms.traffic.rate or 1)
+
+    def bounded(self, what: str, seconds: float, within: float, evidence: Evidence) -> Verdict:
+        """PASS within the bound, as far as could be measured."""
+        resolution = self.resolution(evidence, evidence.faults)
+        numbers = {"seconds": round(seconds, 3), "resolution": round(resolution, 3)}
+        text = f"{what} after {seconds:.2f} s (± {resolution:.2f} s); declared: within {within:g} s"
+        return passed(text, numbers) if seconds <= within else failed(text, numbers)
+
+    def healed(self, since: float, until: float) -> float | None:
+        """When the first request was sent after which all in the window succeed; None when there is none."""
+        window = sorted((s for s in self.samples if since <= s.sent < until), key=lambda s: s.sent)
+        good: float | None = None
+        for sample in window:
+            if not succeeded(sample):
+                good = None
+            elif good is None:
+                good = sample.sent
+        return good
+
+
+class TimeToEjectJudge(OverTime):
+    """The caller's proxy ejects the instance."""
+
+    name = "timeToEject"
+
+    def __init__(self, expected: TimeToEject, terms: Terms) -> None:
+        super().__init__(terms)
+        self.expected = expected
+
+    def judge(self, evidence: Evidence, bit: float, ended: float) -> Verdict:
+        """From the proxy's own log of ejections."""
+        name = self.expected.workload
+        marks = [m for m in evidence.marks if m.workload == name and m.time >= bit - evidence.resolution]
+        ejected = next((m for m in marks if "eject" in m.words and "uneject" not in m.words), None)
+        if ejected is None:
+            return failed(f"{name} was never ejected in {ended - bit:.1f} s; declared: {self.expected.within:g} s")
+        return self.bounded(f"{name} was ejected", max(0.0, ejected.time - bit), self.expected.within, evidence)
+
+
+class TimeToReadmitJudge(OverTime):
+    """An instance answers again."""
+
+    name = "timeToReadmit"
+
+    def __init__(self, expected: TimeToReadmit, terms: Terms) -> None:
+        super().__init__(terms)
+        self.expected = expected
+
+    def judge(self, evidence: Evidence, bit: float, ended: float) -> Verdict:
+        """From its first answer after the mending."""
+        name, within = self.expected.workload, self.expected.within
+        late = (s for s in self.samples if s.sent >= ended and succeeded(s))
+        back = next((s for s in sorted(late, key=lambda s: s.sent) if s.headers.get("x-instance") == name), None)
+        if back is not None:
+            return self.bounded(f"{name} answered again", back.sent - ended, within, evidence)
+        watched = max((s.sent for s in self.samples), default=0.0) - ended
+        text = f"{name} did not answer in the {watched:.1f} s after the fault; declared: within {within:g} s"
+        return failed(text) if watched >= within else inconclusive(text)
+
+
+class TimeToFailoverJudge(OverTime):
+    """Callers are served while the fault lasts."""
+
+    name = "timeToFailover"
+
+    def __init__(self, expected: TimeToFailover, terms: Terms, topology: Topology) -> None:
+        super().__init__(terms)
+        self.expected = expected
+        self.arm = arm_of("zone", topology)
+
+    def judge(self, evidence: Evidence, bit: float, ended: float) -> Verdict:
+        """From the first request of the unbroken row of successes that reaches to the fault's end."""
+        good = self.healed(bit, ended)
+        if good is None:
+            return failed(f"requests went on failing until the fault was mended, {ended - bit:.1f} s")
+        if self.expected.zone:
+            answers = [s for s in self.samples if good <= s.sent and s.sent + s.took < ended]
+            astray = next((s for s in answers if self.arm(s) != self.expected.zone), None)
+            if astray is not None:
+                return failed(f"request {astray.seq} was answered from {self.arm(astray) or described(astray)}")
+        return self.bounded("requests succeeded", good - bit, self.expected.within, evidence)
+
+
+class TimeToRecoverJudge(OverTime):
+    """Callers are served once the fault is mended."""
+
+    name = "timeToRecover"
+
+    def __init__(self, expected: TimeToRecover, terms: Terms) -> None:
+        super().__init__(terms)
+        self.expected = expected
+
+    def judge(self, evidence: Evidence, bit: float, ended: float) -> Verdict:
+        """From the first request of the unbroken row of successes that reaches to the end of the traffic."""
+        good = self.healed(ended, float("inf"))
+        if good is None:
+            return failed("requests went on failing after the fault was mended")
+        return self.bounded("requests succeeded again", good - ended, self.expected.within, evidence)
+
+
+class ErrorsDuringJudge(OverTime):
+    """The losses, counted."""
+
+    name = "errorsDuring"
+
+    def __init__(self, expected: ErrorsDuring, terms: Terms) -> None:
+        super().__init__(terms)
+        self.expected = expected
+
+    def judge(self, evidence: Evidence, bit: float, ended: float) -> Verdict:
+        """Every failure with its cause."""
+        lost = [s for s in self.samples if not succeeded(s)]
+        causes = Counter(s.error or described(s)[:60] for s in lost)
+        shown = "".join(f"; {count} x {cause}" for cause, count in causes.most_common(3))
+        most, least = self.expected.at_most, self.expected.at_least
+        numbers = {"lost": float(len(lost)), "requests": float(len(self.samples))}
+        declared = f"{least} to {most}" if least else f"at most {most}"
+        text = f"{len(lost)} of {len(self.samples)} requests were lost{shown}; declared: {declared}"
+        return passed(text, numbers) if least <= len(lost) <= most else failed(text, numbers)
+
+
+class GoodputJudge(OverTime):
+    """The share of requests that succeed, before, during and after."""
+
+    name = "goodput"
+
+    def __init__(self, expected: Goodput, terms: Terms) -> None:
+        super().__init__(terms)
+        self.expected = expected
+
+    def judge(self, evidence: Evidence, bit: float, ended: float) -> Verdict:
+        """During: counted.  After: no failure among so many that a lasting one of 5% would have shown."""
+        during = [s for s in self.samples if bit <= s.sent < ended]
+        after = [s for s in self.samples if s.sent >= ended + self.expected.settle]
+        share = 100 * sum(map(succeeded, during)) / len(during) if during else 100.0
+        test = AbsenceTest(LEFT_AFTERWARDS / 100, self.terms.beta)
+        for sample in after:
+            test.observe(not succeeded(sample))
+        failures = sum(not succeeded(s) for s in after)
+        numbers = {"during": round(share, 2), "after": float(len(after)), "failures after": float(failures)}
+        text = f"{share:.1f}% succeeded during the fault, {len(after) - failures} of {len(after)} after it"
+        if self.expected.during is not None and share < self.expected.during:
+            return failed(f"{text}; declared: {self.expected.during:g}% during", numbers)
+        if not self.expected.after:
+            return passed(text, numbers)
+        if test.decision is Decision.REJECT:
+            return failed(f"{text}; before, all did", numbers, beta=self.terms.beta)
+        if test.decision is Decision.ACCEPT:
+            return passed(f"{text}; before, all did", numbers, beta=self.terms.beta)
+        return inconclusive(f"{text}: {test.needed} are needed to tell", numbers)
+
+
+class IsolationJudge(OverTime):
+    """A service that is not concerned."""
+
+    name = "isolation"
+
+    def __init__(self, expected: Isolation, terms: Terms) -> None:
+        super().__init__(terms)
+        self.expected = expected
+
+    def judge(self, evidence: Evidence, bit: float, ended: float) -> Verdict:
+        """Nothing lost, and the median while the fault lasts is not so many times the one before."""
+        others = evidence.bystanders
+        name, lost = self.expected.service, [s for s in others if not succeeded(s)]
+        before = [s.took for s in others if s.sent < bit and succeeded(s)]
+        during = [s.took for s in others if bit <= s.sent < ended and succeeded(s)]
+        if len(before) < 10 or len(during) < 10:
+            return inconclusive(f"{len(before)} requests to {name} before and {len(during)} during are too few")
+        ratio = median(during) / median(before)
+        numbers = {"requests": float(len(others)), "lost": float(len(lost)), "median ratio": round(ratio, 2)}
+        text = (
+            f"{len(lost)} of {len(others)} requests to {name} were lost, its median during is {ratio:.2f} x before"
+        )
+        good = not lost and ratio < self.expected.slower
+        return passed(text, numbers) if good else failed(text, numbers)

@@ -1,0 +1,208 @@
+"""What a fault means on the lab's machines, what can't stand together, and what is refused before anything is done."""
+
+import shutil
+import subprocess
+from ipaddress import IPv4Address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from testbed.faults.network import ruleset
+from testbed.faults.proof import Proof, together
+from testbed.model.fault import OPTIONS, Fault, FaultKind
+from testbed.model.topology import Locality, MeshWorkload, Protocol, ProxyKind, ServicePort, Topology
+from testbed.plan.faults import (
+    InGuest,
+    Machine,
+    NoSuchTarget,
+    Power,
+    Silence,
+    actions_of,
+    conflict,
+    doubled,
+    nodes_of,
+    parts_of,
+)
+
+PORT = (ServicePort("http", 9080, Protocol.HTTP, 9080),)
+
+
+def workload(name, number, node, service, zone, kind=ProxyKind.SIDECAR, ports=PORT):
+    address = IPv4Address(f"10.78.0.{number}")
+    labels = {"app": service, "version": name.split("-")[1] if "-" in name else ""}
+    place = Locality("r", zone)
+    return MeshWorkload(name, "default", service, labels, address, node, place, kind, ports, service)
+
+
+MACHINES = {
+    name: Machine(name, IPv4Address(f"10.78.0.{number}"), f"r/{zone}", 640 << 20)
+    for name, number, zone in (("one", 10, "zone-a"), ("two", 11, "zone-b"), ("three", 12, "zone-a"))
+}
+TOPOLOGY = Topology(
+    (),
+    (
+        workload("reviews-v1", 101, "one", "reviews", "zone-a"),
+        workload("reviews-v2", 102, "two", "reviews", "zone-b"),
+        workload("ratings-v1", 103, "two", "ratings", "zone-b"),
+        workload("client-v1", 104, "three", "client", "zone-a", ports=()),
+        workload("gateway", 105, "three", "", "zone-a", ProxyKind.GATEWAY),
+    ),
+)
+
+
+def fault(kind, *target, **options):
+    return Fault.model_validate({"kind": kind, "target": list(target), **options})
+
+
+def plan(kind, *target, **options):
+    return actions_of(fault(kind, *target, **options), MACHINES, TOPOLOGY)
+
+
+@pytest.mark.parametrize(
+    ("name", "nodes"),
+    [
+        ("two", ("two",)),
+        ("reviews", ("one", "two")),
+        ("reviews/v2", ("two",)),
+        ("ratings-v1", ("two",)),
+        ("zone-a", ("one", "three")),
+        ("r/zone-b", ("two",)),
+        ("gateway", ("three",)),
+    ],
+)
+def test_a_target_names_nodes_workloads_services_versions_and_zones(name, nodes):
+    assert nodes_of([name], MACHINES, TOPOLOGY) == nodes
+    assert plan("freeze", name) == tuple(Power(n, FaultKind.FREEZE) for n in nodes)
+
+
+def test_a_target_that_is_nowhere_is_refused_by_name():
+    with pytest.raises(NoSuchTarget, match="'nobody'"):
+        plan("freeze", "nobody")
+    with pytest.raises(NoSuchTarget, match="no workload or service 'zone-a'"):
+        plan("sidecar-kill", "zone-a")
+    with pytest.raises(NoSuchTarget, match="runs no program"):
+        plan("service-kill", "client-v1")
+
+
+def test_a_partition_is_made_of_addresses_of_the_mesh_and_counts_what_it_loses():
+    [silence] = plan("partition", "reviews", peer="ratings")
+    assert silence == Silence(
+        "one",
+        (IPv4Address("10.78.0.101"), IPv4Address("10.78.0.102")),
+        (IPv4Address("10.78.0.103"),),
+        True,
+        None,
+        ("reviews-v1", IPv4Address("10.78.0.103")),
+    )
+    text = ruleset("t", silence)
+    assert "ip saddr { 10.78.0.101, 10.78.0.102 } ip daddr { 10.78.0.103 } counter drop" in text
+    assert "ip saddr { 10.78.0.103 } ip daddr { 10.78.0.101, 10.78.0.102 } counter drop" in text
+
+
+def test_a_node_stands_for_everything_on_it():
+    [silence] = plan("partition", "two", peer="one", oneWay=True)
+    assert silence.sources == tuple(IPv4Address(f"10.78.0.{n}") for n in (11, 102, 103))
+    assert ruleset("t", silence).count("drop") == 1
+
+
+def test_nothing_can_be_cut_between_two_on_one_machine():
+    with pytest.raises(NoSuchTarget, match="on one machine"):
+        plan("partition", "reviews-v2", peer="ratings")
+
+
+@pytest.mark.skipif(shutil.which("nft") is None, reason="needs nft")
+def test_nft_takes_the_rules():
+    [silence] = plan("partition", "reviews", peer="ratings", port=9080)
+    unshared = ["unshare", "--user", "--map-root-user", "--net", "nft", "-c", "-f", "-"]
+    done = subprocess.run(
+        unshared, input=ruleset("testbed-abc-1", silence), text=True, capture_output=True, check=False
+    )
+    if "unshare" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", [k for k in FaultKind if k is not FaultKind.PARTITION])
+def test_every_script_is_one_that_a_shell_reads(kind):
+    options = {"clock-jump": {"by": "1h"}, "slow-link": {"delay": "50ms", "jitter": "5ms", "loss": 1, "rate": 100}}
+    for action in plan(kind.value, "reviews-v2", **options.get(kind.value, {})):
+        if isinstance(action, InGuest):
+            for script in (action.begin, action.end, action.proof):
+                done = subprocess.run(["sh", "-n"], input=script, text=True, capture_output=True, check=False)
+                assert done.returncode == 0, (script, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "together_"),
+    [
+        (("freeze", "one"), ("freeze", "one"), False),
+        (("freeze", "one"), ("freeze", "two"), True),
+        (("freeze", "one"), ("link-down", "one"), False),
+        (("link-down", "one"), ("cpu-starvation", "one"), True),
+        (("link-down", "one"), ("link-flap", "one"), False),
+        (("sidecar-kill", "reviews-v2"), ("sidecar-kill", "ratings-v1"), True),
+        (("sidecar-kill", "reviews-v2"), ("sidecar-hang", "reviews-v2"), False),
+        (("sidecar-kill", "reviews-v2"), ("power-off", "two"), False),
+    ],
+)
+def test_what_can_stand_together(one, other, together_):
+    assert (conflict(plan(*one), plan(*other)) == "") is together_
+    assert (conflict(plan(*other), plan(*one)) == "") is together_
+
+
+def test_partitions_compose_with_everything():
+    silence = plan("partition", "one", peer="two")
+    assert conflict(silence, [*silence, *plan("freeze", "one")]) == ""
+
+
+KINDS = st.sampled_from([k.value for k in FaultKind if k.value not in ("partition", "clock-jump", "slow-link")])
+TARGETS = st.sampled_from(["one", "two", "reviews-v1", "reviews-v2", "ratings-v1"])
+
+
+@given(KINDS, TARGETS, KINDS, TARGETS)
+def test_conflict_is_symmetric_and_only_between_parts_of_one_machine(kind, target, other_kind, other_target):
+    first, second = plan(kind, target), plan(other_kind, other_target)
+    assert bool(conflict(first, second)) == bool(conflict(second, first))
+    if conflict(first, second):
+        assert {n for a in first for n, _ in parts_of(a)} & {n for a in second for n, _ in parts_of(a)}
+    assert not doubled(first)
+
+
+@given(KINDS, st.floats(0.1, 1000), st.lists(TARGETS, min_size=1, max_size=3))
+def test_a_fault_survives_being_noted(kind, seconds, targets):
+    made = fault(kind, *targets, **{"for": f"{seconds:.3f}s"})
+    again = Fault.model_validate(made.model_dump(mode="json", by_alias=True, exclude_none=True))
+    assert again.model_dump(exclude={"duration"}) == made.model_dump(exclude={"duration"})
+    assert again.duration == pytest.approx(made.duration, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": "explode"}, "kind"),
+        ({"kind": "partition"}, "other side"),
+        ({"kind": "freeze", "loss": 3}, "freeze has no loss"),
+        ({"kind": "clock-jump"}, "how far"),
+        ({"kind": "slow-link"}, "needs delay"),
+        ({"kind": "slow-link", "loss": 3, "jitter": "1s"}, "need a delay"),
+        ({"kind": "slow-link", "loss": 101}, "less than or equal"),
+        ({"kind": "freeze", "target": []}, "at least 1"),
+        ({"kind": "freeze", "for": "-1s"}, "a duration such as"),
+    ],
+)
+def test_a_fault_that_makes_no_sense_is_refused(values, message):
+    with pytest.raises(ValidationError, match=message):
+        Fault.model_validate({"target": "one", **values})
+
+
+def test_every_option_is_a_field():
+    assert set(OPTIONS) <= set(Fault.model_fields)
+
+
+def test_several_proofs_hold_only_together():
+    good, bad = Proof(True, "yes"), Proof(False, "no")
+    assert together([("a", good)]).held
+    assert not together([("a", good), ("b", bad)]).held
+    assert not together([]).held
