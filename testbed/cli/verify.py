@@ -20,6 +20,12 @@ from testbed.scenarios.mutants import MutationScore
 @click.argument("scenarios", nargs=-1)
 @click.option("--list", "only_list", is_flag=True, help="list the scenarios and run none")
 @click.option("--mutants", is_flag=True, help="break what each scenario claims; it has to notice every time")
+@click.option("--chaos", is_flag=True, help="break machines at random in place of scenarios, and look what holds")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="chaos: replays a schedule")
+@click.option("--for", "length", default="3m", show_default=True, metavar="TIME", help="chaos: how long")
+@click.option(
+    "--shrink", "smaller", is_flag=True, help="chaos: of a schedule that fails, find the part that does it"
+)
 @click.option(
     "--evidence",
     type=click.Path(path_type=Path, file_okay=False),
@@ -28,7 +34,16 @@ from testbed.scenarios.mutants import MutationScore
     help="the folder that bundles are written to",
 )
 def verify_command(
-    lab: Lab, as_json: bool, scenarios: tuple[str, ...], only_list: bool, mutants: bool, evidence: Path
+    lab: Lab,
+    as_json: bool,
+    scenarios: tuple[str, ...],
+    only_list: bool,
+    mutants: bool,
+    evidence: Path,
+    chaos: bool,
+    seed: int,
+    length: str,
+    smaller: bool,
 ) -> int:
     """Run SCENARIOS (files, names or tags; all that are shipped, if none is given) and judge them.
 
@@ -41,6 +56,15 @@ def verify_command(
         for file in scenario_files(scenarios):
             output.print(f"{file.scenario.name}: {file.scenario.promise} [dim]{', '.join(file.scenario.tags)}[/]")
         return 0
+
+    if chaos:
+        record = _chaos(lab, seed, length, smaller, evidence)
+        if as_json:
+            print_json(_as_dict(record))
+        else:
+            output.print("\n".join(verdict_lines(record)))
+            console.print(f"evidence: {record.verdict.evidence}")
+        return record.outcome.exit_code
 
     if mutants:
         with lab.closing(), console.status("verifying") as shown:
@@ -61,6 +85,18 @@ def verify_command(
         console.print(f"evidence: {records[0].verdict.evidence}")
     codes = {r.verdict.outcome.exit_code for r in records}
     return 1 if 1 in codes else max(codes, default=0)
+
+
+def _chaos(lab: Lab, seed: int, length: str, smaller: bool, evidence: Path) -> ScenarioRecord:
+    from testbed.model.durations import seconds
+    from testbed.workflows.chaos import chaos
+
+    try:
+        wanted = seconds(length)
+    except ValueError as e:
+        raise bad_input("--for", str(e)) from None
+    with lab.closing(), console.status(f"breaking machines, seed {seed}") as shown:
+        return chaos(lab, seed, wanted, evidence=evidence, smaller=smaller, progress=shown.update)
 
 
 def _print_score(score: MutationScore) -> None:

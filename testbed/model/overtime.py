@@ -71,3 +71,12 @@ class Isolation(_Model):
     rate: float = Field(5.0, gt=0, le=200)
     slower: float = Field(2.0, gt=1)
     """A median so many times the one before would be seen as slower."""
+
+
+class Invariants(_Model):
+    """What must hold whatever is broken: every answer is right, losses have a cause, strangers stay out."""
+
+    explained: Duration = 20.0
+    """A request may be lost while a fault lasts, and so long after its machines are well."""
+    stranger: bool = True
+    """Somebody without a certificate tries all the while, past the sidecars, and must not be answered."""

@@ -18,6 +18,7 @@ from testbed.model.fault import Fault
 from testbed.model.overtime import (
     ErrorsDuring,
     Goodput,
+    Invariants,
     Isolation,
     TimeToEject,
     TimeToFailover,
@@ -363,6 +364,7 @@ class Expectation(_Model):
     no_errors: Literal[True] | None = Field(None, alias="noErrors")
     goodput: Goodput | None = None
     isolation: Isolation | None = None
+    invariants: Invariants | None = None
 
     @model_validator(mode="after")
     def _something(self) -> Expectation:

@@ -328,7 +328,8 @@ def _slow_link(node: str, fault: Fault, other: IPv4Address) -> InGuest:
 
 
 def _silence(fault: Fault, machines: Mapping[str, Machine], topology: Topology) -> Iterator[Action]:
-    ours, theirs = (_addresses(names, machines, topology) for names in (fault.target, fault.peer or []))
+    ours = _addresses(fault.target, machines, topology)
+    theirs = _addresses(fault.peer or (), machines, topology)
     pairs = [(a, b) for a in ours for b in theirs if ours[a][0] != theirs[b][0]]
     if not pairs:
         raise NoSuchTarget("both sides are on one machine: nothing between them crosses a wire")

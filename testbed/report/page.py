@@ -85,7 +85,6 @@ def _step(step: StepRecord, topology: Topology | None) -> str:
     if step.discarded:
         facts.append(f"{step.discarded} samples thrown away: a revision changed while they were taken")
     plots = [
-        timeline_plot(step),
         *(path_plot(p) for p in step.paths if p.points),
         topology_plot(step, topology),
         latency_plot(step),

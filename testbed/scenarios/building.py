@@ -14,6 +14,7 @@ from testbed.scenarios.judge import All, Any, Judge, Not, Terms
 from testbed.scenarios.overtime import (
     ErrorsDuringJudge,
     GoodputJudge,
+    InvariantsJudge,
     IsolationJudge,
     TimeToEjectJudge,
     TimeToFailoverJudge,
@@ -56,6 +57,7 @@ BUILDERS: dict[str, Builder] = {
     "errorsDuring": lambda expected, terms, _: ErrorsDuringJudge(expected, terms),
     "noErrors": lambda _expected, terms, _: ErrorsDuringJudge(ErrorsDuring(at_most=0), terms),
     "goodput": lambda expected, terms, _: GoodputJudge(expected, terms),
+    "invariants": lambda expected, terms, _: InvariantsJudge(expected, terms),
     "isolation": lambda expected, terms, _: IsolationJudge(expected, terms),
 }
 

@@ -61,6 +61,10 @@ class Evidence:
     """How well the times of faults and those of samples are known to each other, in seconds."""
     bystanders: list[Sample] = field(default_factory=list)
     """Requests to a service that is not concerned, sent all the while."""
+    strangers: list[Sample] = field(default_factory=list)
+    """Requests without a certificate, sent all the while."""
+    unsettled: str = ""
+    """What was still not as before long after all faults were undone."""
     _logs: dict[str, list[AccessLogEntry]] = field(default_factory=dict)
 
     def access_log(self, workload: MeshWorkload, at_least: int = 0) -> list[AccessLogEntry]:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from testbed.errors import TestbedError
+from testbed.errors import TestbedError, WaitTimeout
 from testbed.faults.breaking import Breaker, Made
 from testbed.guests import NodeConnection
 from testbed.model.fault import Fault
 from testbed.model.overtime import Isolation
-from testbed.model.scenario import Step
+from testbed.model.scenario import Step, Traffic
 from testbed.model.topology import MeshWorkload, ProxyKind
 from testbed.report.record import FaultSpan, Mark
 from testbed.scenarios.building import walk
@@ -28,6 +28,8 @@ from testbed.traffic import Sample, TrafficSpec, TrafficSummary, send
 from testbed.waiting import NotYet, wait_until
 
 LOOKS = 5
+STRANGERS = 1.0
+"""Tries a second, without a certificate."""
 SETTLE_LIMIT = 90.0
 """Seconds for every proxy to answer with its revision again, once all faults are undone."""
 
@@ -114,9 +116,8 @@ def sample_under_faults(
     revisions = {s.workload: s.revision_wanted for s in lab.backend.states()}
     schedule = Schedule(step.when.faults, breaker)
     began = 0.0
-    other = next((value for name, value in walk(step.expect) if name == "isolation"), None)
     try:
-        with bystander(other, step, evidence), send(spec, who.at, who.argv) as run:
+        with companions(step, evidence), send(spec, who.at, who.argv) as run:
             for sample in run:
                 if not began and run.began is not None:
                     began = run.began - clock.monotonic
@@ -130,31 +131,38 @@ def sample_under_faults(
     evidence.resolution = clock.resolution
     evidence.faults += sorted((_span(m, began) for m in schedule.made), key=lambda s: s.began)
     evidence.marks += _ejections(lab, who, began)
-    _settled(lab, revisions)
+    evidence.unsettled = _unsettled(lab, revisions)
     return run.summary
 
 
 @contextmanager
-def bystander(wanted: Isolation | None, step: Step, evidence: Evidence) -> Iterator[None]:
-    """Calls a service that is not concerned from the same caller, all the while."""
-    if wanted is None or step.when.duration is None:
-        yield
-        return
-    when = step.when.model_copy(update={"service": wanted.service, "path": wanted.path, "rate": wanted.rate})
-    count = int(step.when.duration * wanted.rate)
-    spec = traffic_spec(when, evidence.lab, f"{evidence.spec.run}b", count)
-    who = sender(when, evidence.lab)
-    found: list[Sample] = []
-
-    def work() -> None:
-        with send(spec, who.at, who.argv) as run:
-            found.extend(run)
-
-    thread = threading.Thread(target=work, name="bystander", daemon=True)
-    thread.start()
+def companions(step: Step, evidence: Evidence) -> Iterator[None]:
+    """Who else calls all the while: a service that is not concerned, and a stranger, where they are expected."""
+    found = dict(walk(step.expect))
+    runs: list[tuple[Traffic, list[Sample]]] = []
+    other: Isolation | None = found.get("isolation")
+    if other is not None:
+        change = {"service": other.service, "path": other.path, "rate": other.rate}
+        runs.append((step.when.model_copy(update=change), evidence.bystanders))
+    if "invariants" in found and found["invariants"].stranger:
+        change = {"mesh": False, "rate": STRANGERS, "timeout": 3.0, "connections": "new"}
+        runs.append((step.when.model_copy(update=change), evidence.strangers))
+    threads = [
+        threading.Thread(target=_accompany, args=(when, f"{evidence.spec.run}{n}", evidence.lab, into), daemon=True)
+        for n, (when, into) in enumerate(runs)
+    ]
+    for thread in threads:
+        thread.start()
     yield
-    thread.join(step.when.duration + 60)
-    evidence.bystanders += found
+    for thread in threads:
+        thread.join((step.when.duration or 0) + 60)
+
+
+def _accompany(when: Traffic, run: str, lab: LabUnderTest, into: list[Sample]) -> None:
+    count = max(1, int((when.duration or 0) * (when.rate or 1)))
+    who = sender(when, lab)
+    with send(traffic_spec(when, lab, run, count), who.at, who.argv) as samples:
+        into.extend(samples)
 
 
 def _span(made: Made, began: float) -> FaultSpan:
@@ -189,17 +197,19 @@ def _mark(event: dict[str, Any], workloads: tuple[MeshWorkload, ...], began: flo
     return Mark(at, f"{name} {words}ed" + (f" ({kind})" if words == "eject" and kind else ""), name)
 
 
-def _settled(lab: LabUnderTest, revisions: dict[str, str]) -> None:
-    """No lasting damage: every proxy answers with the revision that it had before."""
+def _unsettled(lab: LabUnderTest, revisions: dict[str, str]) -> str:
+    """Which proxy does not answer with the revision that it had before; empty once all do."""
 
     def back() -> None:
-        late = [
-            s.summary for s in lab.backend.states() if not s.in_force or s.revision_wanted != revisions[s.workload]
-        ]
-        if late:
-            raise NotYet(late[0])
+        for state in lab.backend.states():
+            if not state.in_force or state.revision_wanted != revisions[state.workload]:
+                raise NotYet(state.summary)
 
-    wait_until("every proxy has its revision again", back, limit=SETTLE_LIMIT, interval=1)
+    try:
+        wait_until("every proxy has its revision again", back, limit=SETTLE_LIMIT, interval=1)
+    except WaitTimeout as e:
+        return e.last_seen
+    return ""
 
 
 def unable(step: Step, breaker: Breaker | None) -> str:
