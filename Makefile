@@ -2,7 +2,7 @@
 LAB ?= bookinfo
 testbed = .venv/bin/testbed
 
-.PHONY: up test down lint bench setup
+.PHONY: up test down lint bench soak setup
 
 up: setup
 	$(testbed) up -i $(LAB)
@@ -19,6 +19,11 @@ lint: setup
 
 bench: setup
 	.venv/bin/python benchmarks/up.py
+
+SEED ?= 1
+soak: setup
+	$(testbed) up -i $(LAB) --no-verify
+	$(testbed) verify -i $(LAB) --chaos --seed $(SEED) --for 60m
 
 setup:
 	@scripts/setup

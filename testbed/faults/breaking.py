@@ -32,6 +32,8 @@ class Made:
     began: float = 0.0
     """When the command was given; it bit between then and ``bit``."""
     bit: float = 0.0
+    ending: float = 0.0
+    """When mending began."""
     ended: float = 0.0
     """When it was mended from below; a machine that boots has a way to go from there."""
     well: float = 0.0
@@ -171,6 +173,7 @@ class Breaker:
 
     def _undo(self, made: Made, grips: dict[str, list[Grip]]) -> None:
         """Mend everything, wait until it is well, and forget those that are."""
+        made.ending = time.monotonic()
         self._each(grips, lambda grip: grip.end())
         made.ended = time.monotonic()
         self._each(grips, lambda grip: grip.await_well())

@@ -262,7 +262,7 @@ def _disk_full(node: str) -> InGuest:
     return InGuest(
         node,
         # root's reserve is taken too: everything in a guest that matters runs as somebody who could use it or not
-        begin=f"free=$(stat -f -c '%f * %S' /); fallocate -l $(($free - 65536)) {FILL}; "
+        begin=f"free=$(stat -f -c '%f * %S' /); fallocate -l $(($free - 65536)) {FILL} 2>/dev/null; "
         f"dd if=/dev/zero of={FILL} bs=4k oflag=append conv=notrunc 2>/dev/null || true",
         end=f"rm -f {FILL}",
         proof=f"! dd if=/dev/zero of={FILL}.probe bs=64k count=1 2>/run/testbed-fault.words; "

@@ -19,7 +19,7 @@ from testbed.workflows.nodes import require_up
 def fault_of(values: dict[str, Any]) -> Fault:
     """A fault from options of the command line.  Raises BadInput."""
     try:
-        return Fault.model_validate({k: v for k, v in values.items() if v not in (None, (), False)})
+        return Fault.model_validate({k: v for k, v in values.items() if v not in (None, (), [], False)})
     except ValidationError as e:
         first = e.errors()[0]
         field = ".".join(str(p) for p in first["loc"])
