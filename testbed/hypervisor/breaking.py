@@ -26,7 +26,7 @@ class DomainBreaker:
     hypervisor: Hypervisor
 
     def _domain(self, node: str) -> libvirt.virDomain:
-        return self.hypervisor._domain(node)
+        return self.hypervisor.domain(node)
 
     def notes(self) -> Mapping[str, Mapping[str, str]]:
         """Node -> (fault id -> text), of all of the lab's machines."""
