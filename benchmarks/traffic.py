@@ -1,0 +1,92 @@
+"""What the traffic agent can send, and how many requests a verdict needs.
+
+    python benchmarks/traffic.py [INVENTORY] [--requests 500]   on a lab that is up
+    python benchmarks/traffic.py --shares                       needs none
+
+The first sends from the lab's client to the service that its scenario splits, through both sidecars: requests a
+second, requests for each second of the agent's processor time (its own limit, were the mesh infinitely fast), and
+the time from in force until a verdict on so many requests is there, logs of both ends compared.  The second prints
+the mean number of requests against the true share, exactly (docs/explanation/statistics.md has it as a picture).
+"""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+from collections.abc import Iterator
+
+from testbed.model.scenario import Traffic
+from testbed.scenarios import LabUnderTest, check, find
+from testbed.scenarios.requests import sender, traffic_spec
+from testbed.statistics import EquivalenceTest, characteristics, fixed_sample_size, tolerated
+from testbed.traffic import send
+from testbed.workflows.loading import load_lab
+from testbed.workflows.verify import lab_under_test
+
+WAYS = (
+    {"concurrency": 1},
+    {"concurrency": 4},
+    {"concurrency": 16},
+    {"concurrency": 4, "connections": "new"},
+    {"concurrency": 4, "protocol": "http2"},
+)
+
+
+def rates(lab: LabUnderTest, when: Traffic, requests: int) -> Iterator[str]:
+    """A row for each way of sending."""
+    yield f"{'connections':>12}{'protocol':>10}{'at once':>9}{'requests/s':>12}{'per CPU second':>16}"
+    for way in WAYS:
+        traffic = when.model_copy(update=way)
+        who = sender(traffic, lab)
+        with send(traffic_spec(traffic, lab, secrets.token_hex(4), requests), who.at, who.argv) as run:
+            refused = sum(1 for sample in run if sample.status != 200)
+        if refused:
+            raise SystemExit(f"{refused} of {requests} requests were not answered with 200: this measures nothing")
+        ended = run.summary
+        each = f"{ended.sent / ended.seconds:>12.0f}{ended.sent / max(0.01, ended.cpu_seconds):>16.0f}"
+        yield f"{traffic.connections:>12}{traffic.protocol:>10}{traffic.concurrency:>9}{each}"
+
+
+def verdict(lab: LabUnderTest, when: Traffic, requests: int) -> str:
+    """How long the verdict on so many requests takes once the resources are in force."""
+    given = when.model_copy(update={"requests": requests}).model_dump(by_alias=True, exclude_unset=True)
+    record = check(lab, when=given, expect={"status": 200})
+    [step] = record.steps
+    seconds = record.seconds - step.apply_seconds
+    sampling = f"sampling {step.sample_seconds:.1f} s"
+    return f"{record.outcome} on {requests} requests {seconds:.1f} s after in force ({sampling})"
+
+
+def shares() -> Iterator[str]:
+    """Mean requests at a declared 50%, give or take 10 points, for a range of true shares."""
+    zone = tolerated(0.5, 0.1)
+    test = EquivalenceTest(zone, alpha=0.001, beta=0.001)
+    yield f"{'true share':>10}{'mean requests':>15}{'says yes':>12}"
+    for percent in range(30, 71, 5):
+        found = characteristics(test, percent / 100)
+        yield f"{percent:>9}%{found.mean_requests:>15.0f}{found.accept:>12.2%}"
+    yield f"a fixed sample with the same chances: {fixed_sample_size(zone, alpha=0.001, beta=0.001)}"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("inventory", nargs="?", default="bookinfo")
+    parser.add_argument("--requests", type=int, default=500)
+    parser.add_argument("--shares", action="store_true")
+    options = parser.parse_args()
+    if options.shares:
+        print(*shares(), sep="\n")
+        return
+    lab = load_lab(options.inventory)
+    [file] = find([lab.inventory.mesh.scenario or "reviews-split"])
+    when = file.scenario.each_step()[0].when
+    with lab.closing():
+        under_test = lab_under_test(lab)
+        for row in rates(under_test, when, options.requests):
+            print(row, flush=True)
+        print(verdict(under_test, when, options.requests))
+
+
+if __name__ == "__main__":
+    main()
