@@ -48,6 +48,20 @@ proxy() {{
 """
 
 
+_EXCHANGE = 'exec 3<>"/dev/tcp/127.0.0.1/$1" || exit; printf %s "$2" >&3; cat <&3'
+
+
+def exchange(guest: Guest, workload: str, port: int, path: str, body: str | None = None) -> list[str]:
+    """The command that sends a GET, or a POST of ``body``, to a port on the loopback of a workload's namespace.
+
+    It prints the answer as it came, head and all; :func:`~testbed.backends.answers.body_of` reads it.
+    """
+    head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    request = f"{head}Content-Length: {len((body or '').encode())}\r\n\r\n{body or ''}"
+    inside = ["nsenter", f"--net=/run/netns/{guest.namespace_of(workload)}", "timeout", "20"]
+    return [*inside, "bash", "-c", _EXCHANGE, "-", str(port), request]
+
+
 def question(guest: Guest, workloads: Sequence[MeshWorkload], hosts: Sequence[str], directory: str) -> list[str]:
     """The command for a node; it tells the workloads, the ``hosts`` files and the resources in ``directory``."""
     lines = [shlex.join(["file", str(PurePosixPath(directory) / "applied")])]

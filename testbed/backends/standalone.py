@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from testbed.backends import looking
+from testbed.backends.answers import body_of
 from testbed.backends.contract import Applied, MeshDiff, ProxyState
 from testbed.backends.guest import Guest
 from testbed.backends.proxy_log import since as log_since
@@ -178,8 +179,8 @@ class StandaloneBackend:
 
     def admin(self, workload: str, path: str) -> bytes:
         """``GET path`` on the proxy's admin port."""
-        where = [self._guest.namespace_of(workload), str(self._guest.admin_port), path]
-        return self.connection(workload).run([*self._guest.tool, "admin", *where]).stdout
+        command = looking.exchange(self._guest, workload, self._guest.admin_port, path)
+        return body_of(self.connection(workload).run(command).stdout)
 
     def log(self, workload: str, since: datetime | None = None) -> str:
         """The proxy's own log."""

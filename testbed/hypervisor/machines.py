@@ -73,6 +73,12 @@ class Hypervisor:
         """Close the connection; machines go on."""
         self._libvirt.close()
 
+    def versions(self) -> Mapping[str, str]:
+        """The versions of libvirt and of what runs the machines."""
+        with translated(self.lab, "ask for versions"):
+            found = {"libvirt": self._libvirt.getLibVersion(), self._libvirt.getType(): self._libvirt.getVersion()}
+        return {name.lower(): f"{n // 10**6}.{n // 1000 % 1000}.{n % 1000}" for name, n in found.items()}
+
     def machines(self) -> Mapping[str, FoundMachine]:
         """The lab's machines by node name."""
         with translated(self.lab, "list machines"):

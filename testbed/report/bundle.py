@@ -7,6 +7,7 @@ import platform
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import yaml
@@ -23,13 +24,14 @@ def write_bundle(
     folder: Path,
     *,
     topology: Topology | None = None,
+    versions: Mapping[str, str] | None = None,
     extra: Mapping[str, bytes] | None = None,
 ) -> tuple[ScenarioRecord, ...]:
     """Write everything below ``folder`` (made; must not have a bundle in it) and ``folder.tar.zst`` beside it.
 
-    ``extra`` adds files by relative path: consoles, versions, proxies' own logs.  Secrets are taken out of all
-    texts.  Returns the records with their verdicts pointing at the bundle.  Raises OSError, and FileExistsError
-    where a bundle is: a rerun is a new verdict and both are kept.
+    ``versions`` names programs of the lab; ``extra`` adds files by relative path, such as consoles.  Secrets are
+    taken out of all texts.  Returns the records with their verdicts pointing at the bundle.  Raises OSError, and
+    FileExistsError where a bundle is: a rerun is a new verdict and both are kept.
     """
     if (folder / "result.json").exists():
         raise FileExistsError(f"{folder}: there is a bundle already")
@@ -41,7 +43,10 @@ def write_bundle(
         "result.json": _json([record_json(r) for r in records]),
         "junit.xml": junit_xml(records).encode(),
         "report.html": html_page(records, topology).encode(),
-        "versions.json": _json({"python": platform.python_version(), "system": platform.platform()}),
+        "versions.json": _json(
+            {"testbed": version("testbed"), "python": platform.python_version(), "system": platform.platform()}
+            | dict(versions or {})
+        ),
         **(extra or {}),
     }
     for path, content in files.items():
@@ -96,6 +101,12 @@ def _step(step: StepRecord, folder: Path) -> None:
         _write(folder / "paths.json", _json(paths))
     if step.spec:
         _write(folder / "traffic.json", step.spec.to_json())
+    if step.revisions:
+        machines = [
+            {"node": m.node, "waited": m.waited, "segments": m.sent, "sent_again": m.sent_again}
+            for m in step.machines
+        ]
+        _write(folder / "lab.json", _json({"revisions": dict(step.revisions), "machines": machines}))
     for path, content in step.attachments.items():
         _write(folder / path, content)
 

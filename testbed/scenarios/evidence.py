@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from testbed.errors import WaitTimeout
+from testbed.errors import LabError, WaitTimeout
 from testbed.model.topology import MeshWorkload
 from testbed.report.record import Arrival, FaultSpan, Mark
 from testbed.scenarios.lab import LabUnderTest
@@ -104,6 +105,27 @@ class Evidence:
         body = self.lab.backend.admin(workload, path)
         self.attachments[f"admin/{workload}{path.partition('?')[0].replace('/', '_')}.json"] = body
         return json.loads(body)
+
+    def gather(self, concerned: Sequence[MeshWorkload], *, everything: bool) -> None:
+        """Keep the ends of access logs and the callers' configuration for readers of the bundle; ``everything``
+        keeps all configurations.  What can't be had is said in its place."""
+        dumped = concerned if everything else concerned[:1]
+        wanted = [(w, True) for w in concerned if f"access/{w.name}.log" not in self.attachments]
+        wanted += [(w, False) for w in dumped]
+        with ThreadPoolExecutor(max(1, len(wanted))) as pool:
+            list(pool.map(lambda each: self._keep(*each), wanted))
+
+    def _keep(self, workload: MeshWorkload, log: bool) -> None:
+        name = f"access/{workload.name}.log" if log else f"config/{workload.name}.json"
+        try:
+            if log:
+                command = ["tail", "-n", "200", self.lab.guest.layout.access_log(workload)]
+                text = self.lab.backend.connection(workload.name).run(command, check=False).stdout
+            else:
+                text = self.lab.backend.admin(workload.name, "/config_dump")
+        except LabError as e:
+            text = f"{e}\n".encode()
+        self.attachments[name] = text
 
     def arrivals_at(self, service: str, version: str | None = None) -> dict[str, int]:
         """Request id -> how often it arrived at the service's programs."""

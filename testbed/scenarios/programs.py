@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from testbed.backends.answers import body_of
+from testbed.backends.looking import exchange
 from testbed.errors import LabError, TestbedError
 from testbed.log import get
 from testbed.model.scenario import Setting
@@ -21,19 +22,14 @@ CONTROL_PORT = 9901
 KEPT = 20_000
 """So many requests a program remembers (``images/shared/programs/service.py``)."""
 
-# A shell, for a Python that starts is most of such a question's price on an emulated machine.
-_EXCHANGE = 'exec 3<>"/dev/tcp/127.0.0.1/$1" || exit; printf %s "$2" >&3; cat <&3'
-
 
 def ask(lab: LabUnderTest, workload: str, path: str, body: str | None = None) -> Any:
     """The answer of the program's control port, which listens on its namespace's loopback; ``body`` is posted.
 
     Raises LabError when there is none.
     """
-    head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: control\r\nConnection: close\r\n"
-    request = f"{head}Content-Length: {len((body or '').encode())}\r\n\r\n{body or ''}"
-    argv = [*lab.namespace(workload), "timeout", "20", "bash", "-c", _EXCHANGE, "-", str(CONTROL_PORT), request]
-    said = lab.backend.connection(workload).run(argv, limit=30).stdout
+    command = exchange(lab.guest, workload, CONTROL_PORT, path, body)
+    said = lab.backend.connection(workload).run(command, limit=30).stdout
     try:
         if said.split(b" ", 2)[1:2] != [b"200"]:
             raise ValueError

