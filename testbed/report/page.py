@@ -24,6 +24,11 @@ _MEANING = {
 }
 
 
+_INTRODUCTION = """Each scenario below is a promise that the service mesh's configuration makes. Testbed put the
+configuration into the mesh, waited until every proxy answered with it, sent requests from one workload to another,
+and compared what came back, and what arrived, with the promise."""
+
+
 def html_page(records: Sequence[ScenarioRecord], topology: Topology | None = None) -> str:
     """The page's text.  No script, no other file, no network."""
     counts = Counter(r.outcome for r in records)
@@ -41,6 +46,7 @@ def html_page(records: Sequence[ScenarioRecord], topology: Topology | None = Non
         '<meta name="viewport" content="width=device-width">'
         f"<title>Testbed: {escape(summary)}</title><style>{_STYLE}</style></head><body>"
         f'<h1>What the mesh did</h1><p>{escape(summary)}. <span class="quiet">Started {started}.</span></p>'
+        f"<p>{_INTRODUCTION}</p>"
         f"<table><thead><tr><th>Verdict</th><th>Scenario</th><th>Promise</th><th>Time</th></tr></thead>{rows}</table>"
         f"<details><summary>What the verdicts mean</summary><ul>{legend}</ul></details>{body}</body></html>\n"
     )
@@ -59,12 +65,14 @@ def _scenario(anchor: str, record: ScenarioRecord, topology: Topology | None) ->
         if resources
         else ""
     )
+    # with several steps each says its own reason; of all of them only one that went wrong is the whole's
+    whole = len(record.steps) == 1 or record.outcome is not Outcome.PASS
+    reason = f'<p class="reason">{escape(record.verdict.reason)}</p>' if whole else ""
     return (
         f'<section id="{anchor}"><h2><span class="outcome {record.outcome}">{record.outcome}</span> '
         f"{escape(_title(record))}</h2><p><strong>{escape(record.scenario.promise)}</strong></p>"
         f'<p class="quiet">{escape(record.scenario.description)}</p>'
-        f'<p class="reason">{escape(record.verdict.reason)}</p>'
-        f"{_errors(record.verdict)}{left}{steps}{given}</section>"
+        f"{reason}{_errors(record.verdict)}{left}{steps}{given}</section>"
     )
 
 
@@ -84,10 +92,11 @@ def _step(step: StepRecord, topology: Topology | None) -> str:
     ]
     if step.discarded:
         facts.append(f"{step.discarded} samples thrown away: a revision changed while they were taken")
+    facts += [f"{m.node} sent {m.sent_again} of {m.sent} TCP segments again" for m in step.machines if m.sent_again]
     plots = [
-        *(path_plot(p) for p in step.paths if p.points),
-        topology_plot(step, topology),
-        latency_plot(step),
+        *(_figure(path_plot(p), _PATH.format(arm=p.arm, declared=p.declared)) for p in step.paths if p.points),
+        _figure(topology_plot(step, topology), "Who called whom, and how many of the requests each answered."),
+        _figure(latency_plot(step), "How long the callers waited: each bar counts answers."),
     ]
     rows = "".join(f"<tr><td>{escape(w)}</td><td class='n'>{n}</td></tr>" for w, n in answered_by(step).items())
     parts = "".join(
@@ -102,6 +111,16 @@ def _step(step: StepRecord, topology: Topology | None) -> str:
         + f'<div class="plots">{"".join(plots)}</div>'
         + f"<details><summary>Who answered</summary><table>{rows}</table></details>"
     )
+
+
+_PATH = (
+    "Is the share of {arm} {declared:.1%}? Each line weighs that, request by request, against a share that is too "
+    "low or too high. Both at the green line: yes. One at the red line: no."
+)
+
+
+def _figure(plot: str, caption: str) -> str:
+    return f"<figure>{plot}<figcaption>{escape(caption)}</figcaption></figure>" if plot else ""
 
 
 def _errors(verdict: Verdict) -> str:

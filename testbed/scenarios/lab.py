@@ -37,6 +37,8 @@ class LabUnderTest:
     whole once the context is left."""
     breaker: Breaker | None = None
     """Breaks the lab's machines; None where there are none."""
+    machines: bool = True
+    """Whether each node is a machine of its own, whose load says something of it and of nobody else."""
     outside: HostConnection = field(default_factory=HostConnection)
     """Sends traffic from outside."""
 

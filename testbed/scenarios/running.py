@@ -26,7 +26,7 @@ from testbed.scenarios.lab import LabUnderTest
 from testbed.scenarios.loading import ScenarioFile, given_resources, removed_keys
 from testbed.scenarios.programs import ArrivalLog, ask, settings
 from testbed.scenarios.requests import Sender, sender, traffic_spec
-from testbed.scenarios.vitals import between, look, trouble
+from testbed.scenarios.vitals import between, crowded, look, lossy
 from testbed.traffic import TrafficSpec, TrafficSummary, send
 
 MAX_DISCARDED_RUNS = 3
@@ -257,9 +257,10 @@ def _concerned(watched: Sequence[MeshWorkload], who: Sender, lab: LabUnderTest) 
     return list({w.name: w for w in (*([who.caller] if who.caller else gateways), *watched)}.values())
 
 
-TIMED = {"status", "attempts", "timeout", "latency", "overflow", "ejected", "readmitted", "telemetry"}
-"""Expectations that a slow machine or a lossy wire can break though the mesh is right: a proxy gives up a request
-that a machine held up, and sends it again or answers 504."""
+TIMED = {"timeout", "latency", "readmitted"}
+"""Expectations on how long something takes: a machine with too much to do breaks them, whatever the mesh does."""
+PATIENT = TIMED | {"status", "attempts", "overflow", "ejected", "telemetry"}
+"""These, and those that a lost packet can break: a proxy that gives a request up answers 504 or sends it again."""
 
 
 def _blame(
@@ -269,8 +270,8 @@ def _blame(
     watched: Sequence[MeshWorkload],
     machines: Sequence[MachineRecord],
 ) -> Verdict:
-    """A FAIL blames the mesh only while every machine answers, and every program beside a sidecar; and where time
-    matters, only if no machine was too busy or lost packets."""
+    """A FAIL blames the mesh only while every machine answers, and every program beside a sidecar; and for what a
+    machine in trouble can break, only if none was."""
     first_on_node = {w.node: w for w in lab.topology.workloads}
     try:
         with ThreadPoolExecutor(len(first_on_node)) as pool:
@@ -280,7 +281,9 @@ def _blame(
     except LabError as e:
         return inconclusive(f"the lab, not the mesh: {e}\n{verdict.reason.splitlines()[0]}", verdict.numbers)
     failing = set(_failing(verdict)) or {name for name, _ in walk(step.expect)}
-    if failing <= TIMED and (why := trouble(machines)):
+    why = lossy(machines) if failing <= PATIENT else ""
+    why = why or (crowded(machines) if failing <= TIMED else "")
+    if lab.machines and why:
         return inconclusive(f"the lab, not the mesh: {why}\n{verdict.reason.splitlines()[0]}", verdict.numbers)
     return verdict
 

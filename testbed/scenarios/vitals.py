@@ -14,9 +14,10 @@ from testbed.report.record import MachineRecord
 from testbed.scenarios.lab import LabUnderTest
 
 CROWDED = 0.9
-"""Share of the time in which some process waited for a processor, from which on times say nothing."""
-LOSSY = 0.002
-"""Share of TCP segments sent again, from which on times say nothing: such a segment comes 200 ms late or more."""
+"""Share of the time in which some process waited for a processor, from which on nothing is said of times."""
+LOSSY = 0.005
+"""Share of TCP segments sent again, from which on the mesh is not blamed for what comes of it: such a segment is
+late by 200 ms or more, and a proxy may have given up meanwhile."""
 FEW = 3
 """So many segments sent again are nobody's trouble."""
 
@@ -88,11 +89,17 @@ def _share(part: float, whole: float) -> float:
     return min(1.0, part / whole) if whole > 0 else 0.0
 
 
-def trouble(machines: Iterable[MachineRecord]) -> str:
-    """Which machine was too busy or lost packets; empty when none."""
+def lossy(machines: Iterable[MachineRecord]) -> str:
+    """Which machine's packets got lost; empty when none's."""
     for machine in machines:
         if machine.sent_again > FEW and machine.sent_again > LOSSY * machine.sent:
             return f"{machine.node} had to send {machine.sent_again} of {machine.sent} TCP segments again"
+    return ""
+
+
+def crowded(machines: Iterable[MachineRecord]) -> str:
+    """Which machine had more to do than it could; empty when none."""
+    for machine in machines:
         if machine.waited is not None and machine.waited > CROWDED:
             return f"processes on {machine.node} waited for a processor {machine.waited:.0%} of the time"
     return ""

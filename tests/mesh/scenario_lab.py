@@ -62,6 +62,7 @@ class ScenarioMesh(MeshHarness):
             agent=str(AGENT),
             python=sys.executable,
             guest=self.guest,
+            machines=False,  # the host's load is everybody's
             outside=HostConnection(argv=argv),
             capture=self._capture_node,
         )
