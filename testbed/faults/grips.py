@@ -112,7 +112,9 @@ class PowerGrip:
         if how is FaultKind.CRASH:
             return self._panicked()
         if how is FaultKind.RESET:
-            return Proof(True, "its reset button was pressed")  # a boot id that changed says more, at the end
+            self._await_answer()
+            now = self._boot_id()
+            return Proof(bool(self.boot) and now != self.boot, f"its boot {self.boot[:8]} became {now[:8]}")
         power = self.breaker.power(node)
         if how is FaultKind.POWER_OFF:
             return Proof(power is DomainPower.SHUTOFF, f"the domain is {power}")
@@ -132,6 +134,14 @@ class PowerGrip:
     def await_well(self) -> None:
         """It answers, its clock is right (a frozen one stood), and its proxies are ready."""
         node = self.action.node
+        self._await_answer()
+        if self.action.how is FaultKind.FREEZE:
+            in_guest(self.lab, node, "date -s @$NOW >/dev/null")
+        else:
+            await_ready(self.lab, node)
+
+    def _await_answer(self) -> None:
+        node = self.action.node
 
         def answers() -> None:
             try:
@@ -140,10 +150,6 @@ class PowerGrip:
                 raise NotYet(e.cause) from None
 
         wait_until(f"{node} answers on SSH", answers, limit=BOOT_LIMIT, interval=0.2)
-        if self.action.how is FaultKind.FREEZE:
-            in_guest(self.lab, node, "date -s @$NOW >/dev/null")
-        else:
-            await_ready(self.lab, node)
 
     def _frames(self) -> int:
         return self.breaker.frames_sent(self.action.node, tap_name(self.lab, MESH, self.action.node))

@@ -1,0 +1,129 @@
+"""Faults beside traffic: made at their time, always undone, and on one clock with what was sent."""
+
+import time
+from contextlib import contextmanager
+from ipaddress import IPv4Address
+
+import pytest
+from fault_lab import TOPOLOGY, fault
+
+from testbed.errors import LabError
+from testbed.faults.breaking import Made
+from testbed.guests import Completed
+from testbed.model.verdict import passed
+from testbed.report.record import FaultSpan, Mark, StepRecord
+from testbed.report.timeline import timeline_plot
+from testbed.scenarios.faulting import GuestClock, Schedule, _mark
+from testbed.traffic import Sample
+
+
+class Played:
+    """A breaker that only notes what it is asked for."""
+
+    def __init__(self, trouble=""):
+        self.trouble = trouble
+        self.events = []
+
+    @contextmanager
+    def breaking(self, wanted):
+        if self.trouble:
+            raise LabError("one", "break it", self.trouble)
+        now = time.monotonic()
+        self.events.append(("made", wanted.kind.value))
+        made = Made(wanted, "1", ("one",), began=now, bit=now)
+        try:
+            yield made
+        finally:
+            self.events.append(("undone", wanted.kind.value))
+
+
+def test_faults_are_made_at_their_time_and_undone_at_its_end():
+    played = Played()
+    schedule = Schedule([fault("freeze", "one", at="100ms", **{"for": "100ms"})], played)
+    began = time.monotonic()
+    schedule.start(began)
+    for thread in schedule._threads:
+        thread.join()
+    assert played.events == [("made", "freeze"), ("undone", "freeze")]
+    assert schedule.made[0].began - began >= 0.1
+    schedule.end()
+
+
+def test_what_still_lasts_is_undone_when_the_traffic_ends_early():
+    played = Played()
+    faults = [fault("freeze", "one", **{"for": "1h"}), fault("link-down", "two", at="1h", **{"for": "1s"})]
+    schedule = Schedule(faults, played)
+    schedule.start(time.monotonic())
+    while not played.events:
+        time.sleep(0.01)
+    schedule.end()
+    assert played.events == [("made", "freeze"), ("undone", "freeze")]
+
+
+def test_what_happens_at_one_moment_is_not_held():
+    played = Played()
+    schedule = Schedule([fault("reset", "one")], played)
+    schedule.start(time.monotonic())
+    schedule._threads[0].join()
+    assert played.events == [("made", "reset"), ("undone", "reset")]
+
+
+def test_trouble_with_a_machine_is_kept_for_the_verdict():
+    schedule = Schedule([fault("reset", "one")], Played("it is gone"))
+    schedule.start(time.monotonic())
+    schedule.end()
+    assert "it is gone" in str(schedule.trouble[0])
+
+
+class Guest:
+    """A guest whose clock is ``ahead``, and whose answers take their time."""
+
+    node = "one"
+
+    def __init__(self, ahead, delays):
+        self.ahead, self.delays = ahead, list(delays)
+
+    def run(self, argv, **_):
+        delay = self.delays.pop()
+        time.sleep(delay / 2)
+        told = time.monotonic() + self.ahead
+        time.sleep(delay / 2)
+        return Completed(0, f"{told} {told + 1e9}".encode(), b"")
+
+
+def test_a_guests_clock_is_known_to_within_half_of_the_quickest_round_trip():
+    clock = GuestClock.measure(Guest(1234.5, [0.2, 0.02, 0.1, 0.1, 0.2]))
+    assert abs(clock.monotonic - 1234.5) <= clock.resolution
+    assert 0.01 <= clock.resolution < 0.05
+    assert clock.wall - clock.monotonic == pytest.approx(1e9)
+
+
+EJECT = {
+    "type": "CONSECUTIVE_5XX",
+    "cluster_name": "outbound|9080||reviews.default.svc.cluster.local",
+    "upstream_url": "10.78.0.102:9080",
+    "action": "EJECT",
+    "enforced": True,
+    "timestamp": "2026-11-22T21:30:01.500Z",
+}
+
+
+def test_an_ejection_is_read_from_envoys_own_log():
+    began = 1795383000.0
+    assert _mark(EJECT, TOPOLOGY.workloads, began) == Mark(
+        1.5, "reviews-v2 ejected (consecutive 5xx)", "reviews-v2"
+    )
+    back = {**EJECT, "action": "UNEJECT"}
+    assert _mark(back, TOPOLOGY.workloads, began).words == "reviews-v2 unejected"
+    assert _mark({**EJECT, "enforced": False}, TOPOLOGY.workloads, began) is None
+    assert TOPOLOGY.workloads[1].address == IPv4Address("10.78.0.102")
+
+
+def test_the_timeline_shows_bands_losses_and_marks():
+    samples = tuple(Sample(i, 0, 503 if 20 <= i < 25 else 200, i / 10, 0.01, 1, {}, "", "") for i in range(60))
+    span = FaultSpan("freeze <one>", ("one",), 2.0, 2.1, 3.0, 3.2, True, "it stood")
+    step = StepRecord("", passed("ok"), samples=samples, faults=(span,), marks=(Mark(2.4, "one ejected", "one"),))
+    plot = timeline_plot(step)
+    assert plot.count('class="band"') == 1 and plot.count('class="lost"') == 1
+    assert "freeze &lt;one&gt;" in plot and "one ejected at 2.40 s" in plot
+    assert timeline_plot(StepRecord("", passed("ok"), samples=samples)) == ""
