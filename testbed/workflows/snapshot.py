@@ -41,7 +41,7 @@ from testbed.workflows.planning import look, machines_of, wanted
 from testbed.workflows.showing import Show
 from testbed.workflows.timeline import Timeline
 
-CACHE_LIMIT = 20 * 2**30
+CACHE_LIMIT = 10 * 2**30
 """Bytes of labs that the cache keeps."""
 
 
@@ -68,16 +68,24 @@ class RestoreReport:
         }
 
 
-def require_private(lab: Lab) -> None:
-    """Snapshots are of labs on a daemon of their own; BadInput otherwise."""
+def has_snapshots(lab: Lab) -> bool:
+    """Whether there are snapshots of such labs: a daemon of its own, and services that a thaw knows."""
+    return lab.private and lab.inventory.mesh.backend == "standalone"
+
+
+def require_snapshots(lab: Lab) -> None:
+    """Raise BadInput when there are no snapshots of such labs."""
     if not lab.private:
         uri = lab.inventory.hosts[0].uri
         raise bad_input(lab.file, f"no snapshots of labs on {uri}", "a lab has them with `uri: auto`, as root")
+    if not has_snapshots(lab):
+        backend = lab.inventory.mesh.backend
+        raise bad_input(lab.file, f"no snapshots of labs with the backend {backend} yet", "standalone has them")
 
 
 def save(lab: Lab, name: str, show: Show) -> Snapshot:
     """Save the whole lab under ``name``; its machines go on.  Raises BadInput when the name is taken."""
-    require_private(lab)
+    require_snapshots(lab)
     require_up(lab)
     store = named_store(lab.id)
     if store.find(name) is not None:
@@ -162,13 +170,13 @@ def _needed(lab: Lab) -> int:
 
 def restore(lab: Lab, name: str, show: Show) -> RestoreReport:
     """Bring the lab to the state of its snapshot ``name``, whatever state it is in; the snapshot stays."""
-    require_private(lab)
+    require_snapshots(lab)
     return back_to(lab, named_store(lab.id).get(name), show, "snapshot restore")
 
 
 def reset(lab: Lab, show: Show) -> RestoreReport:
     """Bring the lab back to the state just after `up` was verified."""
-    require_private(lab)
+    require_snapshots(lab)
     found = in_cache(lab, machines_of(lab), default_resources(lab))
     if found is None or not found.exact:
         raise LabError(
@@ -219,7 +227,7 @@ class Cached:
 
 def in_cache(lab: Lab, machines: Machines, resources: ResourceSet) -> Cached | None:
     """What the cache has of this lab: with these resources, else the last used one of the same machines."""
-    if not lab.private:
+    if not has_snapshots(lab):
         return None
     identity = identity_of(lab, machines, resources)
     fitting = [
@@ -269,7 +277,7 @@ def keep_verified(lab: Lab, machines: Machines, resources: ResourceSet, show: Sh
 
 def take_in(lab: Lab, file: Path, name: str) -> Snapshot:
     """Import a snapshot of this lab from a file; see :func:`~testbed.lab.snapshots.parcel.import_`."""
-    require_private(lab)
+    require_snapshots(lab)
     with hold(lab.directories, f"testbed snapshot import -i {lab.file}"):
         return import_(named_store(lab.id), file, name)
 

@@ -25,7 +25,7 @@ from testbed.workflows.mesh import default_resources, require_backend
 from testbed.workflows.performing import Performer
 from testbed.workflows.planning import machines_of
 from testbed.workflows.showing import Show
-from testbed.workflows.snapshot import keep_verified, plan_with_cache, run
+from testbed.workflows.snapshot import has_snapshots, keep_verified, plan_with_cache, run
 from testbed.workflows.verify import verify_scenario
 
 
@@ -64,6 +64,7 @@ class UpReport:
             "urls": dict(self.urls),
             "verdict": self.result.verdict.outcome.value if self.result else None,
             "restored": self.restored or None,
+            "not_kept": self.not_kept or None,
         }
 
 
@@ -108,7 +109,12 @@ def _up(lab: Lab, show: Show, *, prove: bool, defaults: bool, cold: bool) -> UpR
         timeline.mark(Stage.VERIFY)
     if cached:
         cached.snapshot.touch()
-    if result and result.verdict.outcome is Outcome.PASS and lab.private and (cached or _all_made(lab, plan)):
+    if (
+        result
+        and result.verdict.outcome is Outcome.PASS
+        and has_snapshots(lab)
+        and (cached or _all_made(lab, plan))
+    ):
         timeline.mark(Stage.KEEP)
         not_kept = _keep(lab, machines, resources, show)
         timeline.mark(Stage.KEEP)
