@@ -6,10 +6,16 @@ from datetime import UTC, datetime
 import pytest
 
 from testbed.errors import BadInput, LabError
+from testbed.host.directories import testbed_home as home
+from testbed.lab.lab import Lab
 from testbed.lab.snapshots.parcel import export, import_
 from testbed.lab.snapshots.saving import backing_file, share
-from testbed.lab.snapshots.store import Damaged, SnapshotStore, checksums
+from testbed.lab.snapshots.store import Damaged, SnapshotStore, cache_store, checksums
+from testbed.model.reading import read_inventory
 from testbed.model.snapshot import FORMAT, Emulated, Manifest, misfit
+from testbed.resources import ResourceSet
+from testbed.workflows.identity import Identity
+from testbed.workflows.snapshot import in_cache
 
 HERE = Emulated(accelerator="tcg", qemu="7.2.9", machine="pc-i440fx-7.2", cpu="qemu64")
 
@@ -186,3 +192,36 @@ def test_a_damaged_snapshot_is_not_exported(store, tmp_path):
     with pytest.raises(Damaged):
         export(snapshot, tmp_path / "lab.snapshot")
     assert not (tmp_path / "lab.snapshot").exists()
+
+
+@pytest.fixture
+def cached(monkeypatch, tmp_path):
+    """What `up` finds of the lab ``two-nodes`` in a cache with these snapshots, given as (lab, base, key)."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(Lab, "private", True)
+    identity = Identity("b1", "k1", HERE, "i1")
+    monkeypatch.setattr("testbed.workflows.snapshot.identity_of", lambda *_: identity)
+    lab = Lab(read_inventory((home() / "inventories" / "two-nodes.yaml").read_text(), "two-nodes.yaml"))
+
+    def look(*snapshots):
+        store = cache_store(lab.id)
+        for number, (of, base, key) in enumerate(snapshots):
+            with store.saving(f"s{number}", 1) as (_, complete):
+                made = complete(manifest(f"s{number}", {}, lab=of, base=base, key=key))
+            os.utime(made.folder / "manifest.json", (number, number))
+        found = in_cache(lab, None, ResourceSet())
+        return found and (found.snapshot.manifest.name, found.exact)
+
+    return look
+
+
+def test_up_takes_the_state_of_these_very_resources_first(cached):
+    assert cached(("two-nodes", "b1", "k1"), ("two-nodes", "b1", "k2")) == ("s0", True)
+
+
+def test_else_it_takes_the_last_used_one_of_the_same_machines(cached):
+    assert cached(("two-nodes", "b1", "k2"), ("two-nodes", "b1", "k3")) == ("s1", False)
+
+
+def test_of_other_machines_or_another_lab_it_takes_none(cached):
+    assert cached(("two-nodes", "b2", "k1"), ("other", "b1", "k1")) is None
