@@ -1,9 +1,8 @@
-"""How long a lab takes to be there: `python benchmarks/lab_speed.py [INVENTORY] [--runs N] [--peer]`.
+"""How long a lab takes to be there: `python benchmarks/lab_speed.py [INVENTORY] [--runs N]`.
 
 In one run, side by side: a cold `up`, a warm one, `reset`, and a snapshot (the pause, and all of it), each several
 times.  Beside it what no program can be quicker than: reading the images' bytes from this disk, and the processor
-time that the machines use from when their RAM is loaded until every edge has answered.  With `--peer` as many
-machines from the same disk are started one by one with `virt-install --import`, as its users would.
+time that the machines use from when their RAM is loaded until every edge has answered.
 """
 
 from __future__ import annotations
@@ -18,12 +17,7 @@ import time
 from pathlib import Path
 
 from testbed.host import processes
-from testbed.host.daemon import PrivateDaemon
 from testbed.host.directories import LabDirectories
-from testbed.host.namespaces import LabNetwork, command_in
-from testbed.images import kernel_arguments
-from testbed.lab.disks import Disks
-from testbed.waiting import NotYet, wait_until
 from testbed.workflows.loading import load_lab
 
 COMMAND = [sys.executable, "-c", "from testbed.cli import main; main()"]
@@ -99,70 +93,11 @@ def measure(inventory: str, lab_id: str) -> dict[str, float]:
     }
 
 
-def peer(inventory: str, work: Path) -> float:
-    """Seconds until as many machines answer on SSH, started one by one by virt-install with its own defaults."""
-    lab = load_lab(inventory)
-    image = Disks.of(lab.inventory.image).node_image
-    daemon = PrivateDaemon("peer", LabDirectories("peer", work / "state", work / "run"))
-    pid = daemon.start().contained[0].pid
-    network = LabNetwork(daemon.directories)
-    try:
-        define = f"""<network><name>peer</name><bridge name='tbpeer'/>
-<ip address='{lab.inventory.networks.management[1]}' prefix='24'/></network>"""
-        (work / "network.xml").write_text(define)
-        subprocess.run(command_in(pid, ["virsh", "-q", "net-create", str(work / "network.xml")]), check=True)
-        began = time.monotonic()
-        for node in lab.inventory.nodes:
-            disk = work / f"{node.name}.qcow2"
-            overlay = [
-                "qemu-img",
-                "create",
-                "-q",
-                "-f",
-                "qcow2",
-                "-b",
-                str(image.disk),
-                "-F",
-                image.format,
-                str(disk),
-            ]
-            subprocess.run(overlay, check=True)
-            address = lab.inventory.management_address(node.name)
-            mac = "52:54:" + ":".join(f"{byte:02x}" for byte in address.packed)
-            boot = f"kernel={image.kernel},initrd={image.initrd},kernel_args={kernel_arguments()}"
-            argv = ["virt-install", "--connect", "qemu:///system", "--import", "--name", f"peer-{node.name}"]
-            argv += [
-                "--memory",
-                str(node.memory // 2**20),
-                "--disk",
-                str(disk),
-                "--network",
-                f"network=peer,mac={mac}",
-            ]
-            argv += ["--osinfo", "debian11", "--boot", boot, "--noautoconsole", "--graphics", "none"]
-            subprocess.run(command_in(pid, argv), check=True, stdout=subprocess.DEVNULL)
-
-            def answers(address: str = str(address)) -> None:
-                try:
-                    with network.dial(address, 22, 2) as connection:
-                        if not connection.recv(4).startswith(b"SSH"):
-                            raise NotYet("no banner")
-                except OSError as e:
-                    raise NotYet(str(e)) from None
-
-            wait_until(f"{node.name} answers", answers, limit=240, interval=0.1)
-        return time.monotonic() - began
-    finally:
-        daemon.stop()
-        daemon.directories.remove()
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("inventory", nargs="?", default="bookinfo")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--peer", action="store_true", help="measure virt-install, too")
     options = parser.parse_args()
     lab_id = load_lab(options.inventory).id
     runs = []
@@ -176,11 +111,6 @@ def main() -> None:
         testbed("down", "-i", options.inventory)
     for name, of in (("mid", statistics.median), ("min", min), ("max", max)):
         print(f"{name:<5}" + "".join(f"{of([r[k] for r in runs]):>14.1f}" for k in runs[0]))
-    if options.peer:
-        import tempfile
-
-        with tempfile.TemporaryDirectory(dir=Path.home()) as folder:
-            print(f"virt-install, one by one: {peer(options.inventory, Path(folder)):.1f} s until the last answers")
 
 
 if __name__ == "__main__":

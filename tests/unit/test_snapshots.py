@@ -110,6 +110,14 @@ def test_an_unknown_name_is_answered_with_those_there_are(store):
     assert "first" in refused.value.next_step
 
 
+@pytest.mark.parametrize("name", ["", "../elsewhere", ".hidden", "a/b", "x" * 65])
+def test_a_name_is_no_path(store, name):
+    with pytest.raises(BadInput, match="no name for a snapshot"), store.saving(name, 1):
+        pass
+    with pytest.raises(BadInput, match="no name for a snapshot"):
+        store.get(name)
+
+
 def test_the_least_recently_used_goes_first(store):
     for number, name in enumerate(("a", "b", "c")):
         os.utime(save(store, name, os.urandom(1 << 20)).folder / "manifest.json", (number, number))

@@ -7,6 +7,7 @@ a killed save leaves is such a hidden folder, which nothing ever reads and the l
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from testbed.model.snapshot import FORMAT, Manifest, SnapshotFile
 
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 22
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Damaged(LabError):
@@ -87,9 +89,14 @@ class SnapshotStore:
         found = [s for p in folders if (s := _open(p)) is not None]
         return sorted(found, key=lambda s: -s.used)
 
+    def _folder(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise bad_input(name, "is no name for a snapshot", "letters, digits, dots and dashes, 64 at most")
+        return self.root / name
+
     def find(self, name: str) -> Snapshot | None:
         """The snapshot of that name, if there is one that can be read."""
-        return _open(self.root / name)
+        return _open(self._folder(name))
 
     def get(self, name: str) -> Snapshot:
         """The snapshot of that name.  Raises BadInput with the names there are."""
@@ -105,6 +112,7 @@ class SnapshotStore:
 
         ``needed`` is how many bytes have to be free.  An older snapshot of the name goes as the new one comes.
         """
+        target = self._folder(name)
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         part = self.root / f".{self.lab}.part"
         shutil.rmtree(part, ignore_errors=True)
@@ -113,7 +121,6 @@ class SnapshotStore:
 
         def complete(manifest: Manifest) -> Snapshot:
             (part / MANIFEST).write_text(manifest.model_dump_json(indent=1))
-            target = self.root / name
             old = self.root / f".{self.lab}.old"
             shutil.rmtree(old, ignore_errors=True)
             if target.exists():
