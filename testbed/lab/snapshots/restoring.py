@@ -50,9 +50,9 @@ class Restoring:
         hypervisor = self.lab.hypervisor()
         volumes = self.lab.directories.volumes
         cut_power(hypervisor, node)
-        for old in volumes.glob(f"{node}.*"):
+        self.machines.define(node, HALF)  # before its disks go: from here on `up` makes it anew
+        for old in volumes.glob(f"{node}.*qcow2"):
             old.unlink()
-        self.machines.define(node, HALF)
         layers = self.snapshot.manifest.disks[node]
         for name in layers:
             share(self.snapshot.folder / name, volumes / name)
