@@ -42,6 +42,12 @@ class UnitFiles:
         """Everything that is looked at, in order."""
         return (*(f.path for f in self.files), *sorted(self.links))
 
+    @property
+    def digest(self) -> str:
+        """A content hash of all of it."""
+        parts = [f"{f.path} {f.mode} {f.digest}" for f in self.files] + [f"{p} {t}" for p, t in self.links.items()]
+        return hashlib.sha256("\n".join([self.unit, *parts]).encode()).hexdigest()
+
     def as_data(self) -> dict[str, object]:
         """As a deploy's data."""
         return {

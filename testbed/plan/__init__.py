@@ -1,6 +1,6 @@
 """(wanted lab, observed lab) -> ordered steps.  Pure; the executor is left no choice."""
 
-from testbed.plan.lab import ObservedLab, ObservedMachine, WantedLab, WantedMachine
+from testbed.plan.lab import ObservedLab, ObservedMachine, WantedCluster, WantedLab, WantedMachine
 from testbed.plan.planner import plan_down, plan_restore, plan_save, plan_up
 from testbed.plan.steps import Plan, Step
 
@@ -9,6 +9,7 @@ __all__ = [
     "ObservedMachine",
     "Plan",
     "Step",
+    "WantedCluster",
     "WantedLab",
     "WantedMachine",
     "plan_down",

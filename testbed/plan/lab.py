@@ -15,6 +15,19 @@ class WantedMachine:
 
 
 @dataclass(frozen=True)
+class WantedCluster:
+    """The cluster of the istio backend."""
+
+    servers: tuple[str, ...]
+    """Nodes with the control plane; the first one starts the cluster."""
+    agents: tuple[str, ...]
+    nodes: Mapping[str, str]
+    """Node -> content hash of what the cluster has on it."""
+    control_plane: str
+    """Content hash of Istio's version, mode and settings."""
+
+
+@dataclass(frozen=True)
 class WantedLab:
     """What the inventory, the recipe and the tool's version come to."""
 
@@ -26,6 +39,7 @@ class WantedLab:
     machines: Mapping[str, WantedMachine]
     forwards: Mapping[str, int]
     """Gateway -> loopback port, 0 for any."""
+    cluster: WantedCluster | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +52,8 @@ class ObservedMachine:
     """Whether it answered on SSH when it was looked at."""
     workloads: str | None = None
     """The digest of what its tools took up last."""
+    cluster: str | None = None
+    """The content hash of what the cluster has on it, once it is Ready there."""
 
 
 @dataclass(frozen=True)
@@ -53,5 +69,7 @@ class ObservedLab:
     forwards: Mapping[str, int] = field(default_factory=dict)
     snapshot: bool = False
     """Whether a snapshot is at hand that all wanted machines can be restored from."""
+    control_plane: str | None = None
+    """The content hash of Istio's installation, once it is available."""
     mesh_in_force: bool = False
     """Whether every proxy answers with what the wanted resources compile to."""

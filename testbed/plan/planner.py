@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from testbed.plan.cluster import cluster_steps
 from testbed.plan.lab import ObservedLab, ObservedMachine, WantedLab, WantedMachine
 from testbed.plan.steps import (
     Action,
@@ -50,8 +51,11 @@ class _Steps:
         undone_by: str,
         done_when: str,
     ) -> None:
-        present = frozenset(n for n in needs if n in self._steps)
-        self._steps[name] = Step(name, action, does, undone_by, done_when, stage, present)
+        self.take(Step(name, action, does, undone_by, done_when, stage, frozenset(needs)))
+
+    def take(self, step: Step) -> None:
+        present = frozenset(n for n in step.needs if n in self._steps)
+        self._steps[step.name] = replace(step, needs=present)
 
     def named(self, *prefixes: str) -> tuple[str, ...]:
         """The steps so far whose name begins with one of ``prefixes``."""
@@ -94,6 +98,10 @@ def plan_up(wanted: WantedLab, observed: ObservedLab) -> Plan:
     else:
         for node, machine in wanted.machines.items():
             _machine(steps, node, machine, observed.machines.get(node))
+    if not restore:  # a cluster comes with its machines
+        renewed = {n for n, m in wanted.machines.items() if _is_new(m, observed.machines.get(n))}
+        for step in cluster_steps(wanted, observed, frozenset(renewed)):
+            steps.take(step)
     _mesh(steps, wanted, observed, restore=restore)
     return steps.plan()
 
@@ -260,18 +268,21 @@ def _mesh(steps: _Steps, wanted: WantedLab, observed: ObservedLab, *, restore: b
             "workloads",
             DeployWorkloads(tuple(deploy)),
             Stage.MESH,
-            steps.named("boot:"),
+            (*steps.named("boot:", "cluster:"), "control-plane"),
             f"set up the workloads of {len(deploy)} nodes",
             "down",
             "each node's tools report this digest of its workloads",
         )
-    if steps.named("boot:", "thaw:", "workloads") or not observed.mesh_in_force:
+    if steps.named("boot:", "thaw:", "workloads", "control-plane") or not observed.mesh_in_force:
+        pushed = (
+            "compile the resources, push them" if wanted.cluster is None else "apply the resources to the cluster"
+        )
         steps.add(
             "mesh",
             ApplyMesh(),
             Stage.MESH,
-            ("workloads", *steps.named("boot:", "thaw:")),
-            "compile the resources, push them, wait until they are in force",
+            ("workloads", "control-plane", *steps.named("boot:", "thaw:")),
+            f"{pushed}, wait until they are in force",
             "apply",
             "every proxy answers with the revision that it shall have",
         )

@@ -14,6 +14,7 @@ class Stage(StrEnum):
     HOST = "host"
     IMAGE = "image"
     BOOT = "boot"
+    CLUSTER = "cluster"
     MESH = "mesh"
     VERIFY = "verify"
     KEEP = "keep"
@@ -102,6 +103,18 @@ class ThawMachine:
 
 
 @dataclass(frozen=True)
+class InstallNode:
+    """Make the machine a node of the cluster and wait until it is Ready."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class InstallControlPlane:
+    """Install Istio in the cluster and wait until it is available."""
+
+
+@dataclass(frozen=True)
 class DeployWorkloads:
     """Tell nodes which workloads they have, and let them set these up."""
 
@@ -162,6 +175,8 @@ Action = (
     | RestoreMachine
     | ResumeMachines
     | ThawMachine
+    | InstallNode
+    | InstallControlPlane
     | DeployWorkloads
     | ApplyMesh
     | AskEdges

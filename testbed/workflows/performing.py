@@ -24,6 +24,8 @@ from testbed.plan.steps import (
     DeleteFiles,
     DeployWorkloads,
     Forward,
+    InstallControlPlane,
+    InstallNode,
     RemoveMachine,
     RemoveNetwork,
     RestoreMachine,
@@ -37,7 +39,7 @@ from testbed.plan.steps import (
 )
 from testbed.resources import ResourceSet, load
 from testbed.workflows.edges import ask_edges
-from testbed.workflows.mesh import backend_of
+from testbed.workflows.mesh import backend_of, require_backend
 from testbed.workflows.workloads import deploy_workloads
 
 IN_FORCE_LIMIT = 120.0
@@ -86,6 +88,8 @@ class Performer:
                 self._restore.thaw(node, cancel)
             case AskEdges():
                 ask_edges(self.lab, self._wanted_resources())
+            case InstallNode() | InstallControlPlane():
+                require_backend(self.lab)
             case DeployWorkloads(nodes):
                 deploy_workloads(self.lab, nodes)
             case ApplyMesh():

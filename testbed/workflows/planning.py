@@ -12,6 +12,7 @@ from testbed.lab.machines import Machines
 from testbed.lab.observing import observe
 from testbed.plan import ObservedLab, WantedLab, WantedMachine
 from testbed.resources import ResourceSet
+from testbed.workflows.cluster import wanted_cluster
 from testbed.workflows.mesh import backend_of, security_of
 from testbed.workflows.workloads import workloads_digest
 
@@ -31,6 +32,7 @@ def wanted(lab: Lab, machines: Machines) -> WantedLab:
             node: WantedMachine(spec, workloads_digest(lab, node)) for node, spec in machines.specs().items()
         },
         forwards={g.name: g.forward for g in lab.inventory.gateways if g.forward is not None},
+        cluster=wanted_cluster(lab.inventory),
     )
 
 

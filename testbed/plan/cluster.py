@@ -1,0 +1,48 @@
+"""The cluster's part of a plan: servers one after the other, agents all at once, then the mesh's control plane."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from testbed.plan.lab import ObservedLab, WantedLab
+from testbed.plan.steps import InstallControlPlane, InstallNode, Stage, Step
+
+
+def cluster_steps(wanted: WantedLab, observed: ObservedLab, renewed: frozenset[str]) -> Iterator[Step]:
+    """What makes ``wanted.cluster``; ``renewed`` are nodes whose machine is made anew in this plan.
+
+    etcd takes one new member at a time, so servers join in turn; an agent needs only the first one.
+    """
+    cluster = wanted.cluster
+    if cluster is None:
+        return
+    seen = {n: m.cluster for n, m in observed.machines.items() if n not in renewed}
+    first, before = cluster.servers[0], ""
+    for node in cluster.servers:
+        if seen.get(node) != cluster.nodes[node]:
+            needs = {f"boot:{node}", *([before] if before else [])}
+            does = "start the cluster on it" if node == first else "let it join the cluster as a server"
+            yield _node(node, does, "its API answers and it is Ready", needs)
+            before = _name(node)
+    for node in cluster.agents:
+        if seen.get(node) != cluster.nodes[node]:
+            needs = {f"boot:{node}", _name(first)}
+            yield _node(node, "let it join the cluster", "the API says that it is Ready", needs)
+    if observed.control_plane != cluster.control_plane or first in renewed:
+        yield Step(
+            "control-plane",
+            InstallControlPlane(),
+            "install Istio's control plane and wait until it is available",
+            "down",
+            "its Deployments are available at this version and with these settings",
+            Stage.CLUSTER,
+            frozenset(_name(n) for n in (*cluster.servers, *cluster.agents)),
+        )
+
+
+def _name(node: str) -> str:
+    return f"cluster:{node}"
+
+
+def _node(node: str, does: str, done_when: str, needs: set[str]) -> Step:
+    return Step(_name(node), InstallNode(node), does, "down", done_when, Stage.CLUSTER, frozenset(needs))

@@ -1,0 +1,120 @@
+"""A cluster in a plan: servers in turn, agents at once, the control plane after them, workloads after that."""
+
+from dataclasses import replace
+
+import pytest
+
+from testbed.host.directories import testbed_home as home
+from testbed.model.reading import read_inventory
+from testbed.plan import ObservedLab, ObservedMachine, WantedCluster, WantedLab, WantedMachine, plan_up
+from testbed.plan.steps import Stage
+from testbed.workflows.cluster import wanted_cluster
+
+NODES = ("one", "two", "three", "agent-1", "agent-2", "machine")
+CLUSTER = WantedCluster(NODES[:3], NODES[3:5], {n: f"c-{n}" for n in NODES[:5]}, "istio")
+WANTED = WantedLab("lab", False, {}, {n: WantedMachine("m", "w") for n in NODES}, {}, CLUSTER)
+THERE = ObservedLab(
+    image=True,
+    shared=True,
+    machines={n: ObservedMachine("m", True, True, "w", CLUSTER.nodes.get(n)) for n in NODES},
+    control_plane="istio",
+    mesh_in_force=True,
+)
+
+
+def steps(observed, wanted=WANTED):
+    return {s.name: s for s in plan_up(wanted, observed)}
+
+
+def machine(node, **changes):
+    return replace(THERE, machines={**THERE.machines, node: replace(THERE.machines[node], **changes)})
+
+
+def test_nothing_to_do_is_an_empty_plan():
+    assert steps(THERE) == {}
+
+
+def test_servers_join_in_turn_and_agents_all_at_once():
+    found = steps(ObservedLab())
+    assert found["cluster:one"].needs == {"boot:one"}
+    assert found["cluster:two"].needs == {"boot:two", "cluster:one"}
+    assert found["cluster:three"].needs == {"boot:three", "cluster:two"}
+    for agent in ("agent-1", "agent-2"):
+        assert found[f"cluster:{agent}"].needs == {f"boot:{agent}", "cluster:one"}
+    assert "cluster:machine" not in found
+
+
+def test_the_mesh_comes_after_its_control_plane_and_that_after_the_cluster():
+    found = steps(ObservedLab())
+    assert found["control-plane"].needs == {f"cluster:{n}" for n in NODES[:5]}
+    assert "control-plane" in found["workloads"].needs
+    assert {"control-plane", "workloads"} <= found["mesh"].needs
+    assert found["mesh"].does.startswith("apply the resources to the cluster")
+    assert {s.stage for s in found.values() if s.name.startswith(("cluster:", "control"))} == {Stage.CLUSTER}
+
+
+@pytest.mark.parametrize(
+    ("observed", "does"),
+    [
+        (machine("agent-1", cluster="other"), ["cluster:agent-1"]),
+        (machine("agent-1", cluster=None), ["cluster:agent-1"]),
+        (machine("two", cluster="other"), ["cluster:two"]),
+        (replace(THERE, control_plane="other"), ["control-plane", "mesh"]),
+        (replace(THERE, mesh_in_force=False), ["mesh"]),
+    ],
+    ids=["agent's files", "agent gone", "server's files", "Istio's version", "resources"],
+)
+def test_only_what_differs_is_done(observed, does):
+    assert list(steps(observed)) == does
+
+
+def test_a_machine_that_is_made_anew_joins_again_whatever_it_was_before():
+    found = steps(machine("agent-2", spec="old"))
+    assert {"remove:agent-2", "create:agent-2", "boot:agent-2", "cluster:agent-2"} <= set(found)
+    assert "cluster:agent-1" not in found and "control-plane" not in found
+
+
+def test_two_changed_servers_are_changed_one_after_the_other():
+    both = machine("two", cluster="old")
+    both = replace(both, machines={**both.machines, "three": replace(both.machines["three"], cluster="old")})
+    assert steps(both)["cluster:three"].needs == {"cluster:two"}
+
+
+def test_a_lab_without_a_cluster_has_none_of_it():
+    found = steps(ObservedLab(), replace(WANTED, cluster=None))
+    assert not [n for n in found if n.startswith(("cluster:", "control"))]
+    assert found["mesh"].does.startswith("compile the resources")
+
+
+# From the inventory
+
+
+def inventory(name, old="", new=""):
+    text = (home() / "inventories" / f"{name}.yaml").read_text()
+    assert old in text
+    return read_inventory(text.replace(old, new, 1), name)
+
+
+def test_a_cluster_is_what_the_inventory_says_of_it():
+    assert wanted_cluster(inventory("two-nodes")) is None
+    found = wanted_cluster(inventory("k3s-ha"))
+    assert found.servers == ("server-1", "server-2", "server-3")
+    assert found.agents == ("agent-1", "agent-2")
+    assert len(set(found.nodes.values())) == 5
+
+
+@pytest.mark.parametrize(
+    ("new", "nodes", "control_plane"),
+    [
+        ("cluster: {version: v1.36.1+k3s1}\n\nmesh:\n", {"server", "agent"}, False),
+        ("cluster: {auditLog: true}\n\nmesh:\n", {"server"}, False),
+        ("mesh:\n  version: 1.30.4\n", set(), True),
+        ("mesh:\n  mode: ambient\n", set(), True),
+        ("mesh:\n  config: {accessLogFile: /dev/stdout}\n", set(), True),
+    ],
+    ids=["k3s", "audit log", "istio", "ambient", "settings"],
+)
+def test_a_change_of_the_inventory_touches_what_it_is_about(new, nodes, control_plane):
+    before, after = wanted_cluster(inventory("k3s-small")), wanted_cluster(inventory("k3s-small", "mesh:\n", new))
+    assert {n for n in after.nodes if after.nodes[n] != before.nodes[n]} == nodes
+    assert (after.control_plane != before.control_plane) is control_plane
