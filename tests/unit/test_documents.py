@@ -41,9 +41,9 @@ def test_a_syntax_error_is_located():
 
 def test_an_anchor_bomb_is_refused_quickly():
     levels = "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 12))
-    began = time.monotonic()
+    began = time.process_time()
     assert "aliases" in problem("l0: &l0 [x]\n" + levels).message
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
 
 
 def test_a_recursive_alias_is_refused():

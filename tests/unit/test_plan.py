@@ -162,7 +162,7 @@ def test_the_first_error_stops_new_steps_calls_running_ones_off_and_is_raised():
             raise LabError("bad", "fail", "as told")
         if action.role == "slow":
             began.set()
-            if cancel.wait(10):
+            if cancel.wait(60):
                 raise Cancelled("slow")
         assert action.role != "never"
 
@@ -170,7 +170,7 @@ def test_the_first_error_stops_new_steps_calls_running_ones_off_and_is_raised():
     start = time.monotonic()
     with pytest.raises(LabError, match="as told"):
         go()
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
     assert ("bad", StepState.FAILED) in events
     assert ("slow", StepState.SKIPPED) in events
     assert "never" not in {name for name, _ in events}

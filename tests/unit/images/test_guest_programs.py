@@ -130,12 +130,12 @@ def test_one_request_can_ask_for_a_failure_deep_inside(shop):
 
 
 def test_a_page_is_shown_when_a_service_is_late(shop):
-    shop["reviews"].control(delay=3)
+    shop["reviews"].control(delay=30)
     started = time.monotonic()
     said = page(shop)
     assert said["reviews"]["error"] == "reviews did not answer within 1 s"
     assert said["details"]["title"]
-    assert time.monotonic() - started < 2.5
+    assert time.monotonic() - started < 20
 
 
 def test_settings_stay_until_reset(shop):
