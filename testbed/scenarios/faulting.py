@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from testbed.errors import TestbedError, WaitTimeout
-from testbed.faults.breaking import Breaker, Made
+from testbed.faults.breaking import Made
 from testbed.guests import NodeConnection
 from testbed.model.fault import Fault
 from testbed.model.overtime import Isolation
@@ -22,7 +22,7 @@ from testbed.report.record import FaultSpan, Mark
 from testbed.scenarios.building import walk
 from testbed.scenarios.evidence import Evidence
 from testbed.scenarios.judge import Judge
-from testbed.scenarios.lab import LabUnderTest
+from testbed.scenarios.lab import Breaks, LabUnderTest
 from testbed.scenarios.requests import Sender, sender, traffic_spec
 from testbed.traffic import Sample, TrafficSpec, TrafficSummary, send
 from testbed.waiting import NotYet, wait_until
@@ -70,7 +70,7 @@ class GuestClock:
 class Schedule:
     """Makes each fault at its time, in a thread of its own, and undoes it whatever happens."""
 
-    def __init__(self, faults: list[Fault], breaker: Breaker) -> None:
+    def __init__(self, faults: list[Fault], breaker: Breaks) -> None:
         self._breaker = breaker
         self._faults = faults
         self._over = threading.Event()
@@ -103,7 +103,7 @@ class Schedule:
 
 
 def sample_under_faults(
-    step: Step, spec: TrafficSpec, who: Sender, evidence: Evidence, judge: Judge, breaker: Breaker
+    step: Step, spec: TrafficSpec, who: Sender, evidence: Evidence, judge: Judge, breaker: Breaks
 ) -> TrafficSummary:
     """Send all of the traffic, with the step's faults in it; fills ``evidence``.
 
@@ -212,7 +212,7 @@ def _unsettled(lab: LabUnderTest, revisions: dict[str, str]) -> str:
     return ""
 
 
-def unable(step: Step, breaker: Breaker | None) -> str:
+def unable(step: Step, breaker: Breaks | None) -> str:
     """Why the step's faults can't be made here; empty when they can."""
     if not step.when.faults:
         return ""

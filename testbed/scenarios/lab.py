@@ -7,17 +7,31 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from testbed.backends.contract import Backend
 from testbed.backends.guest import Guest
 from testbed.errors import LabError
-from testbed.faults.breaking import Breaker
+from testbed.faults.breaking import Made
+from testbed.model.fault import Fault
 from testbed.model.topology import MeshWorkload, ProxyKind, Topology
 from testbed.traffic import AGENT, HostConnection
 
 PYCACHE = "/run/testbed-pycache"
 PROXY = "1337"  # the one user whose packets the redirection leaves alone
 Endpoint = tuple[str, int]
+
+
+class Breaks(Protocol):
+    """Who can break the lab's machines; :class:`~testbed.faults.breaking.Breaker` does it from below."""
+
+    def unable(self, fault: Fault) -> str:
+        """Why it can't make this fault here; empty when it can."""
+        ...
+
+    def breaking(self, fault: Fault) -> AbstractContextManager[Made]:
+        """The fault holds inside the context and is undone after it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -35,7 +49,7 @@ class LabUnderTest:
     capture: Callable[[str], AbstractContextManager[Path]] | None = None
     """Captures what crosses a node's mesh interface, as pcap, into the file that the context yields; the file is
     whole once the context is left."""
-    breaker: Breaker | None = None
+    breaker: Breaks | None = None
     """Breaks the lab's machines; None where there are none."""
     machines: bool = True
     """Whether each node is a machine of its own, whose load says something of it and of nobody else."""

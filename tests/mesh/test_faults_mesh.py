@@ -1,0 +1,116 @@
+"""What the mesh makes of an instance that hangs: measured with real Envoys, and noticed when its protection is gone.
+
+Here a machine is a network namespace, and what it hangs by is SIGSTOP; tests/vm breaks real ones.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from harness_network import processes_in
+from scenario_lab import ROOT, ScenarioMesh, shipped_resources
+
+from testbed.faults.breaking import Made
+from testbed.faults.proof import Proof
+from testbed.model.fault import Fault
+from testbed.model.scenario import Expectation
+from testbed.model.verdict import Outcome
+from testbed.report.timeline import timeline_plot
+from testbed.scenarios import find, run_scenario
+from testbed.scenarios.mutants import mutants_of
+
+
+class Stopper:
+    """Stops every process of a workload where it is, and lets it go on."""
+
+    def __init__(self, mesh: ScenarioMesh) -> None:
+        self.mesh = mesh
+        self.weak = False
+
+    def unable(self, fault: Fault) -> str:
+        return ""
+
+    @contextmanager
+    def breaking(self, fault: Fault) -> Iterator[Made]:
+        pids = [p for name in fault.target for p in processes_in(self.mesh.network.namespace(name))]
+        made = Made(fault, "1", fault.target, began=time.monotonic())
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        made.bit = time.monotonic()
+        states = {Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in pids}
+        made.proof = Proof(states == {"T"} and not self.weak, f"states {states}")
+        try:
+            yield made
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+            made.ended = made.well = time.monotonic()
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[ScenarioMesh]:
+    with ScenarioMesh.from_inventory(ROOT / "inventories/bookinfo.yaml") as made:
+        made.apply(shipped_resources("bookinfo"), limit=60)
+        yield made
+
+
+def frozen(seconds: float, at: str, lasts: str, **expected):
+    """The shipped scenario in short."""
+    [file] = find(["frozen-reviews"])
+    when = file.scenario.when.model_copy(
+        update={
+            "rate": 20.0,
+            "duration": seconds,
+            "faults": [Fault.model_validate({"kind": "freeze", "target": "reviews-v2", "at": at, "for": lasts})],
+        }
+    )
+    expect = Expectation.model_validate(expected)
+    return replace(file, scenario=file.scenario.model_copy(update={"when": when, "expect": expect}))
+
+
+def test_an_instance_that_hangs_is_ejected_and_taken_back_and_no_caller_notices(mesh):
+    file = frozen(
+        17.0,
+        "2s",
+        "4s",
+        timeToEject={"workload": "reviews-v2", "within": "4s"},
+        noErrors=True,
+        timeToReadmit={"workload": "reviews-v2", "within": "12s"},
+        goodput={"during": 100, "settle": "1s"},
+        isolation={"service": "details", "path": "/details/0", "rate": 10, "slower": 5},
+    )
+    record = run_scenario(file, replace(mesh.lab, breaker=Stopper(mesh)))
+    assert record.outcome is Outcome.PASS, record.verdict.reason
+    numbers = {name: verdict.numbers for name, verdict in record.verdict.parts}
+    # the first of three is given up by connectTimeout at the earliest
+    assert numbers["timeToEject"]["seconds"] + numbers["timeToEject"]["resolution"] >= 0.5
+    [step] = record.steps
+    assert next(m.words for m in step.marks) == "reviews-v2 ejected (consecutive 5xx)"
+    assert 'class="band"' in timeline_plot(step)
+
+
+def test_without_its_outlier_detection_the_scenario_fails(mesh):
+    file = frozen(5.0, "1s", "3s", timeToEject={"workload": "reviews-v2", "within": "2s"})
+    [control] = [m for m in mutants_of(file, mesh.backend.applied()) if m.key.kind == "DestinationRule"]
+    record = run_scenario(file, replace(mesh.lab, breaker=Stopper(mesh)), change=control.change)
+    assert record.outcome is Outcome.FAIL, record.verdict.reason
+
+
+def test_a_fault_that_did_not_prove_itself_proves_nothing(mesh):
+    weak = Stopper(mesh)
+    weak.weak = True
+    record = run_scenario(frozen(3.0, "1s", "1s", noErrors=True), replace(mesh.lab, breaker=weak))
+    assert record.outcome is Outcome.INCONCLUSIVE, record.verdict.reason
+    assert "did not prove" in record.verdict.reason
+
+
+def test_where_nothing_can_be_broken_a_fault_is_not_applicable(mesh):
+    record = run_scenario(frozen(3.0, "1s", "1s", noErrors=True), mesh.lab)
+    assert record.outcome is Outcome.NOT_APPLICABLE, record.verdict.reason
