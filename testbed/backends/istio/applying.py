@@ -81,6 +81,7 @@ class LabResources:
                 continue
             before = live.get(resource.key)
             if before is None:
+                problems += self._taken(resource)
                 created.append(resource.key)
             elif _content(after) != _content(before.value):
                 changed.append(resource.key)
@@ -113,6 +114,21 @@ class LabResources:
         listed = self._api.every(path, f"{LAB_LABEL}={self._lab}")
         # a list's items don't say what they are
         return [{"apiVersion": kind.api_version, "kind": kind.name, **item} for item in listed]
+
+    def _taken(self, resource: Resource[Message]) -> list[Problem]:
+        """A resource of that name that is not the lab's: it is not taken over, for then it would be pruned too."""
+        try:
+            there = self._api.get(self._path_of(resource.api_version, resource.key))
+        except ApiRefused as e:
+            if e.code == 404:
+                return []
+            raise
+        owner = there["metadata"].get("labels", {}).get(LAB_LABEL)
+        whose = f"lab {owner}'s" if owner else "not made by a lab"
+        where = resource.locate("metadata", "name")
+        return [
+            Problem(where, f"{resource.key} is in the cluster already, {whose}", "rename it, or delete that one")
+        ]
 
     def _apply(self, resource: Resource[Message], *, dry_run: bool) -> dict[str, Any]:
         manifest = resource.to_plain()

@@ -60,6 +60,9 @@ class FakeApi:
             return 200, self._listed(url.path.rpartition("/")[2], query)
         if method == "DELETE":
             return (200, {}) if self.objects.pop(url.path, None) else (404, self.status(404, "not found"))
+        if method == "GET":
+            there = self.objects.get(url.path)
+            return (200, there) if there else (404, self.status(404, "not found"))
         if found[3] in self.refusals:
             return self.refusals[found[3]]
         manifest = json.loads(body)

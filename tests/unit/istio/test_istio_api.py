@@ -161,6 +161,18 @@ def test_what_is_not_the_labs_stays(server, lab, api):
     assert sorted(p.rpartition("/")[2] for p in server.objects) == ["theirs", "too"]
 
 
+@pytest.mark.parametrize(("owner", "whose"), [("other", "lab other's"), (None, "not made by a lab")])
+def test_what_somebody_else_made_under_that_name_is_not_taken_over(server, lab, api, owner, whose):
+    path = api.path("networking.istio.io/v1", "VirtualService", "default", "echo")
+    theirs = {"metadata": {"name": "echo", "namespace": "default", "labels": {LAB_LABEL: owner} if owner else {}}}
+    server.objects[path] = theirs
+    with pytest.raises(
+        BadInput, match=f"mesh.yaml:4:3: .*VirtualService default/echo is in the cluster already, {whose}"
+    ):
+        lab.apply(resources())
+    assert server.objects == {path: theirs}
+
+
 def test_a_diff_changes_nothing(server, lab):
     lab.diff(resources())
     assert server.objects == {}
