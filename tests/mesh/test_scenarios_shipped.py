@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,10 @@ from testbed.report import write_bundle
 from testbed.scenarios import ScenarioFile, find, run_scenario
 from testbed.scenarios.mutants import run_mutants
 
+SEED = int(os.environ.get("TESTBED_ORDER_SEED", "5"))
+"""Scenarios are run on one mesh in an order that nobody chose: none may rest on what another left behind."""
 SHIPPED = [f for f in find([]) if "echo" not in f.scenario.needs]
+random.Random(SEED).shuffle(SHIPPED)
 HERE = Path(__file__)
 
 
@@ -86,6 +90,62 @@ def test_what_a_proxy_has_can_be_expected(mesh):
     )
     assert run_scenario(written(text.format(absent=r"outbound\|1\|.*")), mesh.lab).outcome is Outcome.PASS
     assert run_scenario(written(text.format(absent=r"outbound\|9080\|v2\|.*")), mesh.lab).outcome is Outcome.FAIL
+
+
+ROUTE = """given:
+  resources:
+    - apiVersion: networking.istio.io/v1
+      kind: VirtualService
+      metadata: {name: reviews}
+      spec: {hosts: [reviews], http: [%s]}
+when: {from: client, service: reviews, path: /reviews/0}
+expect: %s
+"""
+V1 = "{route: [{destination: {host: reviews, subset: v1}}]}"
+V1_AND_V3 = (
+    "{route: [{destination: {host: reviews, subset: v1}, weight: 80},"
+    " {destination: {host: reviews, subset: v3}, weight: 20}]}"
+)
+ABORTED = "{fault: {abort: {percentage: {value: 100}, httpStatus: 418}}, route: [{destination: {host: reviews}}]}"
+OUTLIER = """given:
+  settings: {reviews-v1: {status: 503}}
+  resources:
+    - apiVersion: networking.istio.io/v1
+      kind: DestinationRule
+      metadata: {name: reviews}
+      spec:
+        host: reviews
+        trafficPolicy:
+          loadBalancer: {simple: ROUND_ROBIN, localityLbSetting: {enabled: false}}
+          outlierDetection: {consecutive5xxErrors: 3, interval: 1s, baseEjectionTime: 60s, maxEjectionPercent: 50}
+    - apiVersion: networking.istio.io/v1
+      kind: VirtualService
+      metadata: {name: reviews}
+      spec: {hosts: [reviews], http: [{route: [{destination: {host: reviews}}]}]}
+steps:
+  - when: {from: client, service: reviews, path: /reviews/0, concurrency: 1, rate: 25, requests: 60}
+    expect: {ejected: {workload: reviews-v1, after: 3}}
+  - when: {from: client, service: reviews, path: /reviews/0, rate: 10, requests: 35}
+    expect: {readmitted: {workload: reviews-v1, within: 3s}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("kept", "broken"),
+    [
+        (ROUTE % (V1, "{never: {arm: v3, below: 10}}"), ROUTE % (V1_AND_V3, "{never: {arm: v3, below: 10}}")),
+        (ROUTE % (V1_AND_V3, "{atLeastOnce: {arm: v3, above: 10}}"), ROUTE % (V1, "{atLeastOnce: {arm: v3, above: 10}}")),
+        (ROUTE % (V1, "{body: {contains: reviewer}}"), ROUTE % (ABORTED, "{body: {contains: reviewer}}")),
+        (None, OUTLIER),  # the shipped outlier shows that it can pass
+    ],
+    ids=["never", "atLeastOnce", "body", "readmitted"],
+)  # fmt: skip
+def test_what_no_shipped_scenario_expects_fails_on_a_broken_mesh_too(mesh, kept, broken):
+    """All other expectations fail under the mutants, or above."""
+    assert kept is None or run_scenario(written(kept), mesh.lab).outcome is Outcome.PASS
+    record = run_scenario(written(broken), mesh.lab)
+    assert [s.verdict.outcome for s in record.steps][-1] is Outcome.FAIL, record.verdict.reason
+    assert all(s.verdict.passed for s in record.steps[:-1])
 
 
 def test_a_program_that_is_dead_is_the_labs_trouble_not_the_meshs():
