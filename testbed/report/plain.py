@@ -15,16 +15,22 @@ _SECRETS = (
     ),
     (re.compile(rb'("private_key"\s*:\s*\{\s*"inline_(?:bytes|string)"\s*:\s*")[^"]*'), rb"\1[removed]"),
     (
-        re.compile(rb"(?i)(authorization[\"']?\s*[:=]\s*[\"']?(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]+"),
+        re.compile(rb"(?i)(authorization[\"']?\s*[:=,]\s*[\"']?(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]+"),
         rb"\1[removed]",
     ),
     (re.compile(rb"(?i)\b(bearer\s+)eyJ[A-Za-z0-9._-]+"), rb"\1[removed]"),
-    (re.compile(rb"(?i)((?:set-)?cookie[\"']?\s*[:=]\s*[\"']?[^\s=;,\"']+=)[^;,\s\"'}]+"), rb"\1[removed]"),
+    (re.compile(rb"(?i)((?:set-)?cookie[\"']?\s*[:=,]\s*[\"']?[^\s=;,\"']+=)[^;,\s\"'}]+"), rb"\1[removed]"),
+    (
+        re.compile(
+            rb"(?i)((?:api-?key|password|secret)(?:[\"']?\s*[:=]\s*[\"']?|[\"']\s*,\s*[\"']))[^\s,;\"'{}\[\]]+"
+        ),
+        rb"\1[removed]",
+    ),
 )
 
 
 def redacted(content: bytes) -> bytes:
-    """The text without private keys, bearer tokens, passwords of basic authentication and cookies' values."""
+    """The text without private keys, tokens, passwords, API keys and cookies' values, as their names tell."""
     for pattern, instead in _SECRETS:
         content = pattern.sub(instead, content)
     return content

@@ -88,6 +88,12 @@ def test_a_bundle_is_never_written_over(tmp_path: Path):
         b"authorization: Bearer MIIEvQ.x.y",
         b'"authorization": "Basic MIIEvQ=="',
         b'["authorization", "Bearer eyJMIIEvQ.abc"]',
+        b'["authorization", "Basic MIIEvQ=="]',
+        b'["cookie", "session=MIIEvQ; theme=dark"]',
+        b'{"x-api-key": "MIIEvQ"}',
+        b"x-api-key: MIIEvQ",
+        b'["x-api-key", "MIIEvQ"]',
+        b"password=MIIEvQ",
         b"cookie: session=MIIEvQ; theme=dark",
         b'{"set-cookie": "session=MIIEvQ; Path=/"}',
     ],
@@ -96,6 +102,12 @@ def test_secrets_are_taken_out(secret):
     assert b"MIIEvQ" in secret
     assert b"MIIEvQ" not in redacted(b"before " + secret + b" after")
     assert redacted(b"before " + secret + b" after").startswith(b"before ")
+
+
+def test_words_stay():
+    text = b"a secret, and a password: two of them"
+    assert redacted(b"a secret, and secretName: x") == b"a secret, and secretName: x"
+    assert redacted(text).startswith(b"a secret, and a password: [removed]")
 
 
 def test_no_secret_is_in_the_bundle(tmp_path: Path):
