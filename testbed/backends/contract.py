@@ -70,6 +70,8 @@ class Applied:
     """Until every proxy of the mesh answered with its revision."""
     drain_seconds: float = 0.0
     """Until the last old listener had let go of its callers' connections."""
+    revisions: Mapping[str, str] = field(default_factory=dict)
+    """Workload -> the revision that its proxy answers with."""
 
 
 @dataclass(frozen=True)

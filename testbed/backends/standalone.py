@@ -141,6 +141,7 @@ class StandaloneBackend:
             push_seconds=max(0.0, total - drained),
             in_force_seconds=taken,
             drain_seconds=drained - taken,
+            revisions={w: p.revision for w, p in sorted(plan.wanted.items())},
         )
         self._log.info("applied", revision=revision, changed=sorted(applied.changed), seconds=round(total, 3))
         return applied

@@ -9,8 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
+from testbed.backends.contract import Applied
 from testbed.errors import LabError, MeshError, TestbedError
 from testbed.log import get
 from testbed.model.scenario import Given, Scenario, Step
@@ -42,6 +45,8 @@ class _Run:
     lab: LabUnderTest
     arrivals: ArrivalLog
     homes: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    in_force: tuple[ResourceSet, Applied] | None = None
+    """What the last step found to be still in force when its sample had been taken."""
 
 
 def run_scenario(
@@ -119,9 +124,8 @@ def _wanted(before: ResourceSet, givens: tuple[Given, ...], path: Path) -> Resou
 def _restore(before: ResourceSet, lab: LabUnderTest) -> bool:
     """Put the resources back and look whether they are; never raises."""
     try:
-        if not lab.backend.diff(before).is_empty:
-            lab.backend.apply(before)
-        return lab.backend.diff(before).is_empty
+        # an apply that finds nothing to change has looked at every node; one that changed something is looked after
+        return not lab.backend.apply(before).changed or lab.backend.diff(before).is_empty
     except TestbedError as e:
         get("scenarios").error("restore failed", error=str(e))
         return False
@@ -131,12 +135,14 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet) -> StepReco
     began = time.monotonic()
     lab, scenario = run.lab, run.scenario
     try:
-        applied = lab.backend.apply(wanted)
+        known, run.in_force = run.in_force, None
+        applied = known[1] if known is not None and known[0] == wanted else lab.backend.apply(wanted)
     except MeshError as e:
         return StepRecord(name, failed(f"the mesh refused or never took up the resources: {e}"))
     applied_after = time.monotonic()
     watched = _watched(step, scenario, lab)
     discarded = 0
+    revisions: Mapping[str, str] = applied.revisions
     with settings(lab, {**scenario.given.settings, **step.given.settings}):
         for _ in range(MAX_DISCARDED_RUNS):
             judge = build(step.expect, Terms(step.when, scenario.alpha, scenario.beta), lab.topology)
@@ -144,19 +150,21 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet) -> StepReco
             spec = traffic_spec(step.when, lab, secrets.token_hex(4), count, headers_wanted(step.expect))
             who = sender(step.when, lab)
             evidence = Evidence(lab, spec, who.caller, earlier_homes=run.homes)
-            run.arrivals.mark(watched)
             # with faults the sampling itself looks that every proxy comes back to its revision, and a machine that
             # was broken says nothing of how it was
             faulty = bool(step.when.faults)
             concerned = [] if faulty else _concerned(watched, who, lab)
-            before = look(lab, concerned)
-            revisions = {} if faulty else _revisions(lab)
+            _, before = _at_once(partial(run.arrivals.mark, watched), partial(look, lab, concerned))
+            revisions = {} if faulty else (revisions or _revisions(lab))
             sampling = time.monotonic()
             summary = _sample(step, spec, who, evidence, judge)
             sampled_after = time.monotonic()
-            machines = between(before, look(lab, concerned))
-            if faulty or _revisions(lab) == revisions:
+            after, now = _at_once(partial(look, lab, concerned), partial(_revisions, lab, faulty=faulty))
+            machines = between(before, after)
+            if now == revisions:
+                run.in_force = None if faulty else (wanted, applied)
                 break
+            revisions = {}
             discarded += len(evidence.samples)
         else:
             text = "a proxy's revision changed during every sample"
@@ -184,7 +192,7 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet) -> StepReco
         paths=judge.paths(),
         apply_seconds=applied_after - began,
         sample_seconds=sampled_after - sampling,
-        revisions={workload: revision for workload, (revision, _) in revisions.items()},
+        revisions=revisions,
         machines=machines,
         attachments=dict(evidence.attachments),
         faults=tuple(evidence.faults),
@@ -247,8 +255,20 @@ def _sample(step: Step, spec: TrafficSpec, who: Sender, evidence: Evidence, judg
     return run.summary
 
 
-def _revisions(lab: LabUnderTest) -> dict[str, tuple[str, bool]]:
-    return {s.workload: (s.revision_wanted, s.in_force) for s in lab.backend.states()}
+def _revisions(lab: LabUnderTest, *, faulty: bool = False) -> Mapping[str, str]:
+    """Workload -> its proxy's revision, "" for one that is not in force; nothing where faults see to that."""
+    return {} if faulty else {s.workload: s.revision_wanted if s.in_force else "" for s in lab.backend.states()}
+
+
+One = TypeVar("One")
+Other = TypeVar("Other")
+
+
+def _at_once(one: Callable[[], One], other: Callable[[], Other]) -> tuple[One, Other]:
+    """Two questions to the nodes: each waits for them most of the time."""
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.submit(one), pool.submit(other)
+        return first.result(), second.result()
 
 
 def _concerned(watched: Sequence[MeshWorkload], who: Sender, lab: LabUnderTest) -> list[MeshWorkload]:

@@ -103,9 +103,11 @@ class FakeMesh(socketserver.ThreadingTCPServer):
     def apply(self, wanted: ResourceSet, *, limit: float = 60) -> Applied:
         if self.refuse:
             raise MeshError("client-v1", "apply", "rejected")
-        self.applies += 1
+        self.applies += wanted != self.resources
+        changed = {} if wanted == self.resources else {"client-v1": ("rds/9080.json",)}
         self.resources = wanted
-        return Applied(content_hash(dump(wanted)), {})
+        revision = content_hash(dump(wanted))
+        return Applied(revision, changed, revisions={w.name: revision for w in self.topology.workloads})
 
     def states(self) -> tuple[ProxyState, ...]:
         revision = content_hash(dump(self.resources))
