@@ -15,13 +15,14 @@ from testbed.lab.machines import MESH, tap_name
 
 
 @contextmanager
-def capture(lab: Lab, node: str) -> Iterator[Path]:
-    """TCP on the node's mesh interface, as pcap, into the file that is yielded; whole once the context is left.
+def capture(lab: Lab, node: str, keep: Path | None = None) -> Iterator[Path]:
+    """TCP on the node's mesh interface, as pcap, into the file that is yielded.
 
+    The file goes with the context; with ``keep``, a folder, it stays there: whole then, and the caller's to remove.
     Raises :class:`LabError` when tcpdump doesn't start, with its words.
     """
     with tempfile.TemporaryDirectory(prefix="testbed-capture-") as folder:
-        file = Path(folder) / f"{node}.pcap"
+        file = (keep or Path(folder)) / f"{node}.pcap"
         argv = ["tcpdump", "-U", "--immediate-mode", "-Z", "root", "-i", tap_name(lab, MESH, node)]
         argv += ["-w", str(file), "tcp"]
         if lab.private:

@@ -48,7 +48,7 @@ class LabUnderTest:
     """Where things lie on the nodes."""
     capture: Callable[[str], AbstractContextManager[Path]] | None = None
     """Captures what crosses a node's mesh interface, as pcap, into the file that the context yields; the file is
-    whole once the context is left."""
+    whole once the context is left, and to be removed by who asked for it."""
     breaker: Breaks | None = None
     """Breaks the lab's machines; None where there are none."""
     machines: bool = True

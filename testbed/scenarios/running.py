@@ -251,6 +251,7 @@ def _sample(step: Step, spec: TrafficSpec, who: Sender, evidence: Evidence, judg
         stack.pop_all().close()  # the capture is whole only now
         if file is not None:
             evidence.capture = file.read_bytes()
+            file.unlink()
             evidence.attachments["capture.pcap"] = evidence.capture
     return run.summary
 

@@ -37,7 +37,7 @@ def lab_under_test(lab: Lab) -> LabUnderTest:
     return LabUnderTest(
         backend_of(lab),
         gateway if has_gateway else None,
-        capture=lambda node: capture(lab, node),
+        capture=lambda node: capture(lab, node, lab.directories.state),
         breaker=Breaker(lab),
     )
 
