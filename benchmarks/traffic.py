@@ -43,7 +43,7 @@ def rates(lab: LabUnderTest, when: Traffic, requests: int) -> Iterator[str]:
         if refused:
             raise SystemExit(f"{refused} of {requests} requests were not answered with 200: this measures nothing")
         ended = run.summary
-        each = f"{ended.sent / ended.seconds:>12.0f}{ended.sent / max(0.01, ended.cpu_seconds):>16.0f}"
+        each = f"{ended.sent / ended.seconds:>12.0f}{ended.sent / max(0.001, ended.cpu_seconds):>16.0f}"
         yield f"{traffic.connections:>12}{traffic.protocol:>10}{traffic.concurrency:>9}{each}"
 
 
