@@ -24,6 +24,7 @@ SEED ?= 1
 soak: setup
 	$(testbed) up -i $(LAB) --no-verify
 	$(testbed) verify -i $(LAB) --chaos --seed $(SEED) --for 60m
+	.venv/bin/python benchmarks/soak.py two-nodes
 
 setup:
 	@scripts/setup

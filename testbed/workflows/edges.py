@@ -6,7 +6,6 @@ says that a request can reach one of the service's workloads.  What the configur
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from testbed.compiler import compile_mesh, service_addresses
 from testbed.compiler.simulator import Simulator, parse_request
 from testbed.errors import MeshError
 from testbed.lab.lab import Lab
+from testbed.lab.snapshots import ask
 from testbed.model.topology import MeshWorkload, ProxyKind
 from testbed.resources import ResourceSet
 from testbed.workflows.mesh import security_of
@@ -24,14 +24,6 @@ PATH = "/health"
 """What is asked for: the sample services answer it themselves and call nobody for it."""
 LIMIT = 20.0
 """Seconds for one answer; emulated machines make their first connections meanwhile."""
-_TOOL = (
-    "python3",
-    "-ISE",
-    "-X",
-    "pycache_prefix=/run/testbed-pycache",
-    "-c",
-    "import sys; sys.path.insert(0, '/opt/testbed/node'); import testbed_edges; testbed_edges.run()",
-)
 
 
 @dataclass(frozen=True)
@@ -84,7 +76,7 @@ def edges_of(lab: Lab, resources: ResourceSet) -> Iterator[Edge]:
 
 
 def ask_edges(lab: Lab, resources: ResourceSet) -> list[Answer]:
-    """Send one request along each edge, all nodes at once.
+    """Send one request along each edge of a lab that was restored, all nodes at once.
 
     Raises :class:`~testbed.errors.MeshError` naming the edges along which no workload of the service answered.
     """
@@ -105,6 +97,7 @@ def ask_edges(lab: Lab, resources: ResourceSet) -> list[Answer]:
 
 def _ask(lab: Lab, node: str, edges: list[Edge]) -> list[Answer]:
     document: Mapping[str, object] = {
+        "do": "edges",
         "limit": LIMIT,
         "requests": [
             {"namespace": e.caller.name, "address": e.address, "port": e.port, "host": e.host, "path": PATH}
@@ -112,5 +105,5 @@ def _ask(lab: Lab, node: str, edges: list[Edge]) -> list[Answer]:
         ],
     }
     limit = LIMIT * max(1, len(edges))
-    done = lab.connection(node).run(_TOOL, stdin=json.dumps(document).encode(), limit=limit)
-    return [Answer(edge, *said) for edge, said in zip(edges, json.loads(done.stdout), strict=True)]
+    answers = ask(lab.connection(node), document, limit)
+    return [Answer(edge, *said) for edge, said in zip(edges, answers, strict=True)]

@@ -1,13 +1,11 @@
 """One request along each edge that begins on this node; each from its workload's network namespace.
 
-A JSON document on stdin: {"limit": seconds for each, "requests": [...]}, each with namespace, address, port, host
-and path.  Prints a list in the same order: [status, x-instance, seconds, error].  Nothing is sent twice.
+Asked by testbed_thaw.py: {"limit": seconds for each, "requests": [...]}, each with namespace, address, port, host
+and path.  The answers are in the same order: [status, x-instance, seconds, error].  Nothing is sent twice.
 """
 
 import ctypes
-import json
 import socket
-import sys
 import threading
 import time
 
@@ -51,11 +49,3 @@ def ask_all(document):
     for thread in threads:
         thread.join()
     return answers
-
-
-def run():
-    print(json.dumps(ask_all(json.load(sys.stdin))))
-
-
-if __name__ == "__main__":
-    run()

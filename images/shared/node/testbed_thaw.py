@@ -1,6 +1,10 @@
 """Bring a machine that comes out of a RAM image back into the present, before its services see anything of it.
 
-    testbed_thaw.py    a JSON document on stdin: {"time": seconds since the epoch, "entropy": hex}
+Started before a save (freeze.sh), it waits in the image: after a restore nothing has to be started, which on an
+emulated machine takes longer than the work.  It takes requests from one named pipe and answers into another:
+
+    the sender's SSH_CONNECTION, on a line, then {"do": "thaw", "time": seconds since the epoch, "entropy": hex}
+    the same, then {"do": "edges", ...} (see testbed_edges)
 
 Services were stopped before the save (freeze.sh), so they come out of the image stopped.  While everything stands
 still the clock is set, the kernel's random numbers are seeded anew, each Envoy's own generator is made to do the
@@ -19,15 +23,19 @@ import glob
 import json
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 
+import testbed_edges
+
 SLICES = [f"/sys/fs/cgroup/system.slice/system-testbed\\x2d{kind}.slice" for kind in ("sidecar", "program")]
 WATCH = "/run/testbed-freeze.pid"
+REQUESTS, ANSWERS = "/run/testbed-thaw.in", "/run/testbed-thaw.out"
+LIFE = 300  # seconds of the machine's own time that nobody has to be waited for longer
 CLONE_NEWNET = 0x40000000
 RNDADDENTROPY, RNDRESEEDCRNG = 0x40085203, 0x5207  # linux/random.h
 NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 4, 20, 21  # linux/sock_diag.h
@@ -66,12 +74,10 @@ def wake():
 
 
 def set_clock(at):
-    """``at`` is the host's time when this command was sent; since then Python has started."""
-    ticks = int(read("/proc/self/stat").rpartition(")")[2].split()[19])
-    since = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    """``at`` is the host's time when this was sent, a moment ago."""
     before = time.time()
-    time.clock_settime(time.CLOCK_REALTIME, at + since)
-    return at + since - before
+    time.clock_settime(time.CLOCK_REALTIME, at)
+    return at - before
 
 
 def seed(entropy):
@@ -82,19 +88,30 @@ def seed(entropy):
 
 
 def generators():
-    """Have each Envoy seed its generator anew; (how many did, names of those to restart)."""
-    done, left = 0, []
+    """Where each proxy's generator notices a fork: (control group, [(pid, start, end)]).
+
+    Asked before the save, when it costs nobody anything: what is frozen then is the same after a restore.
+    """
+    found = []
     for path in glob.glob(f"{SLICES[0]}/*.service"):
-        wiped = 0
-        for pid in read(f"{path}/cgroup.procs").split():
-            for start, end in wiped_on_fork(pid):
+        pages = [(pid, *area) for pid in read(f"{path}/cgroup.procs").split() for area in wiped_on_fork(pid)]
+        found.append((os.path.basename(path), pages))
+    return found
+
+
+def reseed(found):
+    """Have each proxy seed its generator anew when it next needs a number; those that have to be restarted."""
+    left = []
+    for name, pages in found:
+        done = False
+        with contextlib.suppress(OSError):  # it is no more, and whatever runs in its place was not looked at
+            for pid, start, end in pages:
                 with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
                     memory.seek(start)
-                    wiped += memory.write(bytes(end - start))
-        done += bool(wiped)
-        if not wiped:
-            left.append(os.path.basename(path))
-    return done, left
+                    done = memory.write(bytes(end - start)) > 0
+        if not done:
+            left.append(name)
+    return left
 
 
 def wiped_on_fork(pid):
@@ -169,25 +186,49 @@ def everywhere(work):
     return sum(results)
 
 
-def thaw(document):
-    set_frozen(1)  # an image of a machine that had been let go on: no harm in asking again
-    own = int(os.environ.get("SSH_CONNECTION", "0 0").split()[1])
+def thaw(document, pages, own):
+    begun = time.monotonic()
+    set_frozen(1)  # it is, unless the two minutes of the watch have passed
     moved = set_clock(document["time"])
     seed(bytes.fromhex(document["entropy"]))
-    seeded, restart = generators()
+    restart = reseed(pages)
     closed = everywhere(lambda: close_connections(own))
     wake()
     if restart:
         subprocess.run(["systemctl", "restart", *restart], check=True)
-    return {"clock": round(moved, 3), "seeded": seeded, "restarted": len(restart), "closed": closed}
+    return {
+        "clock": round(moved, 3),
+        "seeded": len(pages) - len(restart),
+        "restarted": len(restart),
+        "closed": closed,
+        "seconds": round(time.monotonic() - begun, 3),
+    }
 
 
-def run():
-    try:
-        print(json.dumps(thaw(json.load(sys.stdin))))
-    except (OSError, ValueError, KeyError) as e:
-        sys.exit(f"testbed_thaw: {e}")
+def answer(request, pages):
+    sender, _, text = request.partition("\n")
+    document = json.loads(text)
+    if document["do"] == "edges":
+        return testbed_edges.ask_all(document)
+    return thaw(document, pages, int(sender.split()[1]))
+
+
+def stay():
+    """Wait for requests; begin when everything that they need has been loaded."""
+    pages = generators()
+    signal.alarm(LIFE)
+    with open(ANSWERS, "w") as file:
+        file.write("ready\n")
+    while True:
+        with open(REQUESTS) as file:
+            request = file.read()
+        try:
+            said = answer(request, pages)
+        except Exception as e:  # noqa: BLE001 - whoever asked has to hear of it, whatever it is
+            said = {"failed": f"{type(e).__name__}: {e}"}
+        with open(ANSWERS, "w") as file:
+            file.write(json.dumps(said))
 
 
 if __name__ == "__main__":
-    run()
+    stay()

@@ -4,7 +4,7 @@ from testbed.lab.snapshots.parcel import export, import_
 from testbed.lab.snapshots.restoring import Restoring
 from testbed.lab.snapshots.saving import Saved, each, go_on, save_machines
 from testbed.lab.snapshots.store import Damaged, Snapshot, SnapshotStore, cache_store, named_store
-from testbed.lab.snapshots.thawing import Thawed, thaw
+from testbed.lab.snapshots.thawing import Thawed, ask, thaw
 
 __all__ = [
     "Damaged",
@@ -13,6 +13,7 @@ __all__ = [
     "Snapshot",
     "SnapshotStore",
     "Thawed",
+    "ask",
     "cache_store",
     "each",
     "export",

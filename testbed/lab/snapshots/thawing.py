@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from time import time as now
+from typing import Any
 
+from testbed.errors import LabError
 from testbed.guests import NodeConnection
 
-_TOOL = (
-    "python3",
-    "-ISE",
-    "-X",
-    "pycache_prefix=/run/testbed-pycache",
-    "-c",
-    "import sys; sys.path.insert(0, '/opt/testbed/node'); import testbed_thaw; testbed_thaw.run()",
-)
+_ASK = '{ echo "$SSH_CONNECTION"; cat; } >/run/testbed-thaw.in; cat /run/testbed-thaw.out'
 _ENTROPY = 64  # bytes: the kernel's generator is keyed with 32
 THAW_LIMIT = 60.0
 """Seconds for a node to thaw."""
@@ -34,10 +30,20 @@ class Thawed:
     """Proxies that were restarted instead."""
     closed: int
     """Connections from before the save."""
+    seconds: float
+    """What it took on the node, whose time this is."""
 
 
 def thaw(connection: NodeConnection) -> Thawed:
     """Clock, random numbers and connections of a node that was just restored; then its services go on."""
-    document = {"time": now(), "entropy": os.urandom(_ENTROPY).hex()}
-    done = connection.run(_TOOL, stdin=json.dumps(document).encode(), limit=THAW_LIMIT)
-    return Thawed(**json.loads(done.stdout))
+    done = ask(connection, {"do": "thaw", "time": now(), "entropy": os.urandom(_ENTROPY).hex()}, THAW_LIMIT)
+    return Thawed(**done)
+
+
+def ask(connection: NodeConnection, document: Mapping[str, Any], limit: float) -> Any:
+    """Ask the program that waited in the node's image; ``limit`` in seconds.  Raises LabError when it failed."""
+    done = connection.run(["sh", "-c", _ASK], stdin=json.dumps(document).encode(), limit=limit)
+    said = json.loads(done.stdout)
+    if isinstance(said, dict) and "failed" in said:
+        raise LabError(connection.node, str(document["do"]), said["failed"], "run: testbed up --cold")
+    return said
