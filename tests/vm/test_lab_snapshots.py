@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from contextlib import ExitStack, nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
