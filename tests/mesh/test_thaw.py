@@ -1,11 +1,13 @@
 """What a thaw does inside a node: it closes connections, and has a real Envoy seed its random numbers anew."""
 
 import importlib.util
+import json
 import os
 import socket
 import ssl
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from testbed import artifacts
 from testbed.host.directories import cache_root
 from testbed.host.namespaces import run_in
+from testbed.lab.snapshots import thawing
 from testbed.pki import LabCa
 from testbed.waiting import NotYet, wait_until
 
@@ -152,3 +155,46 @@ def test_a_proxy_without_such_a_page_is_named_for_a_restart(tmp_path, monkeypatc
         monkeypatch.setattr(thaw, "SLICES", [str(tmp_path)])
         assert thaw.reseed(thaw.generators()) == ["testbed-sidecar@one.service"]
         process.kill()
+
+
+def test_the_program_that_waits_in_the_image_answers_one_request_after_another(namespace, tmp_path):
+    pipes = tmp_path / "thaw"
+    for end in ("in", "out"):
+        os.mkfifo(f"{pipes}.{end}")
+    start = (
+        f"import sys; sys.path.insert(0, {str(PROGRAM.parent)!r}); import testbed_thaw as thaw; "
+        f"thaw.REQUESTS, thaw.ANSWERS, thaw.SLICES = {f'{pipes}.in'!r}, {f'{pipes}.out'!r}, [{str(tmp_path)!r}]; "
+        "thaw.stay()"
+    )
+    shell = ["sh", "-c", thawing.ASK.replace("/run/testbed-thaw", str(pipes))]
+
+    def ask(document):
+        return json.loads(
+            subprocess.run(shell, input=json.dumps(document), text=True, capture_output=True, check=True).stdout
+        )
+
+    def edge(port):
+        return {"namespace": namespace.name, "address": "127.0.0.1", "port": port, "host": "lab", "path": "/"}
+
+    with subprocess.Popen([sys.executable, "-ISE", "-c", start]) as waiting:
+        try:
+            assert Path(f"{pipes}.out").read_text() == "ready\n"
+            with run_in(namespace, lambda: socket.create_server(("127.0.0.1", 0))) as listener:
+                port = listener.getsockname()[1]
+                answering = threading.Thread(target=answer_once, args=(listener,))
+                answering.start()
+                [[status, instance, _, error]] = ask({"do": "edges", "limit": 5, "requests": [edge(port)]})
+                answering.join()
+                assert (status, instance, error) == (200, "one", "")
+            [[status, _, _, error]] = ask({"do": "edges", "limit": 5, "requests": [edge(port)]})
+            assert (status, error) == (0, "[Errno 111] Connection refused")
+            assert ask({"do": "edges"})["failed"] == "KeyError: 'requests'"
+        finally:
+            waiting.kill()
+
+
+def answer_once(listener):
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(1000)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nX-Instance: one\r\nContent-Length: 0\r\n\r\n")

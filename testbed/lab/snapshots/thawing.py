@@ -12,7 +12,8 @@ from typing import Any
 from testbed.errors import LabError
 from testbed.guests import NodeConnection
 
-_ASK = '{ echo "$SSH_CONNECTION"; cat; } >/run/testbed-thaw.in; cat /run/testbed-thaw.out'
+ASK = '{ echo "$SSH_CONNECTION"; cat; } >/run/testbed-thaw.in; cat /run/testbed-thaw.out'
+"""Asks the program that waited in a node's image."""
 _ENTROPY = 64  # bytes: the kernel's generator is keyed with 32
 THAW_LIMIT = 60.0
 """Seconds for a node to thaw."""
@@ -42,7 +43,7 @@ def thaw(connection: NodeConnection) -> Thawed:
 
 def ask(connection: NodeConnection, document: Mapping[str, Any], limit: float) -> Any:
     """Ask the program that waited in the node's image; ``limit`` in seconds.  Raises LabError when it failed."""
-    done = connection.run(["sh", "-c", _ASK], stdin=json.dumps(document).encode(), limit=limit)
+    done = connection.run(["sh", "-c", ASK], stdin=json.dumps(document).encode(), limit=limit)
     said = json.loads(done.stdout)
     if isinstance(said, dict) and "failed" in said:
         raise LabError(connection.node, str(document["do"]), said["failed"], "run: testbed up --cold")
