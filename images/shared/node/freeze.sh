@@ -45,6 +45,10 @@ on)
     echo 1 >/proc/sys/vm/drop_caches
     echo 1 >/proc/sys/vm/compact_memory
     sleep 3
+    if [ ! -d "/proc/$PPID" ]; then # nobody is there any more to say "off"
+        stop $thaw.pid
+        exit 1
+    fi
     stop $watch
     setsid sh -c "sleep 120; for f in $folders; do echo 0 >\$f/cgroup.freeze; done" >/dev/null 2>&1 </dev/null &
     echo $! >$watch
