@@ -139,25 +139,23 @@ def test_a_snapshot_older_than_its_certificates_comes_up_right(here, monkeypatch
 
 
 def test_a_killed_restore_leaves_the_snapshot_and_up_makes_the_lab_right(lab):
-    for step in ("restore:left", "thaw:right"):
-        with running("snapshot", "restore", "-i", LAB, NAME) as restore:
-            wait_for_step(LAB, step, restore)
-        cli("snapshot", "show", "-i", LAB, NAME, "--check")
-        cli("up", "-i", LAB)
-        assert healthy(), f"after a kill at {step}"
+    with running("snapshot", "restore", "-i", LAB, NAME) as restore:
+        wait_for_step(LAB, "thaw:right", restore)
+    cli("snapshot", "show", "-i", LAB, NAME, "--check")
+    cli("up", "-i", LAB)
+    assert healthy()
 
 
 def test_a_killed_save_leaves_no_half_snapshot_and_the_lab_goes_on(lab):
-    for number, pause in enumerate((1.0, 5.0)):
-        with running("snapshot", "save", "-i", LAB, f"killed-{number}") as save:
-            wait_for_step(LAB, "save", save)
-            time.sleep(pause)  # at whatever it does then: every moment has to be all right
-        names = [s["name"] for s in json.loads(cli("snapshot", "list", "-i", LAB, "--json"))]
-        for name in names:
-            cli("snapshot", "show", "-i", LAB, name, "--check")
-        cli("up", "-i", LAB, "--no-verify")
-        assert healthy()
-    cli("snapshot", "save", "-i", LAB, "after-the-kills")
+    with running("snapshot", "save", "-i", LAB, "killed") as save:
+        wait_for_step(LAB, "save", save)
+        time.sleep(5)  # at whatever it does then: every moment has to be all right
+    names = [s["name"] for s in json.loads(cli("snapshot", "list", "-i", LAB, "--json"))]
+    for name in names:
+        cli("snapshot", "show", "-i", LAB, name, "--check")
+    cli("up", "-i", LAB, "--no-verify")
+    assert healthy()
+    cli("snapshot", "save", "-i", LAB, "after-the-kill")
     assert parts() == []
 
 
