@@ -4,6 +4,7 @@ The README's two `make` targets are left out: this test is part of the one, and 
 in its place as `testbed up`.
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ def test_the_commands_of_a_page_work(bookinfo, document, tmp_path):
         (tmp_path / name).write_text(text)
     for folder in ("playbooks", "inventories"):
         (tmp_path / folder).symlink_to(home() / folder)
+    there = _snapshots()
     try:
         for words in document.commands:
             if words[0] != "testbed" or words[1] in ("down", "stop"):
@@ -35,7 +37,13 @@ def test_the_commands_of_a_page_work(bookinfo, document, tmp_path):
             )
             assert done.returncode in EXPECTED_ELSEWHERE.get(words[1], {0}), f"{words}: {done.stderr}"
     finally:
+        for name in _snapshots() - there:  # of a page that broke off
+            cli("snapshot", "delete", name)
         cli("up", "--no-verify")
+
+
+def _snapshots():
+    return {s["name"] for s in json.loads(cli("snapshot", "list", "--json"))}
 
 
 def _borrowed():
