@@ -2,6 +2,7 @@
 
 from testbed.artifacts.catalogue import Artifact, Catalogue, read_catalogue
 from testbed.artifacts.lockfile import LockFile, Pin
+from testbed.artifacts.needed import needed, on_nodes
 from testbed.artifacts.releases import envoy, mirror_envoy, pinned, planned_envoy
 from testbed.artifacts.sources import MIRROR_VARIABLE, Source, mirror_of_environment, sources
 from testbed.artifacts.store import OnProgress, Pulled, State, Store
@@ -20,6 +21,8 @@ __all__ = [
     "envoy",
     "mirror_envoy",
     "mirror_of_environment",
+    "needed",
+    "on_nodes",
     "pinned",
     "planned_envoy",
     "read_catalogue",

@@ -6,6 +6,7 @@ Pure: inventory in, files out.  Keys of ``config.yaml`` are the flags of ``k3s s
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 
 import yaml
 
@@ -14,21 +15,25 @@ from testbed.model.inventory import Inventory, Node
 from testbed.model.topology import Locality
 
 API_PORT = 6443
-SHARED = "/opt/testbed/k3s"
-"""Where the shared disk has the release."""
+SHARED = "/opt/testbed"
+"""Where the shared disk has the releases."""
 
 _CONFIG = "/etc/rancher/k3s/config.yaml"
 _TOKEN = "/etc/rancher/k3s/token"  # noqa: S105 a path
 _REGISTRIES = "/etc/rancher/k3s/registries.yaml"
 _AUDIT_POLICY = "/etc/rancher/k3s/audit.yaml"
 _AUDIT_LOG = "/var/log/kubernetes/audit.log"
-_IMAGES = "k3s-airgap-images-amd64.tar.zst"
+_IMAGES = "k3s/k3s-airgap-images-amd64.tar.zst"
 _PACKAGED = ("traefik", "servicelb", "metrics-server", "local-storage")
 _MESH_DEVICE = "eth1"
 
 
-def k3s_files(inventory: Inventory, node: Node, token: str) -> UnitFiles:
-    """Everything for ``node``, which must be a server or an agent; ``token`` is the lab's secret for joining."""
+def k3s_files(inventory: Inventory, node: Node, token: str, archives: Collection[str] = ()) -> UnitFiles:
+    """Everything for ``node``, which must be a server or an agent; ``token`` is the lab's secret for joining.
+
+    ``archives`` are archives of images beside k3s's own, by their paths on the shared disk: k3s brings what lies in
+    its folder of images into containerd before the first pod starts.
+    """
     unit = "k3s.service" if node.cluster == "server" else "k3s-agent.service"
     files = [
         NodeFile(_TOKEN, token + "\n", 0o600),
@@ -39,10 +44,9 @@ def k3s_files(inventory: Inventory, node: Node, token: str) -> UnitFiles:
     if node.cluster == "server" and inventory.cluster.audit_log:
         files.append(NodeFile(_AUDIT_POLICY, _yaml(_AUDIT), 0o600))
     files.append(NodeFile(f"/etc/systemd/system/{unit}", _unit(inventory, node)))
-    links = {
-        "/usr/local/bin/k3s": f"{SHARED}/k3s",
-        f"/var/lib/rancher/k3s/agent/images/{_IMAGES}": f"{SHARED}/{_IMAGES}",
-    }
+    links = {"/usr/local/bin/k3s": f"{SHARED}/k3s/k3s"}
+    for archive in (_IMAGES, *archives):
+        links[f"/var/lib/rancher/k3s/agent/images/{archive.rpartition('/')[2]}"] = f"{SHARED}/{archive}"
     return UnitFiles(unit, tuple(files), links)
 
 

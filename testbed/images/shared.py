@@ -8,7 +8,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from testbed.errors import LabError
 from testbed.images.build import building, require, system_environment
@@ -16,19 +18,25 @@ from testbed.images.recipe import tree
 from testbed.model.proxy import content_hash
 
 _SPARE = 8 * 1024 * 1024
+_NONE: Mapping[str, Path] = MappingProxyType({})
 
 
-def shared_key(envoy: Path, folder: Path) -> str:
-    """The content hash that names a shared disk.  An artifact never changes under its (versioned) path."""
+def shared_key(envoy: Path, folder: Path, releases: Mapping[str, Path] = _NONE) -> str:
+    """The content hash that names a shared disk.  An artifact never changes under its (versioned) path.
+
+    ``releases``: path on the disk -> file, below the folder of its version.
+    """
     parts: list[str | bytes] = ["2", envoy.parent.name]
+    for place, source in sorted(releases.items()):
+        parts += [place, source.parent.name]
     for file in tree(folder):
         parts += [file.path, str(file.executable), file.content]
     return content_hash(*parts)
 
 
-def build_shared(envoy: Path, folder: Path, cache: Path) -> Path:
-    """The disk (raw ext4) with ``bin/envoy`` and everything below ``folder`` (``images/shared``)."""
-    target = cache / "shared" / shared_key(envoy, folder)
+def build_shared(envoy: Path, folder: Path, cache: Path, releases: Mapping[str, Path] = _NONE) -> Path:
+    """The disk (raw ext4) with ``bin/envoy``, everything below ``folder`` (``images/shared``), and ``releases``."""
+    target = cache / "shared" / shared_key(envoy, folder, releases)
     with building(target) as work:
         if work is not None:
             require("mke2fs")
@@ -43,6 +51,10 @@ def build_shared(envoy: Path, folder: Path, cache: Path) -> Path:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(file.content)
                     path.chmod(0o755 if file.executable else 0o644)
+                for place, source in releases.items():
+                    path = top / place
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(source, path)  # with its mode
                 _make_disk(top, work / "disk.raw")
     return target / "disk.raw"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from testbed.images import (
     shared_key,
 )
 from testbed.images.recipe import RecipeFolder
-from testbed.model.inventory import Image
+from testbed.model.inventory import Image, Inventory
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,16 @@ class Disks:
     image: Image
     home: Path
     cache: Path
+    releases: Mapping[str, Path] = field(default_factory=dict)
+    """Path on the shared disk -> the artifact in the cache."""
 
     @classmethod
-    def of(cls, image: Image) -> Disks:
-        """Those of an inventory's ``image``, below the usual folders."""
-        return cls(image, testbed_home(), cache_root())
+    def of(cls, inventory: Inventory) -> Disks:
+        """Those of an inventory, below the usual folders."""
+        cache = cache_root()
+        releases = artifacts.on_nodes(artifacts.needed(inventory))
+        files = {place: cache / "artifacts" / artifact.path for place, artifact in releases.items()}
+        return cls(inventory.image, testbed_home(), cache, files)
 
     @cached_property
     def recipe(self) -> RecipeFolder:
@@ -59,6 +65,10 @@ class Disks:
         else:
             base_image(self.image, self.cache, self.home)
 
+    @property
+    def _shared_folder(self) -> Path:
+        return self.home / "images" / "shared"
+
     @cached_property
     def _envoy(self) -> Path:
         return artifacts.planned_envoy(self.cache)
@@ -66,7 +76,7 @@ class Disks:
     @cached_property
     def shared(self) -> Path:
         """The read-only disk with Envoy and the guest programs."""
-        return self.cache / "shared" / shared_key(self._envoy, self.home / "images" / "shared") / "disk.raw"
+        return self.cache / "shared" / shared_key(self._envoy, self._shared_folder, self.releases) / "disk.raw"
 
     @property
     def has_shared(self) -> bool:
@@ -75,4 +85,4 @@ class Disks:
 
     def build_shared(self) -> None:
         """Build it unless the cache has it; fetches Envoy first."""
-        build_shared(artifacts.envoy(self.cache), self.home / "images" / "shared", self.cache)
+        build_shared(artifacts.envoy(self.cache), self._shared_folder, self.cache, self.releases)

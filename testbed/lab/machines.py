@@ -39,7 +39,7 @@ class Machines:
     @cached_property
     def disks(self) -> Disks:
         """The disks that its nodes have in common."""
-        return Disks.of(self.lab.inventory.image)
+        return Disks.of(self.lab.inventory)
 
     def networks(self) -> dict[str, str]:
         """Role -> spec."""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from testbed.artifacts import (
     Artifact,
-    Catalogue,
     LockFile,
     OnProgress,
     Pulled,
@@ -15,28 +14,18 @@ from testbed.artifacts import (
     Store,
     envoy,
     mirror_envoy,
+    needed,
     planned_envoy,
     read_catalogue,
     sources,
 )
 from testbed.host.directories import cache_root, testbed_home
 from testbed.lab.lab import Lab
-from testbed.model.inventory import Inventory
 
 
 def store_of(lock: Path | None = None) -> Store:
     """The artifacts in the cache, and ``constraints/artifacts.lock`` unless another lock is named."""
     return Store(cache_root() / "artifacts", LockFile(lock or testbed_home() / "constraints" / "artifacts.lock"))
-
-
-def needed(inventory: Inventory, catalogue: Catalogue | None = None) -> tuple[Artifact, ...]:
-    """The releases that a lab is made from, beside Envoy, which every lab needs."""
-    if inventory.mesh.backend != "istio":
-        return ()
-    found = catalogue or read_catalogue()
-    k3s = inventory.cluster.version or found.default("k3s")
-    istio = inventory.mesh.version or found.default("istio")
-    return (*found.artifacts("k3s", k3s), *found.artifacts("istio", istio, inventory.mesh.mode))
 
 
 def require_releases(lab: Lab) -> None:

@@ -57,7 +57,7 @@ class LabStatus:
 def status(lab: Lab) -> LabStatus:
     """Look at the lab; takes no lock, and changes nothing but what a killed `fault` left behind."""
     Breaker(lab).recover()
-    observed = observe(lab, Disks.of(lab.inventory.image))
+    observed = observe(lab, Disks.of(lab.inventory))
     asked = any(m.answers for m in observed.machines.values())
     proxies = backend_of(lab).states() if asked else ()
     return LabStatus(lab, observed, proxies, urls(lab), str(holder(lab.directories) or ""))

@@ -2,12 +2,11 @@
 
 import pytest
 
-from testbed.artifacts import read_catalogue
+from testbed.artifacts import needed, on_nodes, read_catalogue
 from testbed.cli import run
 from testbed.errors import BadInput
 from testbed.host.directories import testbed_home as home
 from testbed.model.reading import read_inventory
-from testbed.workflows.artifacts import needed
 from testbed.workflows.loading import load_lab
 
 CLUSTER = """\
@@ -97,6 +96,17 @@ def test_a_lab_needs_the_releases_that_it_names_or_the_defaults():
     assert f"k3s/{read_catalogue().default('k3s')}/k3s" in paths
     standalone = (home() / "inventories" / "two-nodes.yaml").read_text()
     assert needed(read_inventory(standalone, "two-nodes.yaml")) == ()
+
+
+def test_nodes_see_all_but_what_runs_on_the_lab_host():
+    places = on_nodes(needed(read_inventory(CLUSTER, "lab.yaml")))
+    assert sorted(places) == [
+        "istio/istio-sidecar.deb",
+        "istio/pilot.tar",
+        "istio/proxyv2.tar",
+        "k3s/k3s",
+        "k3s/k3s-airgap-images-amd64.tar.zst",
+    ]
 
 
 def test_up_without_the_releases_ends_in_one_line_and_touches_nothing(tmp_path, monkeypatch, capsys):

@@ -95,6 +95,12 @@ def test_a_token_is_made_once_and_is_not_readable_by_others(tmp_path):
     assert [p.name for p in (tmp_path / "pki").iterdir()] == ["token"]
 
 
+def test_images_of_istio_lie_where_k3s_looks_for_them():
+    there = inventory("k3s-small")
+    links = k3s_files(there, there.nodes[1], TOKEN, ["istio/proxyv2.tar"]).links
+    assert links["/var/lib/rancher/k3s/agent/images/proxyv2.tar"] == "/opt/testbed/istio/proxyv2.tar"
+
+
 # From what a node has to what it must have
 
 UNIT = NodeFile("/etc/systemd/system/x.service", "[Service]\n")

@@ -81,3 +81,20 @@ def test_the_shared_disk_holds_envoy_and_the_tree(tmp_path):
     (tree / "node/tool.py").write_text("pass\n")
     assert shared_key(envoy, tree) != before
     assert stat.S_ISREG(Path(disk).stat().st_mode)
+
+
+def test_the_shared_disk_carries_releases_and_is_another_one_for_another_version(tmp_path):
+    for path in ("envoy-1/envoy", "k3s/v1/k3s", "k3s/v2/k3s"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_bytes(b"program" * 1000)
+        (tmp_path / path).chmod(0o755)
+    (tmp_path / "tree").mkdir()
+    envoy, releases = tmp_path / "envoy-1/envoy", {"k3s/k3s": tmp_path / "k3s/v1/k3s"}
+    disk = build_shared(envoy, tmp_path / "tree", tmp_path / "cache", releases)
+    shown = subprocess.run(
+        ["debugfs", "-R", "stat /k3s/k3s", str(disk)], capture_output=True, text=True, check=True
+    )
+    assert "Size: 7000" in shown.stdout
+    assert "Mode:  0755" in shown.stdout
+    keys = {shared_key(envoy, tmp_path / "tree", r) for r in (releases, {"k3s/k3s": tmp_path / "k3s/v2/k3s"}, {})}
+    assert len(keys) == 3
