@@ -38,6 +38,8 @@ from testbed.resources.destination_rule import ConnectionPoolSettings, TrafficPo
 
 INBOUND_SOURCE = "127.0.0.6"
 """Where connections to the workload itself come from, so that the redirect leaves them alone."""
+_PASSTHROUGH_IDLE = 300
+"""Seconds; istiod's, so that connections to places that nobody knows are not kept for Envoy's hour."""
 _NEVER = 315_360_000  # seconds, ten years: idle addresses are never forgotten
 
 
@@ -111,7 +113,8 @@ def _discovery(view: View, policy: TrafficPolicy | None) -> int:
         Resolution.STATIC: int(Cluster.EDS),
         Resolution.DNS: int(Cluster.STRICT_DNS),
         Resolution.DNS_ROUND_ROBIN: int(Cluster.LOGICAL_DNS),
-        Resolution.NONE: int(Cluster.ORIGINAL_DST),
+        # a gateway's callers connect to the gateway: there is no original destination to go on to
+        Resolution.NONE: int(Cluster.ORIGINAL_DST if view.sidecar else Cluster.EDS),
     }[view.service.resolution]
 
 
@@ -217,6 +220,7 @@ def passthrough(*, inward: bool = False) -> Fragment:
     options.use_downstream_protocol_config.http_protocol_options.SetInParent()
     options.use_downstream_protocol_config.http2_protocol_options.SetInParent()
     apply_pool(cluster, options, None)
+    options.common_http_protocol_options.idle_timeout.CopyFrom(duration(_PASSTHROUGH_IDLE))
     if inward:
         _from_inside(cluster)
     set_protocol_options(cluster, options)

@@ -59,7 +59,8 @@ def http_connections(options: HttpOptions) -> Filter:
     manager = HttpConnectionManager(
         codec_type=HttpConnectionManager.AUTO,
         stat_prefix=options.stat_prefix,
-        server_name=SERVER_NAME,
+        # a caller's own proxy says "envoy" (Envoy's default), those that answer for others say who they are
+        server_name="" if options.direction is Direction.OUTBOUND else SERVER_NAME,
         normalize_path=boolean(True),
         use_remote_address=boolean(options.direction is Direction.GATEWAY),
         stream_idle_timeout=duration(0),
@@ -72,8 +73,7 @@ def http_connections(options: HttpOptions) -> Filter:
     elif options.routes is not None:
         manager.route_config.CopyFrom(options.routes)
     if options.direction is Direction.INBOUND:
-        # the workload's own Server header is kept; the caller's certificate is told in a header
-        manager.server_header_transformation = HttpConnectionManager.PASS_THROUGH
+        # the caller's certificate is told in a header
         manager.forward_client_cert_details = HttpConnectionManager.APPEND_FORWARD
         details = manager.set_current_client_cert_details
         details.subject.value = details.uri = details.dns = True

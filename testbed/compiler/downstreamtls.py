@@ -47,7 +47,7 @@ def mesh_tls(trust_domain: str) -> TransportSocket:
     return _socket(context)
 
 
-def server_tls(settings: ServerTLSSettings, *, http: bool) -> TransportSocket:
+def server_tls(settings: ServerTLSSettings) -> TransportSocket:
     """A gateway server's TLS.  ``credentialName`` and its ``-cacert`` are secrets in files of their names."""
     verifies = settings.mode in (
         ServerTLSMode.MUTUAL,
@@ -59,8 +59,8 @@ def server_tls(settings: ServerTLSSettings, *, http: bool) -> TransportSocket:
         require_client_certificate=boolean(verifies and settings.mode is not ServerTLSMode.OPTIONAL_MUTUAL)
     )
     common = context.common_tls_context
-    if http or settings.mode is ServerTLSMode.ISTIO_MUTUAL:
-        common.alpn_protocols.extend(["h2", "http/1.1"])
+    # offered whatever the server's protocol is, as in istiod
+    common.alpn_protocols.extend(["h2", "http/1.1"])
     _certificates(common, settings)
     if verifies:
         _client_roots(common, settings)

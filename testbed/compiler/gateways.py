@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ from testbed.compiler.routes import Caller, resource_metadata, routes
 from testbed.compiler.scope import Scope
 from testbed.compiler.services import UNSPECIFIED
 from testbed.compiler.virtualhosts import MAX_DIRECT_RESPONSE, RuleOf, rendered, surroundings
-from testbed.compiler.virtualservices import RoutedHosts
+from testbed.compiler.virtualservices import RoutedHosts, ranked
 from testbed.model.topology import MeshWorkload
 from testbed.resources.gateway import Gateway, Server, ServerTLSMode
 from testbed.resources.resource import Resource, ResourceSet
@@ -50,6 +51,11 @@ class BoundServer:
     def is_http(self) -> bool:
         """Plaintext HTTP."""
         return self.server.port.protocol.upper() in _HTTP
+
+    @property
+    def is_plaintext(self) -> bool:
+        """No TLS, neither terminated nor passed through."""
+        return self.is_http or self.server.tls is None
 
     @property
     def is_https(self) -> bool:
@@ -97,10 +103,11 @@ class BoundServer:
 
 
 def bound_servers(resources: ResourceSet, workload: MeshWorkload) -> tuple[BoundServer, ...]:
-    """The servers of all Gateways for a proxy, the older first.
+    """The servers of all Gateways for a proxy, in the order that counts.
 
-    On one port of an address there are either plaintext HTTP servers or others: of two that don't go together
-    istiod keeps the older, as of two TLS servers for the same host.
+    On one port of an address istiod (mergeGateways) lets plaintext HTTP servers share a listener, TLS servers by
+    the names that they serve, and adds a plaintext server to TLS servers that were there before it, not the other
+    way round.  What does not go together is left out, as is a server with ``tls`` for a host that another has.
     """
     found: list[BoundServer] = []
     for resource in resources.gateways:
@@ -108,15 +115,16 @@ def bound_servers(resources: ResourceSet, workload: MeshWorkload) -> tuple[Bound
             continue
         found += [_bound(resource, server, workload) for server in resource.spec.servers]
     kept: list[BoundServer] = []
+    claimed: dict[tuple[int, str], set[tuple[str, str]]] = {}
     for server in found:
-        others = [o for o in kept if o.port == server.port and o.bind == server.bind]
-        if any(o.is_http != server.is_http for o in others):
-            continue
-        if others and not server.is_http:
-            taken = {h for o in others for h in o.hosts}
-            if server.server.tls is None or taken & set(server.hosts):
+        if server.server.tls is not None:
+            taken = claimed.setdefault((server.port, server.bind), set())
+            if taken & set(server.hosts):
                 continue
-        kept.append(server)
+            taken |= set(server.hosts)
+        plain = [o for o in kept if (o.port, o.bind) == (server.port, server.bind) and o.is_plaintext]
+        if not plain or (plain[0].is_http and server.is_http):
+            kept.append(server)
     return tuple(kept)
 
 
@@ -127,8 +135,8 @@ def _bound(resource: Resource[Gateway], server: Server, workload: MeshWorkload) 
 
 
 def virtual_services_for(gateway: str, routed: Sequence[RoutedHosts], namespace: str) -> list[RoutedHosts]:
-    """The VirtualServices bound to a gateway that the proxy's namespace may see."""
-    return [v for v in routed if gateway in v.gateways and v.visible_from(namespace)]
+    """The VirtualServices bound to a gateway that the proxy's namespace may see, those that count more first."""
+    return ranked((v for v in routed if gateway in v.gateways and v.visible_from(namespace)), namespace)
 
 
 @dataclass(frozen=True)
@@ -162,15 +170,16 @@ class GatewayView:
             listener_filters_timeout=None,
             access_log=[unrouted_log(log) for log in self.around.logs],
         )
-        if servers[0].is_http:
-            out.filter_chains.append(self._http_chain(servers[0], name))
-            return out
+        plain = [s for s in servers if s.is_http]
+        if plain:
+            out.filter_chains.append(self._http_chain(plain[0], name))
         taken: set[str] = set()
         for server in servers:
-            out.filter_chains.extend(self._chains(server, name, taken))
+            if not server.is_http:
+                out.filter_chains.extend(self._chains(server, name, taken))
         if not out.filter_chains:
             return None
-        if any(s.server.tls is not None for s in servers):
+        if not all(s.is_plaintext for s in servers):
             out.listener_filters.append(tls_inspector())
         return out
 
@@ -190,7 +199,7 @@ class GatewayView:
         if server.is_https and tls is not None:
             chain = self._http_chain(server, listener)
             chain.filter_chain_match.server_names.extend(_server_names(server))
-            chain.transport_socket.CopyFrom(server_tls(tls, http=True))
+            chain.transport_socket.CopyFrom(server_tls(tls))
             yield chain
         elif tls is not None and tls.mode in _PASSTHROUGH:
             yield from map(filter_chain, self._passed_through(server, taken))
@@ -198,7 +207,7 @@ class GatewayView:
             if tls is not None:
                 opened.server_names = _server_names(server)
                 chain = filter_chain(opened)
-                chain.transport_socket.CopyFrom(server_tls(tls, http=False))
+                chain.transport_socket.CopyFrom(server_tls(tls))
                 yield chain
             else:
                 yield filter_chain(opened)
@@ -269,7 +278,8 @@ class GatewayView:
                     if to_tls:
                         redirected.add(host)
             if to_tls:
-                for _, host in server.hosts:
+                # istiod leaves the namespace in: a host written with one is not redirected (and answered with 404)
+                for host in (h.lower() for h in server.server.hosts):
                     hosts.setdefault(host, [])
                     redirected.add(host)
         outer = RouteConfiguration(
@@ -290,7 +300,7 @@ class GatewayView:
         return with_elements(fragment(name, outer, ROUTES), "virtual_hosts", made)
 
     def _of_routes(self, routed: RoutedHosts, server: BoundServer, cache: CompileCache) -> tuple[Fragment, ...]:
-        around, depends = surroundings(routed, self.scope.by_host, self.rule_of)
+        around, depends = surroundings(routed, self.scope.by_host, self.scope.by_host, self.rule_of)
         tls = server.server.tls is not None
         port = server.server.port.number
         labels = tuple(sorted(self.workload.labels.items())) if routed.source_labels else ()
@@ -319,11 +329,14 @@ def _server_names(server: BoundServer) -> tuple[str, ...]:
 
 def _catch_alls_last(built: Sequence[Fragment]) -> list[Fragment]:
     """Routes of several VirtualServices for a host: those that match everything come after all others."""
-    last = [r for r in built if _CATCH_ALL in r.content]
-    return [r for r in built if _CATCH_ALL not in r.content] + last
+    return sorted(built, key=lambda r: _CATCH_ALL.search(r.content) is not None)
 
 
-_CATCH_ALL = b'"match":{"case_sensitive":true,"prefix":"/"}'
+_CATCH_ALL = re.compile(
+    rb'"match":\{(?:"case_sensitive":(?:true|false),)?'
+    rb'(?:"(?:prefix|path_separated_prefix)":"/"|"safe_regex":\{"regex":"\.\*"\})\}'
+)
+"""A rendered matcher of everything (see :func:`testbed.compiler.matches.is_catch_all`)."""
 
 
 def _virtual_host(name: str, domain: str, built: Sequence[Fragment], to_tls: bool, cache: CompileCache) -> Fragment:

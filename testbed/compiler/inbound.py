@@ -42,7 +42,8 @@ VIRTUAL_INBOUND = "virtualInbound"
 _TLS, _RAW = "tls", "raw_buffer"
 _MESH_HTTP = ("istio-http/1.0", "istio-http/1.1", "istio-h2")
 _MESH_TCP = ("istio-peer-exchange", "istio")
-PLAIN_HTTP = ("http/1.0", "http/1.1", "h2c")
+PLAIN_HTTP = ("http/1.1", "h2c")
+"""What plaintext is taken for HTTP; HTTP/1.0 goes on as TCP, as long as istiod's PILOT_HTTP10 is off."""
 
 
 @dataclass(frozen=True)

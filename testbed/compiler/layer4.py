@@ -165,12 +165,15 @@ def _tls_chains(
                 if key in seen:
                     continue  # the first of equal conditions decides, and Envoy takes none twice
                 seen.add(key)
+                # istiod lets a condition's subnets hold for those after it that name none (tls.go assigns to its
+                # parameter)
+                subnets = match.destination_subnets or subnets
                 filters = destination_filters(route.route, owner, caller.port, around)
                 found.append(
                     TcpChain(
                         filters,
                         tuple("" if h == "*" else h for h in match.sni_hosts if h != "*"),
-                        match.destination_subnets or subnets,
+                        subnets,
                         _owner_metadata(owner, "tls", index),
                     )
                 )

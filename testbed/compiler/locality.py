@@ -27,6 +27,9 @@ class Viewer:
 
     locality: Locality = field(default_factory=Locality)
     labels: tuple[tuple[str, str], ...] = ()
+    """Those of its labels that ``failoverPriority`` names."""
+    labelled: bool = False
+    """Whether it has labels at all: ``failoverPriority`` counts then, with or without the labels that it names."""
 
 
 def place_labels(labels: Mapping[str, str], locality: Locality, node: str = "") -> dict[str, str]:
@@ -69,7 +72,7 @@ def viewer(policy: TrafficPolicy | None, workload: MeshWorkload) -> Viewer:
         return Viewer()  # without ejections nothing would ever fail over
     keys = {p.partition("=")[0] for p in setting.failover_priority}
     mine = place_labels(workload.labels, workload.locality, workload.node)
-    return Viewer(workload.locality, tuple(sorted((k, v) for k, v in mine.items() if k in keys)))
+    return Viewer(workload.locality, tuple(sorted((k, v) for k, v in mine.items() if k in keys)), bool(mine))
 
 
 def groups(endpoints: Sequence[Endpoint], policy: TrafficPolicy | None, seen_from: Viewer) -> list[Group]:
@@ -89,7 +92,7 @@ def groups(endpoints: Sequence[Endpoint], policy: TrafficPolicy | None, seen_fro
     if policy is None or policy.outlier_detection is None:
         return found
     if setting.failover_priority:
-        if seen_from.labels:
+        if seen_from.labelled:
             found = [g for group in found for g in _by_priority(group, setting, dict(seen_from.labels))]
             found = _without_gaps(found)
         return _failing_over(found, setting, seen_from.locality) if setting.failover else found

@@ -104,13 +104,13 @@ def _add(
             entry.http = True
             entry.proxy = declared is not None and declared.protocol.upper() == "HTTP_PROXY"
         return
-    address = UNSPECIFIED if "/" in service.address else service.address
-    key = bind or address, port.number
-    entry = found.setdefault(key, _Entry(*key, real=real))
-    if not entry.locked:
-        owners = [v for v in egress.virtual_services if any(matches(h, service.host) for h in v.hosts)]
-        caller = Caller(scope.namespace, labels, frozenset({"mesh"}), port.number)
-        _merge(entry.chains, service_chains(service, port, owners, caller, around))
+    for address in service.addresses or (UNSPECIFIED,):
+        key = bind or (UNSPECIFIED if "/" in address else address), port.number
+        entry = found.setdefault(key, _Entry(*key, real=real))
+        if not entry.locked:
+            owners = [v for v in egress.virtual_services if any(matches(h, service.host) for h in v.hosts)]
+            caller = Caller(scope.namespace, labels, frozenset({"mesh"}), port.number)
+            _merge(entry.chains, service_chains(service.at(address), port, owners, caller, around))
 
 
 def _merge(present: list[TcpChain], new: Sequence[TcpChain]) -> None:
@@ -141,7 +141,7 @@ def listener(entry: _Entry, scope: Scope, logs: Sequence[AccessLog]) -> Listener
             Direction.OUTBOUND, f"outbound_{name}", route_name=str(entry.port), logs=logs, proxy=entry.proxy
         )
         chain = FilterChain(filters=[http_connections(options)])
-        if not entry.real or entry.chains:
+        if entry.bind == UNSPECIFIED or entry.chains:
             # on 0.0.0.0 there may be traffic of unknown hosts that is no HTTP: it goes the way of the rest
             chain.filter_chain_match.transport_protocol = "raw_buffer"
             chain.filter_chain_match.application_protocols.extend(PLAIN_HTTP)

@@ -16,7 +16,7 @@ from testbed.compiler.inbound import Chains, InboundPort, bound_listener, virtua
 from testbed.compiler.protobuf import LISTENER, Fragments, fragment
 from testbed.compiler.security import PeerModes
 from testbed.compiler.services import Service, protocol_of
-from testbed.model.topology import MeshWorkload, Protocol, ServicePort, Topology
+from testbed.model.topology import MeshWorkload, ServicePort, Topology
 from testbed.resources.destination_rule import ConnectionPoolSettings
 from testbed.resources.gateway import ServerTLSMode
 from testbed.resources.sidecar import CaptureMode, IstioIngressListener, Sidecar
@@ -105,7 +105,7 @@ def _declared(sidecar: Sidecar, workload: MeshWorkload) -> Iterator[_Port]:
         bind = (listener.bind or str(workload.address)) if real else ""
         own = None
         if listener.tls is not None and listener.tls.mode is not ServerTLSMode.PASSTHROUGH:
-            own = server_tls(listener.tls, http=protocol.is_http or protocol is Protocol.HTTPS)
+            own = server_tls(listener.tls)
         pool = listener.connection_pool or sidecar.inbound_connection_pool
         source = ServicePort(listener.port.name, number, protocol, number)
         yield _Port(InboundPort(number, protocol, bind, own), source, pool, _endpoint(listener, workload))

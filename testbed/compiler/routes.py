@@ -201,6 +201,8 @@ def _destinations(
     for destination, share in _mirrors(http):
         mirror = action.request_mirror_policies.add(cluster=cluster(destination), runtime_fraction=share)
         mirror.trace_sampled.CopyFrom(boolean(False))
+        # the copy asks for the host that the request asked for, not for Envoy's "host-shadow"
+        mirror.disable_shadow_host_suffix_append = True
     hashed = False
     if len(http.route) == 1:
         only = http.route[0]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from testbed.compiler.names import is_subset, is_wildcard, matches
 from testbed.compiler.services import Registry, Service
-from testbed.compiler.virtualservices import RoutedHosts
+from testbed.compiler.virtualservices import RoutedHosts, ranked
 from testbed.model.proxy import content_hash
 from testbed.model.topology import MeshWorkload, Topology
 from testbed.resources.resource import Resource, ResourceSet
@@ -127,15 +127,8 @@ def scope(
 
 
 def _mesh_virtual_services(routed: Iterable[RoutedHosts], namespace: str) -> tuple[RoutedHosts, ...]:
-    """Those for sidecars there: the namespace's private ones, those exported to it, then everybody's."""
-    ranks: tuple[list[RoutedHosts], ...] = ([], [], [])
-    for routes in routed:
-        if "mesh" in routes.gateways and routes.visible_from(namespace):
-            if not routes.export_to or "*" in routes.export_to:
-                ranks[2].append(routes)
-            else:
-                ranks[0 if "." in routes.export_to else 1].append(routes)
-    return (*ranks[0], *ranks[1], *ranks[2])
+    """Those for sidecars there, those that count more first."""
+    return tuple(ranked((r for r in routed if "mesh" in r.gateways and r.visible_from(namespace)), namespace))
 
 
 def _one_per_host(services: Iterable[Service], namespace: str) -> tuple[Service, ...]:

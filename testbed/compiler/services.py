@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from ipaddress import IPv4Network, ip_address, ip_network
 from typing import Any
@@ -56,6 +56,10 @@ class Service:
     def port(self, number: int) -> ServicePort | None:
         """The port of that number."""
         return next((p for p in self.ports if p.number == number), None)
+
+    def at(self, address: str) -> Service:
+        """The service at one of its addresses: istiod makes a service of each."""
+        return self if len(self.addresses) < 2 else replace(self, addresses=(address,))
 
     @property
     def address(self) -> str:
@@ -167,15 +171,25 @@ def registry(resources: ResourceSet, topology: Topology) -> Registry:
         candidates = labelled.get((service.namespace, *first), ())
         members = [w for w in candidates if selects(mesh_service.selector, w.labels)]
         services.append(service)
-        endpoints[service.namespace, service.host] = _memoized(_LabEndpoints(tuple(members), topology))
+        # as a Kubernetes Service does, it picks WorkloadEntries of its namespace too
+        joined = [
+            r
+            for r in resources.workload_entries
+            if r.namespace == service.namespace
+            and mesh_service.selector
+            and selects(mesh_service.selector, _labels(r))
+        ]
+        endpoints[service.namespace, service.host] = _memoized(
+            _LabEndpoints(tuple(members), tuple(joined), topology)
+        )
     taken = {str(s.address) for s in topology.services}
-    for resource in resources.service_entries:
-        for service in _of_entry(resource, topology.service_range, taken):
-            key = service.namespace, service.host
-            if key in endpoints:
-                continue  # the older one (or the lab's own) of that name counts
-            services.append(service)
-            endpoints[key] = _memoized(_EntryEndpoints(resource, service, resources, topology))
+    entries = [(s, r) for r in resources.service_entries for s in _of_entry(r, topology.service_range, taken)]
+    for service, resource in sorted(entries, key=lambda found: (found[0].host, found[0].namespace)):
+        key = service.namespace, service.host
+        if key in endpoints:
+            continue  # the first one (or the lab's own) of that name counts
+        services.append(service)
+        endpoints[key] = _memoized(_EntryEndpoints(resource, service, resources, topology))
     by_host: dict[str, list[Service]] = {}
     for service in services:
         by_host.setdefault(service.host, []).append(service)
@@ -290,6 +304,7 @@ def _of_workload(workload: MeshWorkload, port: int, trust_domain: str) -> Endpoi
 @dataclass(frozen=True)
 class _LabEndpoints:
     members: tuple[MeshWorkload, ...]
+    joined: tuple[Resource[WorkloadEntry], ...]
     topology: Topology
 
     def __call__(self, port: ServicePort) -> Sequence[Endpoint]:
@@ -297,7 +312,22 @@ class _LabEndpoints:
         for workload in self.members:
             own = next((p.target for p in workload.ports if p.name == port.name), port.target)
             found.append(_of_workload(workload, own, self.topology.trust_domain))
-        return sorted(found, key=lambda e: (ip_address(e.address), e.port))
+        # names are left out: only the proxies of a ServiceEntry by DNS look them up
+        found += [
+            _of_workload_entry(r.spec, r.namespace, _labels(r), port, self.topology)
+            for r in self.joined
+            if is_address(r.spec.address)
+        ]
+        return sorted(found, key=lambda e: (_numeric(e.address), e.port))
+
+
+def _numeric(address: str) -> tuple[int, int]:
+    parsed = ip_address(address)
+    return parsed.version, int(parsed)
+
+
+def _labels(resource: Resource[WorkloadEntry]) -> dict[str, str]:
+    return {**resource.labels, **resource.spec.labels}
 
 
 @dataclass(frozen=True)
@@ -313,7 +343,7 @@ class _EntryEndpoints:
     def _written(self, port: ServicePort) -> Iterable[Endpoint]:
         entry, service = self.resource.spec, self.service
         if entry.endpoints:
-            return [self._of(e, port, {}) for e in entry.endpoints]
+            return [self._of(e, port, e.labels) for e in entry.endpoints]
         if service.resolution in (Resolution.DNS, Resolution.DNS_ROUND_ROBIN) and entry.workload_selector is None:
             host = WorkloadEntry(address=service.host)
             return [self._of(host, port, {})]
@@ -324,9 +354,9 @@ class _EntryEndpoints:
         if selector is None:
             return ()
         found = [
-            self._of(r.spec, port, r.labels)
+            self._of(r.spec, port, _labels(r))
             for r in self.resources.workload_entries
-            if r.namespace == self.resource.namespace and selects(selector.labels, {**r.labels, **r.spec.labels})
+            if r.namespace == self.resource.namespace and selects(selector.labels, _labels(r))
         ]
         # a ServiceEntry selects workloads of the lab (pods, in Istio) as well
         lab = [
@@ -337,24 +367,28 @@ class _EntryEndpoints:
         return [*found, *sorted(lab, key=lambda e: ip_address(e.address))]
 
     def _of(self, entry: WorkloadEntry, port: ServicePort, labels: Mapping[str, str]) -> Endpoint:
-        combined = {**labels, **entry.labels}
-        namespace = self.resource.namespace
-        account = entry.service_account
-        domain = self.topology.trust_domain
-        # an entry at the address of a workload of the lab is that workload, and has its sidecar
-        workload = next((w for w in self.topology.workloads if str(w.address) == entry.address), None)
-        identity = f"spiffe://{domain}/ns/{namespace}/sa/{account}" if account else ""
-        return Endpoint(
-            entry.address,
-            entry.ports.get(port.name, port.target),
-            combined,
-            Locality.parse(entry.locality),
-            entry.weight or 1,
-            namespace,
-            identity,
-            combined.get(TLS_MODE_LABEL) == "istio",
-            workload,
-        )
+        return _of_workload_entry(entry, self.resource.namespace, labels, port, self.topology)
+
+
+def _of_workload_entry(
+    entry: WorkloadEntry, namespace: str, labels: Mapping[str, str], port: ServicePort, topology: Topology
+) -> Endpoint:
+    account = entry.service_account
+    # an entry at the address of a workload of the lab is that workload
+    workload = next((w for w in topology.workloads if str(w.address) == entry.address), None)
+    # who has an identity takes mutual TLS, unless the label says otherwise (getTLSModeFromWorkloadEntry)
+    mode = labels.get(TLS_MODE_LABEL, "istio" if account else "")
+    return Endpoint(
+        entry.address,
+        entry.ports.get(port.name, port.target),
+        labels,
+        Locality.parse(entry.locality),
+        entry.weight or 1,
+        namespace,
+        f"spiffe://{topology.trust_domain}/ns/{namespace}/sa/{account}" if account else "",
+        mode == "istio",
+        workload,
+    )
 
 
 def is_address(text: str) -> bool:

@@ -55,7 +55,7 @@ def targets(spec: Telemetry, workload: MeshWorkload) -> bool:
 
 
 def _layers(resources: ResourceSet, workload: MeshWorkload, topology: Topology) -> Iterator[Telemetry]:
-    """The root namespace's, the namespace's and the workload's own, the widest first; of each the oldest."""
+    """The root namespace's, the namespace's and the workload's own, the widest first; of each the first by name."""
     root = namespace = own = None
     for resource in resources.telemetries:
         selector = resource.spec.selector.match_labels if resource.spec.selector else {}

@@ -161,7 +161,7 @@ def _of_routes(routed: RoutedHosts, calls: Calls, cache: CompileCache) -> _Serve
 def _build(
     routed: RoutedHosts, calls: Calls, labels: tuple[tuple[str, str], ...], cache: CompileCache
 ) -> _Served | None:
-    around, depends = surroundings(routed, calls.here, calls.rule_of)
+    around, depends = surroundings(routed, calls.here, calls.scope.by_host, calls.rule_of)
     namespace, port = calls.scope.namespace, calls.port
     key = "routes", routed.digest, port, labels, namespace if routed.asks_namespace else "", depends
 
@@ -189,11 +189,14 @@ def rendered(built: Iterable[Route]) -> tuple[Fragment, ...]:
 
 
 def surroundings(
-    routed: RoutedHosts, known: Mapping[str, Service], rule_of: RuleOf
+    routed: RoutedHosts, here: Mapping[str, Service], known: Mapping[str, Service], rule_of: RuleOf
 ) -> tuple[Surroundings, tuple[str, ...]]:
-    """How the VirtualService's destinations are looked up, and digests of all that the answers depend on."""
-    services = {h: known[h] for h in routed.destinations if h in known}
-    rules = {h: rule for h, s in services.items() if (rule := rule_of(s)) is not None}
+    """How the VirtualService's destinations are looked up, and digests of all that the answers depend on.
+
+    Ports are looked up among the services ``here``, hashing among all that are ``known``.
+    """
+    services = {h: here[h] for h in routed.destinations if h in here}
+    rules = {h: rule for h in routed.destinations if h in known and (rule := rule_of(known[h])) is not None}
     depends = (*(s.digest for s in services.values()), *(r.digest for r in rules.values()))
     around = Surroundings(
         services.get, lambda host, d: hash_of_destination(rules[host].spec if host in rules else None, d)

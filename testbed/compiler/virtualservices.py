@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from testbed.compiler.memory import CompileCache
@@ -63,6 +63,21 @@ class RoutedHosts:
     def visible_from(self, namespace: str) -> bool:
         """Whether ``exportTo`` lets that namespace see it."""
         return exported(self.export_to, self.namespace, namespace)
+
+
+def ranked(routed: Iterable[RoutedHosts], namespace: str) -> list[RoutedHosts]:
+    """In the order that counts for a namespace: its private ones, those exported to it, then everybody's.
+
+    Within each, routes of the Gateway API that the namespace made for itself come first ("consumer" routes).
+    """
+
+    def rank(routes: RoutedHosts) -> tuple[int, bool]:
+        exported_to = 2
+        if routes.export_to and "*" not in routes.export_to:
+            exported_to = 0 if "." in routes.export_to else 1
+        return exported_to, not (routes.gateway_semantics and routes.namespace == namespace)
+
+    return sorted(routed, key=rank)
 
 
 def _destinations(spec: VirtualService, namespace: str, http: Sequence[HttpRule]) -> Iterator[str]:

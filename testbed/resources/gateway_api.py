@@ -83,15 +83,19 @@ def translate(resources: ResourceSet, topology: Topology) -> ResourceSet:
     hosts: dict[tuple[str, str, str], list[_Rule]] = {}
     services: dict[tuple[str, str], list[_Rule]] = {}
     for route in routes:
-        rules = [_Rule(r, (route.document, path)) for r, path in rules_of(route, resources, topology)]
+        rules, inside = (
+            [_Rule(r, (route.document, path)) for r, path in rules_of(route, resources, topology, mesh=mesh)]
+            for mesh in (False, True)
+        )
         attached = False
         for parent in route.spec.parent_refs:
             if parent.kind == "Service" and parent.group in ("", "core"):
                 host = f"{parent.name}.{parent.namespace or route.namespace}.svc.cluster.local"
-                services.setdefault((route.namespace, host), []).extend(_on_port(rules, parent.port))
+                services.setdefault((route.namespace, host), []).extend(_on_port(inside, parent.port))
                 attached = True
-            for listener, key in _listeners(parent, route, gateways):
-                for host in _hosts(route.spec.hostnames, listener.hostname):
+            for listener, gateway in _listeners(parent, route, gateways):
+                key = gateway.namespace, listener_name(gateway.name, listener.name)
+                for host in _hosts(route.spec.hostnames, listener, gateway.spec.listeners):
                     hosts.setdefault((*key, host), []).extend(rules)
                     attached = True
         if not attached:
@@ -150,8 +154,8 @@ def _gateway(gateway: Resource[k8s.Gateway], index: int, selector: dict[str, str
 
 def _listeners(
     parent: k8s.ParentReference, route: Route, gateways: Iterable[Resource[k8s.Gateway]]
-) -> Iterator[tuple[k8s.Listener, tuple[str, str]]]:
-    """The listeners that a reference attaches a route to, each with the key of its Gateway."""
+) -> Iterator[tuple[k8s.Listener, Resource[k8s.Gateway]]]:
+    """The listeners that a reference attaches a route to, each with its Gateway."""
     if (parent.group, parent.kind) != (GATEWAY_API, "Gateway"):
         return
     for gateway in gateways:
@@ -164,7 +168,19 @@ def _listeners(
                 and listener.protocol in _HTTP_LISTENERS
                 and _allowed(listener, gateway.namespace, route)
             ):
-                yield listener, (gateway.namespace, listener_name(gateway.name, listener.name))
+                yield listener, gateway
+
+
+def _left_to_another(host: str, listener: k8s.Listener, others: Iterable[k8s.Listener]) -> bool:
+    """Whether a host is a more specific listener's of the same port and protocol, attached to it or not.
+
+    The Gateway API calls it listener isolation; in istiod, ``hostnameAllowedByIsolation``.
+    """
+    own = listener.hostname
+    if own and not own.startswith("*"):
+        return False
+    names = {o.hostname for o in others if (o.port, o.protocol) == (listener.port, listener.protocol)}
+    return any(n and n != own and len(n) >= len(own) and host_subset(host, n) for n in names)
 
 
 def _allowed(listener: k8s.Listener, namespace: str, route: Route) -> bool:
@@ -198,12 +214,14 @@ def _selects_namespace(selector: k8s.NamespaceSelector, namespace: str) -> bool:
     return selector.match_labels.items() <= labels.items()
 
 
-def _hosts(hostnames: tuple[str, ...], listener: str) -> Iterator[str]:
+def _hosts(hostnames: tuple[str, ...], listener: k8s.Listener, others: Iterable[k8s.Listener]) -> Iterator[str]:
     """What a route's hostnames and a listener's have in common: of each pair, the narrower."""
     for host in hostnames or ("*",):
-        other = listener or "*"
+        other = listener.hostname or "*"
         if host_matches(host, other):
-            yield host if host_subset(host, other) else other
+            common = host if host_subset(host, other) else other
+            if not _left_to_another(common, listener, others):
+                yield common
 
 
 def _on_port(rules: list[_Rule], port: int | None) -> list[_Rule]:

@@ -38,10 +38,17 @@ _Filters = Sequence[k8s.HTTPRouteFilter | k8s.GRPCRouteFilter]
 
 
 def rules_of(
-    route: Resource[k8s.HTTPRoute] | Resource[k8s.GRPCRoute], resources: ResourceSet, topology: Topology
+    route: Resource[k8s.HTTPRoute] | Resource[k8s.GRPCRoute],
+    resources: ResourceSet,
+    topology: Topology,
+    *,
+    mesh: bool = False,
 ) -> Iterator[tuple[HTTPRoute, Path]]:
-    """Each match of each rule, in order, with the rule's path in the route's document."""
-    backends = _Granted(route, resources, topology)
+    """Each match of each rule, in order, with the rule's path in the route's document.
+
+    ``mesh``: for callers in the mesh, who may call other namespaces anyway, no ReferenceGrant is asked for.
+    """
+    backends = _Granted(route, resources, topology, mesh)
     rules: Sequence[k8s.HTTPRouteRule | k8s.GRPCRouteRule] = route.spec.rules
     for i, rule in enumerate(rules):
         name = rule.name or f"{route.namespace}.{route.name}.{i}"
@@ -56,9 +63,13 @@ class _Granted:
     """Backends of one route: a reference into another namespace wants a ReferenceGrant there."""
 
     def __init__(
-        self, route: Resource[k8s.HTTPRoute] | Resource[k8s.GRPCRoute], resources: ResourceSet, topology: Topology
+        self,
+        route: Resource[k8s.HTTPRoute] | Resource[k8s.GRPCRoute],
+        resources: ResourceSet,
+        topology: Topology,
+        mesh: bool,
     ) -> None:
-        self.kind, self.namespace = route.kind, route.namespace
+        self.kind, self.namespace, self.mesh = route.kind, route.namespace, mesh
         self.grants = resources.reference_grants
         self.known = {s.host for s in topology.services} | {
             host for entry in resources.service_entries for host in entry.spec.hosts
@@ -76,7 +87,7 @@ class _Granted:
         return Destination(host=host, port=port) if port else Destination(host=host)
 
     def _granted(self, backend: k8s.BackendObjectReference, namespace: str) -> bool:
-        if namespace == self.namespace:
+        if self.mesh or namespace == self.namespace:
             return True
         wanted = (GATEWAY_API, self.kind, self.namespace)
         return any(

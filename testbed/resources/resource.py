@@ -98,7 +98,7 @@ AnyResource = Resource[Message]
 class ResourceSet:
     """Resources in the order in which they were given, one per key.  Immutable.
 
-    Where Istio goes by the time of creation, then name, the order here stands for the time of creation.
+    Where Istio goes by the time of creation, then ``name.namespace``, here the name alone decides (see :meth:`of`).
     ``ignored`` says which documents were left out (Kubernetes' own kinds), and why.
     """
 
@@ -108,12 +108,18 @@ class ResourceSet:
         self._by_type: dict[type[Message], tuple[Resource[Message], ...]] | None = None
 
     def of(self, spec: type[AnySpec]) -> tuple[Resource[AnySpec], ...]:
-        """All resources whose spec is of that type, in order."""
+        """All resources whose spec is of that type, by name, then namespace: the order in which they count.
+
+        That is istiod's order for resources of the same second, and so for all that one ``kubectl apply`` makes
+        (sortByCreationComparator).  It depends on no history: an export, or a snapshot, read again means the same.
+        """
         if self._by_type is None:
             kinds: dict[type[Message], list[Resource[Message]]] = {}
             for resource in self._by_key.values():
                 kinds.setdefault(type(resource.spec), []).append(resource)
-            self._by_type = {kind: tuple(found) for kind, found in kinds.items()}
+            self._by_type = {
+                kind: tuple(sorted(found, key=lambda r: f"{r.name}.{r.namespace}")) for kind, found in kinds.items()
+            }
         return cast("tuple[Resource[AnySpec], ...]", self._by_type.get(spec, ()))
 
     @property

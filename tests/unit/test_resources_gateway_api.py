@@ -75,7 +75,7 @@ def test_without_the_gateway_api_nothing_is_touched():
     "gateway.networking.k8s.io/Gateway.spec.listeners[].tls.certificateRefs[].name",
 )
 def test_each_listener_is_a_gateway_of_the_labs_proxies():
-    web, tls = translated(GATEWAY).gateways
+    tls, web = translated(GATEWAY).gateways
     assert web.spec.selector == {"istio": "ingressgateway"}
     assert (web.spec.servers[0].port.number, web.spec.servers[0].hosts) == (80, ("*/*.example.com",))
     assert (tls.spec.servers[0].tls.mode, tls.spec.servers[0].tls.credential_name) == ("SIMPLE", "shop-cert")

@@ -1,7 +1,7 @@
 """PeerAuthentication: what a workload's port accepts of its peers.
 
 The narrowest policy that sets a mode wins: port, workload, namespace, mesh; UNSET takes what the wider one
-has, and with none at all it is PERMISSIVE.  Of two policies for the same scope the older counts.  Two rules
+has, and with none at all it is PERMISSIVE.  Of two policies for the same scope the first by name counts.  Two rules
 of istiod that its reference does not spell out: a policy with a selector in the root namespace is ignored,
 and so is ``portLevelMtls`` of a policy without a selector (pilot/pkg/security/authn/policy_applier.go).
 """

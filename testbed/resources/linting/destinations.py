@@ -73,7 +73,7 @@ def _strict_without_topology(context: Context, namespace: str) -> bool:
     return False
 
 
-@check("rules-for-one-host", Severity.WARNING, "their subsets are joined; of traffic policies the older one counts")
+@check("rules-for-one-host", Severity.WARNING, "their subsets are joined; of policies the first by name counts")
 def rules_for_one_host(context: Context) -> Iterator[Hit]:
     """Several DestinationRules for one host in one namespace."""
     for host, rules in context.rules_by_host.items():

@@ -28,7 +28,7 @@ def gateway_without_listener(context: Context) -> Iterator[Hit]:
             )
 
 
-@check("gateway-port-conflict", Severity.ERROR, "the older one gets the port, the other is left out")
+@check("gateway-port-conflict", Severity.ERROR, "the first by name gets the port, the other is left out")
 def gateway_port_conflict(context: Context) -> Iterator[Hit]:
     """Two Gateways on the same proxies that want one port for different protocols, or the same host."""
     taken: dict[tuple[tuple[tuple[str, str], ...], int], tuple[str, str]] = {}

@@ -221,7 +221,7 @@ def empty_selector(context: Context) -> Iterator[Hit]:
             yield policy, ("spec", "selector"), "a selector without labels", "remove it, or write labels"
 
 
-@check("policies-for-one-namespace", Severity.WARNING, "the older one counts, the other is ignored")
+@check("policies-for-one-namespace", Severity.WARNING, "the first by name counts, the other is ignored")
 def policies_for_one_namespace(context: Context) -> Iterator[Hit]:
     """Several PeerAuthentications without a selector in one namespace."""
     first: dict[str, str] = {}

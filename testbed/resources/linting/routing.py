@@ -150,7 +150,7 @@ def _string_covers(wide: StringMatch | None, narrow: StringMatch | None) -> bool
     return wide == narrow
 
 
-@check("conflicting-hosts", Severity.ERROR, "in the mesh the older one counts, the other is ignored; at a gateway"
+@check("conflicting-hosts", Severity.ERROR, "in the mesh the first by name counts, not the other; at a gateway"
        " their rules are joined, in no order to rely on")  # fmt: skip
 def conflicting_hosts(context: Context) -> Iterator[Hit]:
     """Two VirtualServices for one host at the same gateway, or in the mesh."""

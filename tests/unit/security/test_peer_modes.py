@@ -1,4 +1,4 @@
-"""PeerAuthentication: the narrowest scope wins, UNSET inherits, the older of two counts."""
+"""PeerAuthentication: the narrowest scope wins, UNSET inherits, of two the first by name counts."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def test_a_port_may_differ_from_its_workload() -> None:
     assert mode(one, port=90) is PeerMode.STRICT
 
 
-def test_of_two_policies_for_a_scope_the_older_counts() -> None:
-    assert mode(policy("b", "STRICT"), policy("a", "DISABLE")) is PeerMode.STRICT
-    assert mode(policy("b", "STRICT", app="s0"), policy("a", "DISABLE", app="s0")) is PeerMode.STRICT
+def test_of_two_policies_for_a_scope_the_first_by_name_counts() -> None:
+    assert mode(policy("b", "STRICT"), policy("a", "DISABLE")) is PeerMode.DISABLE
+    assert mode(policy("b", "STRICT", app="s0"), policy("a", "DISABLE", app="s0")) is PeerMode.DISABLE
 
 
 def test_a_selector_in_the_root_namespace_selects_nobody() -> None:
