@@ -308,7 +308,7 @@ def test_copies_go_to_mirrors(mesh):
     mesh.access_log("spare-v1", at_least=100)
     copies = mesh.backend_log("spare-v1")
     assert len(copies) == 100
-    assert dict(copies[0]["headers"])["host"] == "web-shadow"
+    assert dict(copies[0]["headers"])["host"] == "web", "not Envoy's own web-shadow"
     assert not mesh.backend_log("web-v2")
     assert versions(ask(mesh, "/several", n=100)) == {"v1": 100}
     mesh.access_log("spare-v1", at_least=200)
