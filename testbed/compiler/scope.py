@@ -95,7 +95,7 @@ def scope(
     services: dict[str, Service] = {}
     for listener in egress:
         for service in listener.services:
-            services.setdefault(service.host, service)
+            services[service.host] = _joined(services.get(service.host), service)
     for listener in egress:
         for routes in listener.virtual_services:
             for host in routes.destinations:
@@ -164,6 +164,14 @@ def _limited(
     ]
     routed = [v for v in mesh if any(matches(mine, h) for mine in v.hosts for h in wanted(v.namespace))]
     return _egress(declared, _one_per_host(services, namespace), tuple(routed))
+
+
+def _joined(known: Service | None, service: Service) -> Service:
+    """A service that several listeners let through, each perhaps one port of it: with the ports of all."""
+    if known is None or known.namespace != service.namespace:
+        return known or service
+    missing = tuple(p for p in service.ports if known.port(p.number) is None)
+    return replace(known, ports=known.ports + missing) if missing else known
 
 
 def _on_port(service: Service, number: int) -> Service:
