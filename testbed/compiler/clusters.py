@@ -20,7 +20,7 @@ from testbed.compiler.names import (
     outbound_cluster,
     outbound_sni,
 )
-from testbed.compiler.protobuf import CLUSTER, Fragment, Fragments, duration, fragment
+from testbed.compiler.protobuf import CLUSTER, Fragment, Fragments, duration, fragment, u32
 from testbed.compiler.routes import resource_metadata
 from testbed.compiler.services import Registry, Resolution, Service
 from testbed.compiler.trafficpolicy import (
@@ -88,6 +88,19 @@ class View:
             b.locality_lb_setting is not None for b in balancers
         )
 
+    def takes_plaintext(self, destination: Destination) -> bool:
+        """Whether callers don't even offer mutual TLS of their own accord.
+
+        Where the caller chose the address, istiod looks at all known endpoints, and wants every one to have a
+        sidecar (BestEffortInferServiceMTLSMode).
+        """
+        if self.peer_disabled:
+            return True
+        if self.service.resolution is not Resolution.NONE and not is_passthrough(self.policy(destination)):
+            return False
+        members = self.registry.endpoints(self.service, destination.port)
+        return not members or any(not e.sidecar for e in members)
+
     def load_assignment(
         self, destination: Destination, seen_from: Viewer, takes_tls: TakesTls
     ) -> ClusterLoadAssignment:
@@ -149,10 +162,13 @@ def outbound(view: View, destination: Destination, seen_from: Viewer, takes_tls:
         view.registry.identities(service),
         outbound_sni(service.host, port.number, destination.subset),
         service.external,
-        view.peer_disabled,
+        view.takes_plaintext(destination),
     )
     selected = view.rule is not None and view.rule.selector is not None
     apply_tls(cluster, options, policy.tls if policy else None, peer, sidecar=view.sidecar, selected=selected)
+    onward = service.resolution is Resolution.NONE and cluster.type == Cluster.ORIGINAL_DST
+    if onward and port.target != port.number:
+        cluster.original_dst_lb_config.upstream_port_override.CopyFrom(u32(port.target))
     if cluster.type == Cluster.EDS:
         cluster.eds_cluster_config.eds_config.CopyFrom(config_source(endpoints_path(cluster.name)))
     if view.rule is not None:
