@@ -11,14 +11,19 @@ from testbed.plan.faults import Machine, actions_of, conflict
 
 KINDS = (
     FaultKind.FREEZE,
+    FaultKind.POWER_OFF,
+    FaultKind.RESET,
     FaultKind.LINK_DOWN,
     FaultKind.LINK_FLAP,
     FaultKind.PARTITION,
     FaultKind.SLOW_LINK,
     FaultKind.DISK_STALL,
-    FaultKind.DISK_SLOW,
-    FaultKind.DISK_FULL,
-    FaultKind.MEMORY,
+    FaultKind.CPU,
+    FaultKind.SIDECAR_KILL,
+    FaultKind.SIDECAR_HANG,
+    FaultKind.SIDECAR_RESTART,
+    FaultKind.SERVICE_KILL,
+    FaultKind.SERVICE_HANG,
 )
 BOOT, REST = 60.0, 20.0
 """Seconds that a machine is left alone after a fault: one that has to boot, and any other."""

@@ -19,14 +19,6 @@ FILL = "/var/tmp/testbed-fault.fill"  # noqa: S108 - in the guest
 HOG = "testbed-fault-hog"
 
 
-UNTRIED = frozenset(
-    k
-    for k in FaultKind
-    if k.of_workload or k in (FaultKind.POWER_OFF, FaultKind.RESET, FaultKind.CRASH, FaultKind.CPU)
-)
-"""Kinds that no test has seen take hold of a real machine, and let go of it, yet: they are refused."""
-
-
 class NoSuchTarget(ValueError):
     """A target names nothing of the lab, or nothing that the fault can hit; the text says what and why."""
 
@@ -115,14 +107,7 @@ class Machine:
 
 
 def actions_of(fault: Fault, machines: Mapping[str, Machine], topology: Topology) -> tuple[Action, ...]:
-    """The fault on each machine that it concerns.  Raises :class:`NoSuchTarget`, also for an untried kind."""
-    if fault.kind in UNTRIED:
-        raise NoSuchTarget(f"the fault {fault.kind} has not been proved on a machine yet")
-    return planned(fault, machines, topology)
-
-
-def planned(fault: Fault, machines: Mapping[str, Machine], topology: Topology) -> tuple[Action, ...]:
-    """As :func:`actions_of`, of every kind."""
+    """The fault on each machine that it concerns.  Raises :class:`NoSuchTarget`."""
     if fault.kind is FaultKind.PARTITION:
         return tuple(_silence(fault, machines, topology))
     if fault.kind.of_workload:

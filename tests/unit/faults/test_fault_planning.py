@@ -18,16 +18,16 @@ from testbed.plan.faults import (
     NoSuchTarget,
     Power,
     Silence,
+    actions_of,
     conflict,
     doubled,
     nodes_of,
     parts_of,
-    planned,
 )
 
 
 def plan(kind, *target, **options):
-    return planned(fault(kind, *target, **options), MACHINES, TOPOLOGY)
+    return actions_of(fault(kind, *target, **options), MACHINES, TOPOLOGY)
 
 
 @pytest.mark.parametrize(
