@@ -25,6 +25,7 @@ from testbed.model.verdict import Outcome
 from testbed.report.timeline import timeline_plot
 from testbed.scenarios import find, run_scenario
 from testbed.scenarios.mutants import mutants_of
+from testbed.waiting import NotYet, wait_until
 
 
 class Stopper:
@@ -43,10 +44,16 @@ class Stopper:
         made = Made(fault, "1", fault.target, began=time.monotonic())
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
-        made.bit = time.monotonic()
-        states = {Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in pids}
-        made.proof = Proof(states == {"T"} and not self.weak, f"states {states}")
+
+        def stopped() -> None:  # the one that runs right now stops a moment later
+            states = {Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in pids}
+            if states != {"T"}:
+                raise NotYet(f"states {states}")
+
         try:
+            wait_until("every process stopped", stopped, limit=5, interval=0.01)
+            made.bit = time.monotonic()
+            made.proof = Proof(not self.weak, "every process is stopped")
             yield made
         finally:
             for pid in pids:
