@@ -49,7 +49,8 @@ def steps(lab_id):
 def running(*arguments):
     """A command under way; it is killed when the block ends."""
     process = subprocess.Popen(
-        [*COMMAND, *arguments],
+        # a shell starts what it runs in the background with interrupts ignored, and children inherit that
+        ["env", "--default-signal=INT", *COMMAND, *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         cwd=testbed_home(),

@@ -121,6 +121,9 @@ def _download(requirement: str, target: Path, where: Sequence[str] = ()) -> Path
     wheels = sorted(target.glob("*.whl"))
     if done.returncode != 0 or not wheels:
         said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()] or ["pip said nothing"]
-        cause = next((line for line in reversed(said) if "ERROR" in line), said[-1])
-        raise LabError(f"artifact {requirement}", "download", cause, "check that pip can reach a package index")
+        cause = next((line for line in reversed(said) if line.startswith("ERROR:")), said[-1])
+        if cause == "ERROR: Exception:":  # a traceback follows, and says at its end what it was
+            cause = said[-1]
+        advice = "make room" if "No space left" in cause else "check that pip can reach a package index"
+        raise LabError(f"artifact {requirement}", "download", cause, advice)
     return wheels[0]
