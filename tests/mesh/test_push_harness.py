@@ -10,6 +10,8 @@ from pathlib import Path
 from harness import HERE
 from harness_network import RUN_ROOT, remove_leftovers
 
+from testbed.waiting import NotYet, wait_until
+
 MAKE_AND_WAIT = """
 import sys
 from harness import TWO_SERVICES, MeshHarness
@@ -34,6 +36,12 @@ def runs(pid: int) -> bool:
         return False
 
 
+def gone(pid: int) -> None:
+    """A process that ends leaves its namespace before it is dead."""
+    if runs(pid):
+        raise NotYet(f"process {pid} still runs")
+
+
 def start() -> tuple[subprocess.Popen[bytes], str, int]:
     process = subprocess.Popen(
         [sys.executable, "-c", MAKE_AND_WAIT], cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -52,7 +60,7 @@ def test_what_a_killed_run_left_is_removed_and_what_is_in_use_is_not():
         assert left(old)
         remove_leftovers()
         assert not left(old)
-        assert not runs(proxy)
+        wait_until("end of the killed run's proxy", lambda: gone(proxy), limit=10, interval=0.02)
         assert left(current)
         assert runs(other)
     finally:
