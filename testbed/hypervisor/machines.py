@@ -182,13 +182,14 @@ class Hypervisor:
     def _network(self, network: libvirt.virNetwork) -> FoundNetwork | None:
         try:
             element = ET.fromstring(network.XMLDesc()).find(f"metadata/{{{METADATA}}}network")  # noqa: S314
+            active = bool(network.isActive())
         except libvirt.libvirtError as e:
             if e.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
                 return None
             raise
         if element is None or element.get("lab") != self.lab:
             return None
-        return FoundNetwork(element.get("role", ""), element.get("spec", ""), bool(network.isActive()))
+        return FoundNetwork(element.get("role", ""), element.get("spec", ""), active)
 
     def _refuse_foreign(self, name: str, *, is_network: bool) -> None:
         """Never define over something that isn't ours: libvirt would replace it silently."""

@@ -9,6 +9,7 @@ from functools import cache
 
 from testbed.host.finding import Finding, Level
 
+_MISSING = "nft is missing"
 _RULES = """table bridge testbed-probe {
   chain forward { type filter hook forward priority -200; ip saddr 192.0.2.1 counter drop; }
 }
@@ -21,8 +22,10 @@ def probe() -> list[Finding]:
     reason = no_bridge_filter()
     filtered = Finding("faults: partition", Level.OK, "packets can be lost and counted on a bridge", why)
     if reason:
-        mend = "apt install nftables" if "nft is missing" in reason else "use a kernel with nf_tables for bridges"
-        filtered = Finding("faults: partition", Level.WARNING, reason, why, mend, package="nftables")
+        missing = reason == _MISSING
+        mend = "apt install nftables" if missing else "run as root, on a kernel with nf_tables for bridges"
+        package = "nftables" if missing else ""
+        filtered = Finding("faults: partition", Level.WARNING, reason, why, mend, package=package)
     shaped = "made in the guest, which shapes what it sends: the same on every host"
     starved = "made by a hog in the guest: libvirt's quota needs the CPU cgroup, and the lab's daemon uses none"
     return [
@@ -36,9 +39,9 @@ def probe() -> list[Finding]:
 def no_bridge_filter() -> str:
     """Why packets can't be filtered on a bridge here; empty when they can."""
     if shutil.which("nft") is None:
-        return "nft is missing"
+        return _MISSING
     if os.geteuid() != 0:
-        return ""  # only the daemon's owner could try
+        return "only root may filter packets on a bridge"
     argv = ["unshare", "--net", "nft", "-f", "-"]
     done = subprocess.run(argv, input=_RULES, capture_output=True, text=True, check=False)
     return "" if done.returncode == 0 else f"nft refuses a filter on bridges: {done.stderr.strip().splitlines()[0]}"
