@@ -12,6 +12,7 @@ from xml.etree import ElementTree as ET
 
 import libvirt
 
+from testbed.hypervisor.breaking import DomainBreaker
 from testbed.hypervisor.connection import translated
 from testbed.hypervisor.machines import Hypervisor
 from testbed.hypervisor.xml import METADATA
@@ -73,9 +74,5 @@ def mark(hypervisor: Hypervisor, node: str, spec: str) -> None:
 
 def cut_power(hypervisor: Hypervisor, node: str) -> None:
     """End the machine at once, keeping its definition.  Being off, or not there, is no error."""
-    if node not in hypervisor.machines():
-        return
-    with translated(node, "cut its power"):
-        domain = hypervisor.domain(node)
-        if domain.isActive():
-            domain.destroy()
+    if node in hypervisor.machines():
+        DomainBreaker(hypervisor).cut_power(node)
