@@ -58,6 +58,8 @@ unix_sock_ro_perms = "0700"
 auth_unix_rw = "none"
 auth_unix_ro = "none"
 host_uuid = "{host_uuid}"
+max_client_requests = 64
+max_workers = 64
 log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
 """
 # The nodes' disks belong to root and stay so; what keeps a node in is the emulator's own sandbox, not labels.

@@ -86,14 +86,18 @@ def network_name(lab: str, role: str) -> str:
     return f"{lab}-{role}"
 
 
-def network_xml(lab: str, role: str, network: IPv4Network, bridge: str, spec: str) -> str:
-    """An isolated bridge with an address for the host and neither DHCP nor DNS: addresses are fixed in guests."""
+def network_xml(lab: str, role: str, network: IPv4Network, bridge: str, mac: str, spec: str) -> str:
+    """An isolated bridge with an address for the host and neither DHCP nor DNS: addresses are fixed in guests.
+
+    So is the bridge's own MAC: machines out of a RAM image answer to the one that they knew when they were saved.
+    """
     root = ET.Element("network")
     ET.SubElement(root, "name").text = network_name(lab, role)
     ET.SubElement(root, "uuid").text = domain_uuid(lab, f"network/{role}")
     metadata = ET.SubElement(root, "metadata")
     ET.SubElement(metadata, f"{{{METADATA}}}network", lab=lab, role=role, spec=spec)
     ET.SubElement(root, "bridge", name=bridge, stp="off", delay="0")
+    ET.SubElement(root, "mac", address=mac)
     ET.SubElement(root, "dns", enable="no")
     ET.SubElement(root, "ip", address=str(network.network_address + 1), prefix=str(network.prefixlen))
     return _text(root)

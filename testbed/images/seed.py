@@ -18,6 +18,8 @@ from types import MappingProxyType
 MANAGEMENT_MAC = "52:54"
 MESH_MAC = "52:56"
 WORKLOAD_MAC = "52:58"
+HOST_MAC = "52:5a"
+"""Of the host's end of each network."""
 
 
 def mac_address(prefix: str, address: IPv4Address) -> str:

@@ -13,7 +13,7 @@ from testbed.hypervisor.machines import Power, create_overlay
 from testbed.hypervisor.xml import Boot, Cpu, Machine, Nic, domain_uuid, domain_xml, network_name, network_xml
 from testbed.images import NodeSeed, kernel_arguments, nocloud_files, write_seed
 from testbed.images.node import CPU_FEATURES, CPU_MODEL
-from testbed.images.seed import MANAGEMENT_MAC, MESH_MAC, mac_address
+from testbed.images.seed import HOST_MAC, MANAGEMENT_MAC, MESH_MAC, mac_address
 from testbed.lab.console import console_tail
 from testbed.lab.disks import Disks
 from testbed.lab.lab import Lab
@@ -145,7 +145,8 @@ class Machines:
     def _network_xml(self, role: str, spec: str) -> str:
         networks = self.lab.inventory.networks
         network = networks.management if role == MANAGEMENT else networks.mesh
-        return network_xml(self.lab.id, role, network, f"tb{self.lab.tag}{role[:2]}", spec)
+        mac = mac_address(HOST_MAC, network.network_address + 1)
+        return network_xml(self.lab.id, role, network, f"tb{self.lab.tag}{role[:2]}", mac, spec)
 
     def _address(self, node: Node, role: str) -> IPv4Address:
         inventory = self.lab.inventory

@@ -69,8 +69,13 @@ def test_a_base_image_of_its_own_boots_by_its_own_loader():
 
 
 def test_a_network_gives_out_no_addresses():
-    root = ET.fromstring(network_xml("lab", "mesh", IPv4Network("10.78.0.0/24"), "br0", "s"))
+    root = ET.fromstring(network_xml("lab", "mesh", IPv4Network("10.78.0.0/24"), "br0", "52:5a:0a:4e:00:01", "s"))
     assert root.find("ip").attrib == {"address": "10.78.0.1", "prefix": "24"}
     assert root.find("ip/dhcp") is None
     assert root.find("dns").get("enable") == "no"
     assert root.find("forward") is None
+
+
+def test_a_network_made_anew_answers_to_the_same_mac():
+    root = ET.fromstring(network_xml("lab", "mesh", IPv4Network("10.78.0.0/24"), "br0", "52:5a:0a:4e:00:01", "s"))
+    assert root.find("mac").get("address") == "52:5a:0a:4e:00:01"
