@@ -72,6 +72,14 @@ def question(guest: Guest, workloads: Sequence[MeshWorkload], hosts: Sequence[st
     return ["bash", "-c", _SHELL + "\n".join(lines)]
 
 
+def question_for_program(
+    guest: Guest, workloads: Sequence[MeshWorkload], hosts: Sequence[str], directory: str
+) -> dict[str, Any]:
+    """The same question for a program on the node that is there already: the body of what it is asked."""
+    proxies = [[guest.layout.directory(w), guest.namespace_of(w.name), guest.admin_port] for w in workloads]
+    return {"files": [str(PurePosixPath(directory) / "applied"), *hosts], "proxies": proxies, "path": STATS}
+
+
 def read(said: bytes, workloads: Sequence[MeshWorkload], hosts: Sequence[str], log: ReadLog) -> NodeReport:
     """What :func:`question`'s command printed; LabError when it is cut short or there is no namespace."""
     texts = iter(said.split(b"\0"))

@@ -9,11 +9,11 @@ from __future__ import annotations
 import difflib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from testbed.backends import looking
 from testbed.backends.answers import body_of
@@ -33,6 +33,8 @@ from testbed.pki import Credential, LabCa, Validity
 from testbed.resources import ResourceSet, dump, load
 
 Result = TypeVar("Result")
+Look = Callable[[str, Mapping[str, Any]], bytes]
+"""Node, what is asked -> what the node says, as :mod:`~testbed.backends.looking` reads it."""
 
 _LACKS = {
     "control-plane": "no control plane runs: proxies read files",
@@ -73,12 +75,15 @@ class StandaloneBackend:
         credentials: Mapping[str, Credential] | None = None,
         security: SecurityInputs | None = None,
         validity: Callable[[], Validity] = Validity.lasting,
+        look: Look | None = None,
     ) -> None:
+        """``look`` asks a program that waits on a node; without it a shell is started there for each look."""
         self._topology = topology
         self._connections = connections
         self._guest = guest or Guest()
         self._secrets = Secrets(ca, topology.trust_domain, credentials=credentials, validity=validity)
         self._security = security
+        self._look = look
         self._cache = CompileCache()
         self._log = get("backends")
         self._on_node: dict[str, list[MeshWorkload]] = {}
@@ -121,17 +126,22 @@ class StandaloneBackend:
     def push(
         self, configurations: Mapping[str, ProxyConfiguration], resources: ResourceSet, *, limit: float = 60
     ) -> Applied:
-        """Put these configurations in force; ``resources`` are what they were compiled from."""
+        """Put these configurations in force; ``resources`` are what they were compiled from.
+
+        A proxy that has nothing yet is in force before the others are told of it: nobody calls one that starts.
+        """
         plan = self._plan(configurations, resources, self._reports())
         revision = _lab_revision({w: p.revision for w, p in plan.wanted.items()})
         begun = time.monotonic()
-        requests = {node: r for node in self._on_node if (r := self._request(node, plan, limit)) is not None}
-        outcomes, failed = self._each(requests, lambda node: self._push(node, requests[node], limit))
-        proxies = {w: o for node in outcomes.values() for w, o in node.items()}
-        rejected = {w: o for w, o in proxies.items() if o.trouble}
-        if failed or rejected:
-            self._roll_back(outcomes)
-            raise _trouble(rejected, failed)
+        proxies: dict[str, ProxyOutcome] = {}
+        for wave in _waves(plan):
+            requests = {n: r for n in self._on_node if (r := self._request(n, wave, plan, limit)) is not None}
+            outcomes, failed = self._each(requests, lambda node: self._push(node, requests[node], limit))  # noqa: B023
+            proxies |= {w: o for node in outcomes.values() for w, o in node.items()}
+            rejected = {w: o for w, o in proxies.items() if o.trouble}
+            if failed or rejected:
+                self._roll_back(proxies)
+                raise _trouble(rejected, failed)
         total = time.monotonic() - begun
         taken = max((o.taken for o in proxies.values()), default=0.0)
         drained = max((o.drained for o in proxies.values()), default=0.0)
@@ -223,10 +233,12 @@ class StandaloneBackend:
 
     # Talking to nodes
 
-    def _request(self, node: str, plan: Plan, limit: float) -> NodeRequest | None:
-        """What the node must be told; None when it has all and all is in force."""
+    def _request(self, node: str, wave: Collection[str], plan: Plan, limit: float) -> NodeRequest | None:
+        """What the node must be told of the proxies in ``wave``; None when it has all and all is in force."""
         report = plan.found[node]
-        names = [w.name for w in self._on_node[node]]
+        names = [w.name for w in self._on_node[node] if w.name in wave]
+        if not names:
+            return None
         stale = {n: plan.wanted[n] for n in names if plan.wanted[n].differs(report.proxies[n])}
         request = NodeRequest.of(self._guest, node, self._on_node[node], limit, plan.addresses)
         if not stale and report.resources == plan.document and request.has_hosts(report):
@@ -236,24 +248,28 @@ class StandaloneBackend:
     def _status(self, node: str) -> NodeReport:
         workloads = self._on_node[node]
         hosts = list(NodeRequest.of(self._guest, node, workloads, 0).hosts)
-        question = looking.question(self._guest, workloads, hosts, self._guest.resources_of(node))
-        return looking.read(self._connections[node].run(question, limit=60).stdout, workloads, hosts, self.log)
+        about = (self._guest, workloads, hosts, self._guest.resources_of(node))
+        if self._look is not None:
+            said = self._look(node, looking.question_for_program(*about))
+        else:
+            said = self._connections[node].run(looking.question(*about), limit=60).stdout
+        return looking.read(said, workloads, hosts, self.log)
 
     def _push(self, node: str, request: NodeRequest, limit: float) -> Mapping[str, ProxyOutcome]:
         argv = [*self._guest.tool, "apply"]
         done = self._connections[node].run(argv, stdin=request.encode(), limit=limit + 60)
         return ProxyOutcome.decode(done.stdout)
 
-    def _roll_back(self, outcomes: Mapping[str, Mapping[str, ProxyOutcome]]) -> None:
+    def _roll_back(self, outcomes: Mapping[str, ProxyOutcome]) -> None:
         """Give the proxies that took the new revision their old one; those that refused it have gone back."""
+        nodes = [node for node, workloads in self._on_node.items() if any(w.name in outcomes for w in workloads)]
 
         def back(node: str) -> None:
-            names = {w for w, o in outcomes[node].items() if not o.trouble}
-            workloads = [w for w in self._on_node[node] if w.name in names]
+            workloads = [w for w in self._on_node[node] if w.name in outcomes and not outcomes[w.name].trouble]
             request = NodeRequest.of(self._guest, node, workloads, 30)
             self._connections[node].run([*self._guest.tool, "rollback"], stdin=request.encode(), limit=90)
 
-        _, failed = self._each(outcomes, back)
+        _, failed = self._each(nodes, back)
         for node, error in failed.items():
             self._log.error("rollback failed", node=node, error=str(error))
 
@@ -271,6 +287,13 @@ class StandaloneBackend:
                 except TestbedError as e:
                     failed[name] = e
         return results, failed
+
+
+def _waves(plan: Plan) -> list[frozenset[str]]:
+    """Proxies in the order in which they are told: first those that have nothing yet, when others have."""
+    new = frozenset(w for report in plan.found.values() for w, p in report.proxies.items() if not p.revision)
+    rest = frozenset(plan.wanted) - new
+    return [wave for wave in (new, rest) if wave]
 
 
 def _lab_revision(revisions: Mapping[str, str]) -> str:

@@ -47,6 +47,7 @@ class SshConnection:
         self._host_key = paramiko.Ed25519Key(data=b64decode(host_key.split()[1]))
         self._user = user
         self._transport: paramiko.Transport | None = None
+        self._own_port = 0
         self._lock = threading.Lock()
 
     @property
@@ -117,6 +118,31 @@ class SshConnection:
             _drain(channel.recv_stderr, errors)
             raise CommandFailed(self._node, what, f"exit status {status}: {_tail(b''.join(errors))}")
 
+    def ask(self, port: int, request: Callable[[int], bytes], limit: float) -> bytes:
+        """Send a request to a port of the node's own loopback and return the answer; nothing is started for it.
+
+        ``request`` is told the port of this host that the SSH connection comes from.  ``limit`` is in seconds.
+        Raises :class:`NotReachable` when nothing listens there or it answers nothing.
+        """
+        self.connect()
+        transport = self._transport
+        assert transport is not None  # noqa: S101  (connect raises otherwise)
+        answer: list[bytes] = []
+        there = ("127.0.0.1", port)
+        try:
+            with transport.open_channel("direct-tcpip", there, ("127.0.0.1", 0), timeout=limit) as channel:
+                channel.settimeout(limit)
+                channel.sendall(request(self._own_port))
+                channel.shutdown_write()
+                _drain(channel.recv, answer)
+        except TimeoutError:
+            raise WaitTimeout(f"{self._node}: an answer on port {port}", limit, _tail(b"".join(answer))) from None
+        except (paramiko.SSHException, OSError, EOFError) as e:
+            raise NotReachable(self._node, f"ask on its port {port}", str(e) or type(e).__name__) from e
+        if not answer:
+            raise NotReachable(self._node, f"ask on its port {port}", "it ended without an answer")
+        return b"".join(answer)
+
     @contextmanager
     def _command(self, argv: Sequence[str], stdin: bytes, limit: float) -> Iterator[paramiko.Channel]:
         self.connect()
@@ -143,6 +169,7 @@ class SshConnection:
             raise NotReachable(self._node, "connect to SSH", str(e)) from e
         transport = paramiko.Transport(sock, default_window_size=1 << 22)
         transport.daemon = True
+        self._own_port = sock.getsockname()[1]
         transport.banner_timeout = transport.auth_timeout = transport.handshake_timeout = limit
         try:
             transport.start_client(timeout=limit)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from testbed.backends.contract import Applied, Backend, MeshDiff
 from testbed.backends.standalone import StandaloneBackend
@@ -11,6 +12,7 @@ from testbed.compiler.security import MeshConfig, SecurityInputs
 from testbed.errors import HostNotReady, bad_input
 from testbed.host.lock import hold
 from testbed.lab.lab import Lab
+from testbed.lab.snapshots.thawing import ask
 from testbed.pki import LabCa
 from testbed.resources import Key, ResourceSet, load
 from testbed.workflows.artifacts import require_releases
@@ -19,14 +21,26 @@ from testbed.workflows.nodes import require_up
 
 APPLY_LIMIT = 60.0
 """Seconds for a change to be in force."""
+LOOK_LIMIT = 60.0
+"""Seconds for a node that was just restored to say what its proxies have."""
 
 
-def backend_of(lab: Lab) -> Backend:
-    """The backend that the inventory names, on the lab's nodes.  Makes the lab's CA on first use."""
+def backend_of(lab: Lab, *, restored: bool = False) -> Backend:
+    """The backend that the inventory names, on the lab's nodes.  Makes the lab's CA on first use.
+
+    ``restored``: the nodes were thawed a moment ago, and what thawed them is there to be asked.
+    """
     require_backend(lab)
     connections = {n.name: lab.connection(n.name) for n in lab.inventory.nodes}
     ca = LabCa.open(lab.directories.pki / "ca", lab.id)
-    return StandaloneBackend(lab.topology, connections, ca, security=security_of(lab))
+
+    def look(node: str, question: Mapping[str, Any]) -> bytes:
+        said: str = ask(lab.connection(node), {"do": "look", **question}, LOOK_LIMIT)
+        return said.encode()
+
+    return StandaloneBackend(
+        lab.topology, connections, ca, security=security_of(lab), look=look if restored else None
+    )
 
 
 def require_backend(lab: Lab) -> None:

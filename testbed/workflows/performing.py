@@ -93,9 +93,7 @@ class Performer:
             case DeployWorkloads(nodes):
                 deploy_workloads(self.lab, nodes)
             case ApplyMesh():
-                if self.restoring is None:  # a save that was killed may have left services standing
-                    each((n.name for n in self.lab.inventory.nodes), lambda node: go_on(self.lab, node))
-                backend_of(self.lab).apply(self._wanted_resources(), limit=IN_FORCE_LIMIT)
+                self._apply()
             case Forward(gateway, port):
                 self._forward(gateway, port)
             case StopForward(gateway):
@@ -108,6 +106,12 @@ class Performer:
             case DeleteFiles():
                 shutil.rmtree(self.lab.directories.state, ignore_errors=True)
                 self.lab.directories.remove()
+
+    def _apply(self) -> None:
+        if self.restoring is None:  # a save that was killed may have left services standing
+            each((n.name for n in self.lab.inventory.nodes), lambda node: go_on(self.lab, node))
+        backend = backend_of(self.lab, restored=self.restoring is not None)
+        backend.apply(self._wanted_resources(), limit=IN_FORCE_LIMIT)
 
     def _wanted_resources(self) -> ResourceSet:
         """What is in the mesh, asked of the nodes or of the snapshot that they come from, and ours on top."""

@@ -8,14 +8,18 @@ import ssl
 import subprocess
 import sys
 import threading
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
 from testbed import artifacts
+from testbed.backends.guest import Guest
+from testbed.backends.looking import question, question_for_program
+from testbed.compiler.layout import Layout
 from testbed.host.directories import cache_root
 from testbed.host.namespaces import run_in
-from testbed.lab.snapshots import thawing
+from testbed.model.topology import MeshWorkload
 from testbed.pki import LabCa
 from testbed.waiting import NotYet, wait_until
 
@@ -158,27 +162,28 @@ def test_a_proxy_without_such_a_page_is_named_for_a_restart(tmp_path, monkeypatc
 
 
 def test_the_program_that_waits_in_the_image_answers_one_request_after_another(namespace, tmp_path):
-    pipes = tmp_path / "thaw"
-    for end in ("in", "out"):
-        os.mkfifo(f"{pipes}.{end}")
+    ready = tmp_path / "ready"
+    os.mkfifo(ready)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        asked_on = free.getsockname()[1]
     start = (
         f"import sys; sys.path.insert(0, {str(PROGRAM.parent)!r}); import testbed_thaw as thaw; "
-        f"thaw.REQUESTS, thaw.ANSWERS, thaw.SLICES = {f'{pipes}.in'!r}, {f'{pipes}.out'!r}, [{str(tmp_path)!r}]; "
+        f"thaw.PORT, thaw.READY, thaw.SLICES = {asked_on}, {str(ready)!r}, [{str(tmp_path)!r}]; "
         "thaw.stay()"
     )
-    shell = ["sh", "-c", thawing.ASK.replace("/run/testbed-thaw", str(pipes))]
 
     def ask(document):
-        return json.loads(
-            subprocess.run(shell, input=json.dumps(document), text=True, capture_output=True, check=True).stdout
-        )
+        with socket.create_connection(("127.0.0.1", asked_on), timeout=20) as connection:
+            connection.sendall(json.dumps(document).encode())
+            connection.shutdown(socket.SHUT_WR)
+            return json.loads(b"".join(iter(lambda: connection.recv(65536), b"")))
 
     def edge(port):
         return {"namespace": namespace.name, "address": "127.0.0.1", "port": port, "host": "lab", "path": "/"}
 
     with subprocess.Popen([sys.executable, "-ISE", "-c", start]) as waiting:
         try:
-            assert Path(f"{pipes}.out").read_text() == "ready\n"
+            assert ready.read_text() == "ready\n"
             with run_in(namespace, lambda: socket.create_server(("127.0.0.1", 0))) as listener:
                 port = listener.getsockname()[1]
                 answering = threading.Thread(target=answer_once, args=(listener,))
@@ -191,6 +196,37 @@ def test_the_program_that_waits_in_the_image_answers_one_request_after_another(n
             assert ask({"do": "edges"})["failed"] == "KeyError: 'requests'"
         finally:
             waiting.kill()
+
+
+def test_the_program_tells_what_the_shell_tells(namespace, tmp_path):
+    """Of a proxy that answers, and of one whose namespace is not there."""
+    layout = Layout(root=str(tmp_path))
+    proxies = [
+        MeshWorkload(name, "default", name, {}, IPv4Address("10.0.0.1"), "node")
+        for name in (namespace.name, "nobody")
+    ]
+    folder = Path(layout.directory(proxies[0]))
+    (folder / ".state").mkdir(parents=True)
+    (folder / "sds").mkdir()
+    (folder / ".state/manifest.json").write_text('{"revision": "r1",\n "files": {}, "refused": {}}\n')
+    (folder / "sds/a.json").write_text('{"private_key": "k", "certificate_chain": {"inline_string": "CHAIN\\n"}}')
+    (folder / "sds/b.json").write_text('{"validation_context": {}}')
+    (tmp_path / "hosts").write_text("127.0.0.1 localhost é\n")
+    with run_in(namespace, lambda: socket.create_server(("127.0.0.1", 0))) as listener:
+        guest = Guest(layout, admin_port=listener.getsockname()[1])
+        about = (guest, proxies, [str(tmp_path / "hosts"), "/nowhere"], str(tmp_path))
+
+        def told(asking):
+            answering = threading.Thread(target=answer_once, args=(listener,))
+            answering.start()
+            said = asking()
+            answering.join()
+            return said
+
+        shell = told(lambda: subprocess.run(question(*about), capture_output=True, check=True).stdout)
+        program = told(lambda: thaw.testbed_look.look(question_for_program(*about)).encode())
+    assert program == shell
+    assert b"CHAIN" in shell and b"HTTP/1.1 200" in shell and b"private" not in shell
 
 
 def answer_once(listener):

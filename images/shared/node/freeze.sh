@@ -31,11 +31,11 @@ stop() {
 }
 start_thaw() {
     stop $thaw.pid
-    rm -f $thaw.in $thaw.out
-    mkfifo -m 600 $thaw.in $thaw.out
+    rm -f $thaw.ready
+    mkfifo -m 600 $thaw.ready
     setsid python3 -ISE -X pycache_prefix=/run/testbed-pycache -c "$program" >/dev/null 2>$thaw.log </dev/null &
     echo $! >$thaw.pid
-    read -r ready <$thaw.out
+    read -r ready <$thaw.ready
 }
 case ${1:-} in
 on)

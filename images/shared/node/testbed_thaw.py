@@ -1,10 +1,11 @@
 """Bring a machine that comes out of a RAM image back into the present, before its services see anything of it.
 
 Started before a save (freeze.sh), it waits in the image: after a restore nothing has to be started, which on an
-emulated machine takes longer than the work.  It takes requests from one named pipe and answers into another:
+emulated machine takes longer than the work.  It answers on a port of the loopback, which SSH leads to without
+starting anything either; a connection brings one request, up to its end, and takes the answer:
 
-    the sender's SSH_CONNECTION, on a line, then {"do": "thaw", "time": seconds since the epoch, "entropy": hex}
-    the same, then {"do": "edges", ...} (see testbed_edges)
+    {"do": "thaw", "time": seconds since the epoch, "entropy": hex, "keep": the far port of the SSH connection}
+    {"do": "look", ...} (see testbed_look), {"do": "edges", ...} (see testbed_edges)
 
 Services were stopped before the save (freeze.sh), so they come out of the image stopped.  While everything stands
 still the clock is set, the kernel's random numbers are seeded anew, each Envoy's own generator is made to do the
@@ -31,10 +32,12 @@ import threading
 import time
 
 import testbed_edges
+import testbed_look
 
 SLICES = [f"/sys/fs/cgroup/system.slice/system-testbed\\x2d{kind}.slice" for kind in ("sidecar", "program")]
 WATCH = "/run/testbed-freeze.pid"
-REQUESTS, ANSWERS = "/run/testbed-thaw.in", "/run/testbed-thaw.out"
+PORT = 15099  # of the machine's own loopback; workloads have others
+READY = "/run/testbed-thaw.ready"
 LIFE = 300  # seconds of the machine's own time that nobody has to be waited for longer
 CLONE_NEWNET = 0x40000000
 RNDADDENTROPY, RNDRESEEDCRNG = 0x40085203, 0x5207  # linux/random.h
@@ -125,8 +128,8 @@ def wiped_on_fork(pid):
                 area = int(found[1], 16), int(found[2], 16)
 
 
-def close_connections(keep):
-    """Close every TCP connection of the calling thread's namespace, except with ``keep`` as a port; how many."""
+def close_connections(*keep):
+    """Close every TCP connection of the calling thread's namespace without a port in ``keep``; how many."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as netlink:
         netlink.settimeout(10)
         closed = 0
@@ -135,7 +138,7 @@ def close_connections(keep):
             found = list(exchange(netlink, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, request))
             for message in found:
                 state, identity = message[1], message[4:52]
-                if state in (LISTEN, CLOSE) or keep in struct.unpack_from(">HH", identity):
+                if state in (LISTEN, CLOSE) or set(keep) & set(struct.unpack_from(">HH", identity)):
                     continue
                 request = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, 1 << state) + identity
                 for _ in exchange(netlink, SOCK_DESTROY, NLM_F_ACK, request):
@@ -186,13 +189,13 @@ def everywhere(work):
     return sum(results)
 
 
-def thaw(document, pages, own):
+def thaw(document, pages):
     begun = time.monotonic()
     set_frozen(1)  # it is, unless the two minutes of the watch have passed
     moved = set_clock(document["time"])
     seed(bytes.fromhex(document["entropy"]))
     restart = reseed(pages)
-    closed = everywhere(lambda: close_connections(own))
+    closed = everywhere(lambda: close_connections(document["keep"], PORT))
     wake()
     if restart:
         subprocess.run(["systemctl", "restart", *restart], check=True)
@@ -205,29 +208,34 @@ def thaw(document, pages, own):
     }
 
 
-def answer(request, pages):
-    sender, _, text = request.partition("\n")
-    document = json.loads(text)
+def answer(document, pages):
     if document["do"] == "edges":
         return testbed_edges.ask_all(document)
-    return thaw(document, pages, int(sender.split()[1]))
+    if document["do"] == "look":
+        return testbed_look.look(document)
+    return thaw(document, pages)
+
+
+def serve(connection, pages):
+    with connection:
+        request = b"".join(iter(lambda: connection.recv(65536), b""))
+        try:
+            said = answer(json.loads(request), pages)
+        except Exception as e:  # noqa: BLE001 - whoever asked has to hear of it, whatever it is
+            said = {"failed": f"{type(e).__name__}: {e}"}
+        with contextlib.suppress(OSError):  # whoever asked is gone
+            connection.sendall(json.dumps(said).encode())
 
 
 def stay():
     """Wait for requests; begin when everything that they need has been loaded."""
     pages = generators()
     signal.alarm(LIFE)
-    with open(ANSWERS, "w") as file:
-        file.write("ready\n")
-    while True:
-        with open(REQUESTS) as file:
-            request = file.read()
-        try:
-            said = answer(request, pages)
-        except Exception as e:  # noqa: BLE001 - whoever asked has to hear of it, whatever it is
-            said = {"failed": f"{type(e).__name__}: {e}"}
-        with open(ANSWERS, "w") as file:
-            file.write(json.dumps(said))
+    with socket.create_server(("127.0.0.1", PORT)) as listener:
+        with open(READY, "w") as file:
+            file.write("ready\n")
+        while True:
+            serve(listener.accept()[0], pages)
 
 
 if __name__ == "__main__":

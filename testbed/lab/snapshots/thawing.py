@@ -10,10 +10,10 @@ from time import time as now
 from typing import Any
 
 from testbed.errors import LabError
-from testbed.guests import NodeConnection
+from testbed.guests.ssh import SshConnection
 
-ASK = '{ echo "$SSH_CONNECTION"; cat; } >/run/testbed-thaw.in; cat /run/testbed-thaw.out'
-"""Asks the program that waited in a node's image."""
+PORT = 15099
+"""Where the program that waited in a node's image answers, on the node's loopback."""
 _ENTROPY = 64  # bytes: the kernel's generator is keyed with 32
 THAW_LIMIT = 60.0
 """Seconds for a node to thaw."""
@@ -35,16 +35,19 @@ class Thawed:
     """What it took on the node, whose time this is."""
 
 
-def thaw(connection: NodeConnection) -> Thawed:
+def thaw(connection: SshConnection) -> Thawed:
     """Clock, random numbers and connections of a node that was just restored; then its services go on."""
-    done = ask(connection, {"do": "thaw", "time": now(), "entropy": os.urandom(_ENTROPY).hex()}, THAW_LIMIT)
+    done = ask(connection, {"do": "thaw", "entropy": os.urandom(_ENTROPY).hex()}, THAW_LIMIT)
     return Thawed(**done)
 
 
-def ask(connection: NodeConnection, document: Mapping[str, Any], limit: float) -> Any:
+def ask(connection: SshConnection, document: Mapping[str, Any], limit: float) -> Any:
     """Ask the program that waited in the node's image; ``limit`` in seconds.  Raises LabError when it failed."""
-    done = connection.run(["sh", "-c", ASK], stdin=json.dumps(document).encode(), limit=limit)
-    said = json.loads(done.stdout)
+
+    def request(own_port: int) -> bytes:
+        return json.dumps({**document, "time": now(), "keep": own_port}).encode()
+
+    said = json.loads(connection.ask(PORT, request, limit))
     if isinstance(said, dict) and "failed" in said:
         raise LabError(connection.node, str(document["do"]), said["failed"], "run: testbed up --cold")
     return said
