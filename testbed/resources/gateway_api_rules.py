@@ -34,7 +34,7 @@ NO_BACKEND = "no-backend.invalid"
 _RETRY_ON = ("connect-failure", "refused-stream", "unavailable", "cancelled")
 _DEFAULT_ATTEMPTS = 2  # istiod's, for a retry without attempts
 _Backends = Sequence[k8s.HTTPBackendRef | k8s.GRPCBackendRef]
-_Filters = Sequence[k8s.HTTPRouteFilter | k8s.GRPCRouteFilter]
+_Filters = Sequence[k8s.HTTPRouteFilter | k8s.GRPCRouteFilter | k8s.BackendFilter]
 
 
 def rules_of(

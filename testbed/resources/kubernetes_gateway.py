@@ -200,11 +200,19 @@ class HTTPRouteFilter(Message):
     cors: HTTPCORSFilter | None = None
 
 
+class BackendFilter(Message):
+    """One filter of a backend: istiod takes those that change headers, and drops a rule that has another."""
+
+    type: Literal["RequestHeaderModifier", "ResponseHeaderModifier"]
+    request_header_modifier: HTTPHeaderFilter | None = None
+    response_header_modifier: HTTPHeaderFilter | None = None
+
+
 class HTTPBackendRef(BackendObjectReference):
     """A backend with its weight."""
 
     weight: Int = 1
-    filters: tuple[HTTPRouteFilter, ...] = ()
+    filters: tuple[BackendFilter, ...] = ()
 
 
 class HTTPPathMatch(Message):
@@ -301,7 +309,7 @@ class GRPCBackendRef(BackendObjectReference):
     """A backend with its weight."""
 
     weight: Int = 1
-    filters: tuple[GRPCRouteFilter, ...] = ()
+    filters: tuple[BackendFilter, ...] = ()
 
 
 class GRPCRouteRule(Message):

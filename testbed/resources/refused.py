@@ -62,6 +62,11 @@ REFUSED_FIELDS: Mapping[str, str] = MappingProxyType(
         "k8s.GRPCRouteRule.sessionPersistence": "not supported; write a DestinationRule with consistentHash",
         "k8s.HTTPRouteFilter.externalAuth": "not supported; write an AuthorizationPolicy with action CUSTOM",
         "k8s.HTTPRouteFilter.extensionRef": "filters of other controllers are not supported; remove it",
+        **{
+            f"k8s.BackendFilter.{name}": "Istio itself drops a rule with it: filters of a backend change headers;"
+            " write it into the rule's filters"
+            for name in ("requestMirror", "requestRedirect", "urlRewrite", "cors", "externalAuth", "extensionRef")
+        },
         "k8s.GRPCRouteFilter.extensionRef": "filters of other controllers are not supported; remove it",
     }
 )

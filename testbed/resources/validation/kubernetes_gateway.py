@@ -86,7 +86,9 @@ def _match(match: k8s.HTTPRouteMatch | k8s.GRPCRouteMatch, at: Path) -> Iterator
             yield (*path, "value"), fault, "write an RE2 expression"
 
 
-def _filters(filters: tuple[k8s.HTTPRouteFilter | k8s.GRPCRouteFilter, ...], at: Path) -> Iterator[Finding]:
+def _filters(
+    filters: tuple[k8s.HTTPRouteFilter | k8s.GRPCRouteFilter | k8s.BackendFilter, ...], at: Path
+) -> Iterator[Finding]:
     for i, filter_ in enumerate(filters):
         field = _FIELD_OF_TYPE[filter_.type]
         given = filter_.model_fields_set - {"type"}
