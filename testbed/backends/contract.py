@@ -7,7 +7,7 @@ been renewed (a proxy keeps old connections on the old listener until that is dr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -109,6 +109,10 @@ class Backend(Protocol):
         ``limit`` is in seconds.  Raises :class:`~testbed.errors.MeshError` naming the proxy that rejected it or
         the one that lags behind.  What a proxy rejects it never serves: the mesh keeps its last good revision.
         """
+        ...
+
+    def change(self, edit: Callable[[ResourceSet], ResourceSet], *, limit: float = 60) -> Applied:
+        """:meth:`apply` what ``edit`` makes of the resources in the mesh: one look at the nodes instead of two."""
         ...
 
     def holds(self, resources: ResourceSet) -> bool:

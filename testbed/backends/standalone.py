@@ -25,7 +25,7 @@ from testbed.backends.secrets import Secrets
 from testbed.compiler import CompileCache, SecurityInputs, bootstrap, compile_mesh, service_addresses
 from testbed.documents import parse
 from testbed.errors import LabError, MeshError, TestbedError
-from testbed.guests import NodeConnection
+from testbed.guests import NodeConnection, Program
 from testbed.log import get
 from testbed.model.proxy import ProxyConfiguration, XdsFile, content_hash
 from testbed.model.topology import MeshWorkload, Topology
@@ -76,8 +76,12 @@ class StandaloneBackend:
         security: SecurityInputs | None = None,
         validity: Callable[[], Validity] = Validity.lasting,
         look: Look | None = None,
+        lasting: bool = False,
     ) -> None:
-        """``look`` asks a program that waits on a node; without it a shell is started there for each look."""
+        """``look`` asks a program that waits on a node; without it a shell is started there for each look.
+
+        ``lasting``: many pushes follow, so the program that pushes is kept on each node while connected.
+        """
         self._topology = topology
         self._connections = connections
         self._guest = guest or Guest()
@@ -85,6 +89,8 @@ class StandaloneBackend:
         self._security = security
         self._look = look
         self._cache = CompileCache()
+        self._pushers: dict[str, Program] = {}
+        self._lasting = lasting
         self._log = get("backends")
         self._on_node: dict[str, list[MeshWorkload]] = {}
         for workload in topology.workloads:
@@ -118,6 +124,12 @@ class StandaloneBackend:
         """
         return self.push(self.compile(wanted), wanted, limit=limit)
 
+    def change(self, edit: Callable[[ResourceSet], ResourceSet], *, limit: float = 60) -> Applied:
+        """:meth:`apply` what ``edit`` makes of the resources in the mesh: one look at the nodes instead of two."""
+        found = self._reports()
+        wanted = edit(load(parse(_stored(found.values()), "the mesh")))
+        return self._carry_out(self._plan(self.compile(wanted), wanted, found), limit)
+
     def compile(self, wanted: ResourceSet) -> dict[str, ProxyConfiguration]:
         """What every proxy must have for ``wanted``; what an earlier call made is not made again."""
         layout = self._guest.layout
@@ -130,7 +142,9 @@ class StandaloneBackend:
 
         A proxy that has nothing yet is in force before the others are told of it: nobody calls one that starts.
         """
-        plan = self._plan(configurations, resources, self._reports())
+        return self._carry_out(self._plan(configurations, resources, self._reports()), limit)
+
+    def _carry_out(self, plan: Plan, limit: float) -> Applied:
         revision = _lab_revision({w: p.revision for w, p in plan.wanted.items()})
         begun = time.monotonic()
         proxies: dict[str, ProxyOutcome] = {}
@@ -257,8 +271,15 @@ class StandaloneBackend:
 
     def _push(self, node: str, request: NodeRequest, limit: float) -> Mapping[str, ProxyOutcome]:
         argv = [*self._guest.tool, "apply"]
-        done = self._connections[node].run(argv, stdin=request.encode(), limit=limit + 60)
-        return ProxyOutcome.decode(done.stdout)
+        connection, line = self._connections[node], request.encode()
+        if not self._lasting:
+            return ProxyOutcome.decode(connection.run(argv, stdin=line, limit=limit + 60).stdout)
+        pusher = self._pushers.pop(node, None)
+        if pusher is None or not pusher.alive:  # ended with its machine, or with a connection that broke
+            pusher = connection.start(argv)
+        outcome = ProxyOutcome.decode(pusher.ask(line, limit + 60))
+        self._pushers[node] = pusher
+        return outcome
 
     def _roll_back(self, outcomes: Mapping[str, ProxyOutcome]) -> None:
         """Give the proxies that took the new revision their old one; those that refused it have gone back."""

@@ -23,6 +23,26 @@ class CommandFailed(LabError):
     """A command on a node ended with another status than 0."""
 
 
+class Program(Protocol):
+    """A program that goes on running on a node and answers each line that it is sent with a line of its own."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs, as far as this end knows."""
+        ...
+
+    def ask(self, line: bytes, limit: float) -> bytes:
+        """Send a line (without its end) and return the answer's; ``limit`` is in seconds.
+
+        Raises LabError when there is none.  Whatever is raised, the program is not asked again.
+        """
+        ...
+
+    def close(self) -> None:
+        """End its input, which ends it."""
+        ...
+
+
 class NodeConnection(Protocol):
     """A way to run commands, as root, on one node.  ``limit`` is in seconds; passing it raises WaitTimeout."""
 
@@ -39,4 +59,8 @@ class NodeConnection(Protocol):
         self, argv: Sequence[str], *, stdin: bytes = b"", limit: float = 600
     ) -> AbstractContextManager[Iterator[bytes]]:
         """Run and yield its output line by line as it comes; leaving the context ends the command."""
+        ...
+
+    def start(self, argv: Sequence[str]) -> Program:
+        """Run a program that is talked to until it is closed, or the connection is."""
         ...

@@ -143,8 +143,11 @@ class SshConnection:
             raise NotReachable(self._node, f"ask on its port {port}", "it ended without an answer")
         return b"".join(answer)
 
-    @contextmanager
-    def _command(self, argv: Sequence[str], stdin: bytes, limit: float) -> Iterator[paramiko.Channel]:
+    def start(self, argv: Sequence[str]) -> SshProgram:
+        """Run a program that is talked to until it is closed, or the connection is."""
+        return SshProgram(self._node, shlex.join(argv)[:80], self._channel(argv, 30))
+
+    def _channel(self, argv: Sequence[str], limit: float) -> paramiko.Channel:
         self.connect()
         transport = self._transport
         assert transport is not None  # noqa: S101  (connect raises otherwise)
@@ -155,6 +158,11 @@ class SshConnection:
         except (paramiko.SSHException, OSError, EOFError) as e:
             self.close()
             raise NotReachable(self._node, "run a command over SSH", str(e) or type(e).__name__) from e
+        return channel
+
+    @contextmanager
+    def _command(self, argv: Sequence[str], stdin: bytes, limit: float) -> Iterator[paramiko.Channel]:
+        channel = self._channel(argv, limit)
         try:
             feeder = threading.Thread(target=_feed, args=(channel, stdin), daemon=True)
             feeder.start()
@@ -188,6 +196,48 @@ class SshConnection:
             transport.close()
             raise
         return transport
+
+
+class SshProgram:
+    """A program at the other end of a channel; see :class:`~testbed.guests.connection.Program`."""
+
+    def __init__(self, node: str, what: str, channel: paramiko.Channel) -> None:
+        self._node = node
+        self._what = what
+        self._channel = channel
+
+    @property
+    def alive(self) -> bool:
+        """Whether its channel is open and it has not ended."""
+        transport = self._channel.get_transport()
+        return transport.is_active() and not self._channel.closed and not self._channel.exit_status_ready()
+
+    def ask(self, line: bytes, limit: float) -> bytes:
+        """Send a line and return the answer; LabError when the program ended, WaitTimeout when it is late."""
+        deadline = time.monotonic() + limit
+        answer = b""
+        try:
+            self._channel.settimeout(limit)
+            self._channel.sendall(line + b"\n")
+            while not answer.endswith(b"\n"):
+                self._channel.settimeout(max(0.01, deadline - time.monotonic()))
+                data = self._channel.recv(CHUNK)
+                if not data:
+                    errors: list[bytes] = []
+                    _drain(self._channel.recv_stderr, errors)
+                    raise CommandFailed(self._node, self._what, f"it ended: {_tail(b''.join(errors))}")
+                answer += data
+        except TimeoutError:
+            self.close()
+            raise WaitTimeout(f"{self._node}: {self._what}", limit, _tail(answer)) from None
+        except OSError as e:
+            self.close()
+            raise NotReachable(self._node, self._what, str(e) or type(e).__name__) from e
+        return answer
+
+    def close(self) -> None:
+        """End its input, which ends it."""
+        self._channel.close()
 
 
 def _feed(channel: paramiko.Channel, data: bytes) -> None:

@@ -25,10 +25,11 @@ LOOK_LIMIT = 60.0
 """Seconds for a node that was just restored to say what its proxies have."""
 
 
-def backend_of(lab: Lab, *, restored: bool = False) -> Backend:
+def backend_of(lab: Lab, *, restored: bool = False, lasting: bool = False) -> Backend:
     """The backend that the inventory names, on the lab's nodes.  Makes the lab's CA on first use.
 
-    ``restored``: the nodes were thawed a moment ago, and what thawed them is there to be asked.
+    ``restored``: the nodes were thawed a moment ago, and what thawed them is there to be asked.  ``lasting``: many
+    changes follow one another, which are quicker then.
     """
     require_backend(lab)
     connections = {n.name: lab.connection(n.name) for n in lab.inventory.nodes}
@@ -39,7 +40,12 @@ def backend_of(lab: Lab, *, restored: bool = False) -> Backend:
         return said.encode()
 
     return StandaloneBackend(
-        lab.topology, connections, ca, security=security_of(lab), look=look if restored else None
+        lab.topology,
+        connections,
+        ca,
+        security=security_of(lab),
+        look=look if restored else None,
+        lasting=lasting,
     )
 
 
@@ -92,8 +98,14 @@ def apply(lab: Lab, names: Iterable[str], *, prune: bool = False, delete: bool =
     require_up(lab)
     with hold(lab.directories, f"testbed apply -i {lab.file}"):
         backend = backend_of(lab)
-        change = intended(backend.applied(), given, prune=prune, delete=delete)
-        return change, backend.apply(change.wanted, limit=APPLY_LIMIT)
+        made: list[Change] = []
+
+        def edit(applied: ResourceSet) -> ResourceSet:
+            made.append(intended(applied, given, prune=prune, delete=delete))
+            return made[0].wanted
+
+        done = backend.change(edit, limit=APPLY_LIMIT)
+        return made[0], done
 
 
 def workload_named(lab: Lab, name: str) -> str:

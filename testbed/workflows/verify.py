@@ -35,7 +35,7 @@ def lab_under_test(lab: Lab) -> LabUnderTest:
 
     has_gateway = any(g.forward is not None for g in lab.inventory.gateways)
     return LabUnderTest(
-        backend_of(lab),
+        backend_of(lab, lasting=True),
         gateway if has_gateway else None,
         capture=lambda node: capture(lab, node, lab.directories.state),
         breaker=Breaker(lab),

@@ -136,6 +136,39 @@ class LocalConnection:
                 timer.cancel()
                 process.kill()
 
+    def start(self, argv: Sequence[str]) -> LocalProgram:
+        return LocalProgram(self._node, argv)
+
+
+class LocalProgram:
+    """A program of a node that is talked to."""
+
+    def __init__(self, node: str, argv: Sequence[str]) -> None:
+        self._node = node
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def ask(self, line: bytes, limit: float) -> bytes:
+        assert self.process.stdin and self.process.stdout
+        timer = threading.Timer(limit, self.process.kill)
+        timer.start()
+        try:
+            self.process.stdin.write(line + b"\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        finally:
+            timer.cancel()
+        if not answer:
+            raise CommandFailed(self._node, "ask a program", "it ended")
+        return answer
+
+    def close(self) -> None:
+        with self.process:  # waits for its end
+            pass
+
 
 class Capture:
     """Packets of one workload's interface, in a pcap file."""

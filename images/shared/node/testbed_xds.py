@@ -1,6 +1,7 @@
 """Give the proxies of this node their files, and read from the proxies what they made of them.
 
-    testbed_xds.py apply      a JSON document on stdin; returns when all is in force, or says what is not
+    testbed_xds.py apply      JSON documents on stdin, one a line; answers each, in a line, when all is in force,
+                              or says what is not
     testbed_xds.py rollback   the same without contents; back to what the last apply found
 
 Envoy's filesystem subscriptions have traps that give this file its shape:
@@ -406,11 +407,13 @@ def main():
     if command not in ("apply", "rollback"):
         sys.stderr.write(__doc__)
         return 2
-    document = json.load(sys.stdin)
-    os.makedirs(document["resources"]["directory"], exist_ok=True)
-    with open(os.path.join(document["resources"]["directory"], ".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        json.dump((apply if command == "apply" else rollback)(document), sys.stdout)
+    for line in sys.stdin:
+        document = json.loads(line)
+        os.makedirs(document["resources"]["directory"], exist_ok=True)
+        with open(os.path.join(document["resources"]["directory"], ".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            done = (apply if command == "apply" else rollback)(document)
+        print(json.dumps(done), flush=True)
     return 0
 
 
