@@ -28,6 +28,7 @@ from testbed.compiler.trafficpolicy import (
     apply_load_balancer,
     apply_outlier_detection,
     apply_pool,
+    as_the_caller,
     http2,
     set_protocol_options,
 )
@@ -145,6 +146,8 @@ def outbound(view: View, destination: Destination, seen_from: Viewer, takes_tls:
     options = HttpProtocolOptions()
     if port.protocol in (Protocol.HTTP2, Protocol.GRPC):
         http2(options)
+    elif port.protocol is Protocol.AUTO and view.sidecar:
+        as_the_caller(options)
     if cluster.type in (Cluster.STRICT_DNS, Cluster.LOGICAL_DNS):
         assignment = view.load_assignment(destination, seen_from, takes_tls)
         if not any(group.lb_endpoints for group in assignment.endpoints):
@@ -191,6 +194,8 @@ def inbound(
     options = HttpProtocolOptions()
     if target.protocol in (Protocol.HTTP2, Protocol.GRPC):
         http2(options)
+    elif target.protocol is Protocol.AUTO:
+        as_the_caller(options)
     apply_pool(cluster, options, pool, outbound=False)
     if endpoint is None:
         cluster.type = Cluster.ORIGINAL_DST
@@ -233,8 +238,7 @@ def passthrough(*, inward: bool = False) -> Fragment:
         lb_policy=Cluster.CLUSTER_PROVIDED,
     )
     options = HttpProtocolOptions()
-    options.use_downstream_protocol_config.http_protocol_options.SetInParent()
-    options.use_downstream_protocol_config.http2_protocol_options.SetInParent()
+    as_the_caller(options)
     apply_pool(cluster, options, None)
     options.common_http_protocol_options.idle_timeout.CopyFrom(duration(_PASSTHROUGH_IDLE))
     if inward:

@@ -150,7 +150,7 @@ def port_chains(port: InboundPort, modes: PeerModes, chains: Chains) -> list[Fil
     cluster = inbound_cluster(port.number)
     name = listener_name(port.bind or UNSPECIFIED, port.number)
     http2 = port.protocol in (Protocol.HTTP2, Protocol.GRPC)
-    protocol_http = port.protocol.is_http
+    protocol_http = None if port.protocol is Protocol.AUTO else port.protocol.is_http
     if port.own_tls is not None and mode is PeerMode.DISABLE:
         protocol_http = protocol_http or port.protocol is Protocol.HTTPS
         kinds: tuple[_Kind, ...] = (_Kind(protocol_http, _TLS, True),)

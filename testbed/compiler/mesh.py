@@ -84,7 +84,7 @@ class _ClusterSet:
 @dataclass(frozen=True)
 class _Listeners:
     fragments: Fragments
-    ports: tuple[tuple[str, int, bool], ...]
+    routed: tuple[outbound.Routed, ...]
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ class _Mesh:
             made = [outbound.listener(e, seen, logs) for e in entries]
             made.append(outbound.virtual_outbound(seen, logs))
             return _Listeners(
-                Fragments.of(fragment(m.name, m, LISTENER) for m in made), tuple(outbound.route_ports(entries))
+                Fragments.of(fragment(m.name, m, LISTENER) for m in made), tuple(outbound.routed(entries))
             )
 
         return self.cache.get(key, build)
@@ -316,9 +316,9 @@ class _Mesh:
         outward = _besides(listeners.fragments, taken.listeners)
         files["lds.json"] = self._file("lds.json", LISTENER, (outward, taken.listeners), workload)
         kept = {f.name for f in outward.items}
-        for name, port, proxy in listeners.ports:
-            if name in kept:
-                file = self._routes(workload, seen, port, proxy=proxy)
+        for routed in listeners.routed:
+            if routed.listener in kept:
+                file = self._routes(workload, seen, routed)
                 files[file.path] = file
         return files
 
@@ -346,16 +346,17 @@ class _Mesh:
 
         return self.cache.get(key, build)
 
-    def _routes(self, workload: MeshWorkload, seen: Scope, port: int, *, proxy: bool) -> XdsFile:
+    def _routes(self, workload: MeshWorkload, seen: Scope, routed: outbound.Routed) -> XdsFile:
         source = seen.source_view(workload)
         egress = tuple(e.digest for e in seen.egress)
-        key = ("rds", port, proxy, seen.namespace, egress, seen.services_digest, source, self.rules_digest,
+        key = ("rds", routed.port, routed.proxy, routed.host, seen.namespace, egress, seen.services_digest, source, self.rules_digest,
                self.selector_view(workload), seen.allow_any, repr(seen.egress_proxy))  # fmt: skip
 
         def build() -> XdsFile:
             rules_key = self.rules_digest, self.selector_view(workload)
+            rule_of = self.rule_of(workload)
             made = route_configuration(
-                seen, port, source, self.rule_of(workload), rules_key, self.cache, proxy=proxy
+                seen, routed.port, source, rule_of, rules_key, self.cache, proxy=routed.proxy, only=routed.host
             )
             return discovery_file(routes_path(made.name), ROUTES, [Fragments.of([made])])
 

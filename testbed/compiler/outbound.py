@@ -28,7 +28,7 @@ from testbed.compiler.protobuf import boolean, duration, u32
 from testbed.compiler.routes import Caller, destination_cluster
 from testbed.compiler.scope import Egress, Scope
 from testbed.compiler.services import UNSPECIFIED, Service, protocol_of
-from testbed.model.topology import ServicePort
+from testbed.model.topology import Protocol, ServicePort
 from testbed.resources.sidecar import CaptureMode
 
 OUTBOUND_PORT = 15001
@@ -49,6 +49,13 @@ class _Entry:
     locked: bool = False
     """Whether a Sidecar declared it: then nothing else is added."""
     chains: list[TcpChain] = field(default_factory=list)
+    sniffed: str = ""
+    """The one host whose requests it takes, where connections may be HTTP or not."""
+
+    @property
+    def route_name(self) -> str:
+        """The route configuration of its requests: that of the port, or of the one host on it."""
+        return f"{self.sniffed}:{self.port}" if self.sniffed else str(self.port)
 
 
 def entries(scope: Scope, caller_labels: Mapping[str, str], around: Layer4) -> list[_Entry]:
@@ -107,7 +114,11 @@ def _add(
     for address in service.addresses or (UNSPECIFIED,):
         key = bind or (UNSPECIFIED if "/" in address else address), port.number
         entry = found.setdefault(key, _Entry(*key, real=real))
-        if not entry.locked:
+        sniffed = port.protocol is Protocol.AUTO
+        if not entry.locked and not (sniffed and entry.http):  # what tells HTTP apart already stays as it is
+            if sniffed:
+                entry.http = True
+                entry.sniffed = service.host if entry.bind != UNSPECIFIED else ""
             owners = [v for v in egress.virtual_services if any(matches(h, service.host) for h in v.hosts)]
             caller = Caller(scope.namespace, labels, frozenset({"mesh"}), port.number)
             _merge(entry.chains, service_chains(service.at(address), port, owners, caller, around))
@@ -138,7 +149,7 @@ def listener(entry: _Entry, scope: Scope, logs: Sequence[AccessLog]) -> Listener
         out.listener_filters.append(tls_inspector())
     if entry.http:
         options = HttpOptions(
-            Direction.OUTBOUND, f"outbound_{name}", route_name=str(entry.port), logs=logs, proxy=entry.proxy
+            Direction.OUTBOUND, f"outbound_{name}", route_name=entry.route_name, logs=logs, proxy=entry.proxy
         )
         chain = FilterChain(filters=[http_connections(options)])
         if entry.bind == UNSPECIFIED or entry.chains:
@@ -205,6 +216,18 @@ def virtual_outbound(scope: Scope, logs: Sequence[AccessLog]) -> Listener:
     return out
 
 
-def route_ports(found: Sequence[_Entry]) -> list[tuple[str, int, bool]]:
-    """The listeners that have a route configuration, its port, and whether it is a forward proxy's."""
-    return [(listener_name(e.bind, e.port), e.port, e.proxy) for e in found if e.http]
+@dataclass(frozen=True)
+class Routed:
+    """A listener that has a route configuration."""
+
+    listener: str
+    port: int
+    proxy: bool
+    """Whether it is a forward proxy's."""
+    host: str
+    """The only host of it, where connections are looked into to see whether they are HTTP."""
+
+
+def routed(found: Sequence[_Entry]) -> list[Routed]:
+    """The listeners that have a route configuration."""
+    return [Routed(listener_name(e.bind, e.port), e.port, e.proxy, e.sniffed) for e in found if e.http]

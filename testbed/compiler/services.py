@@ -182,12 +182,18 @@ def registry(resources: ResourceSet, topology: Topology) -> Registry:
         endpoints[service.namespace, service.host] = _memoized(
             _LabEndpoints(tuple(members), tuple(joined), topology)
         )
+    own = frozenset(endpoints)
     taken = {str(s.address) for s in topology.services}
     entries = [(s, r) for r in resources.service_entries for s in _of_entry(r, topology.service_range, taken)]
     for service, resource in sorted(entries, key=lambda found: (found[0].host, found[0].namespace)):
         key = service.namespace, service.host
         if key in endpoints:
-            continue  # the first one (or the lab's own) of that name counts
+            # the first of that name counts; what an entry for a service of the lab lists answers for that as well
+            if key in own:
+                endpoints[key] = _memoized(
+                    _Joined(endpoints[key], _EntryEndpoints(resource, service, resources, topology))
+                )
+            continue
         services.append(service)
         endpoints[key] = _memoized(_EntryEndpoints(resource, service, resources, topology))
     by_host: dict[str, list[Service]] = {}
@@ -236,9 +242,13 @@ def protocol_of(name: str, port_name: str = "") -> Protocol:
 
 def _of_entry(resource: Resource[ServiceEntry], pool: IPv4Network, taken: set[str]) -> Iterator[Service]:
     entry = resource.spec
+    # the name of an entry's port says nothing, and nothing is UDP: istiod makes no cluster for it
     ports = tuple(
-        ServicePort(p.name, p.number, protocol_of(p.protocol, p.name), p.target_port or p.number)
+        ServicePort(
+            p.name, p.number, protocol_of(p.protocol) if p.protocol else Protocol.AUTO, p.target_port or p.number
+        )
         for p in entry.ports
+        if p.protocol.upper() != "UDP"
     )
     resolution = {
         EntryResolution.STATIC: Resolution.STATIC,
@@ -328,6 +338,22 @@ def _numeric(address: str) -> tuple[int, int]:
 
 def _labels(resource: Resource[WorkloadEntry]) -> dict[str, str]:
     return {**resource.labels, **resource.spec.labels}
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """A service of the lab, and a ServiceEntry for its host in its namespace: istiod merges their endpoints."""
+
+    first: Callable[[ServicePort], Sequence[Endpoint]]
+    entry: _EntryEndpoints
+
+    def __call__(self, port: ServicePort) -> Sequence[Endpoint]:
+        listed = next((p for p in self.entry.service.ports if p.number == port.number), None)
+        more = self.entry(listed) if listed is not None else ()
+        found = list(self.first(port))
+        known = {(e.address, e.port) for e in found}
+        found += [e for e in more if is_address(e.address) and (e.address, e.port) not in known]
+        return sorted(found, key=lambda e: (_numeric(e.address), e.port))
 
 
 @dataclass(frozen=True)

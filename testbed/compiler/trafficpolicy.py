@@ -42,6 +42,12 @@ def http2(options: HttpProtocolOptions) -> None:
         options.explicit_http_config.http2_protocol_options.SetInParent()
 
 
+def as_the_caller(options: HttpProtocolOptions) -> None:
+    """Speak to the destination what the caller spoke."""
+    options.use_downstream_protocol_config.http_protocol_options.SetInParent()
+    options.use_downstream_protocol_config.http2_protocol_options.SetInParent()
+
+
 def apply_pool(
     cluster: Cluster,
     options: HttpProtocolOptions,

@@ -80,39 +80,49 @@ def route_configuration(
     cache: CompileCache,
     *,
     proxy: bool = False,
+    only: str = "",
 ) -> Fragment:
-    """The configuration named after the port; a forward ``proxy`` has the virtual hosts of every port."""
+    """The configuration named after the port; a forward ``proxy`` has the virtual hosts of every port.
+
+    ``only``: of one host, whatever host is asked for: where a listener is that host's alone.
+    """
     egress = scope.egress_for(port)
     hosts: list[Fragment] = []
     if egress is not None:
         called = [port]
         if proxy:
-            called = sorted({p.number for s in egress.services for p in s.ports if p.protocol.is_http})
+            called = sorted({p.number for s in egress.services for p in s.ports if p.protocol.may_be_http})
         for number in called:
-            hosts += _virtual_hosts(Calls(scope, egress, number, source, rule_of, rules_key, proxy), cache)
+            calls = Calls(scope, egress, number, source, rule_of, rules_key, proxy)
+            hosts += _virtual_hosts(calls, cache, only)
     hosts.sort(key=lambda h: h.name)
+    name = f"{only}:{port}" if only else str(port)
     outer = RouteConfiguration(
-        name=str(port),
+        name=name,
         validate_clusters=boolean(False),
         max_direct_response_body_size_bytes=u32(MAX_DIRECT_RESPONSE),
         ignore_port_in_host_matching=not proxy,
     )
-    key = "catch-all", scope.allow_any, repr(scope.egress_proxy)
-    hosts.append(cache.get(key, lambda: fragment("catch-all", _catch_all(scope))))
-    return with_elements(fragment(str(port), outer, ROUTES), "virtual_hosts", hosts)
+    if not only:
+        key = "catch-all", scope.allow_any, repr(scope.egress_proxy)
+        hosts.append(cache.get(key, lambda: fragment("catch-all", _catch_all(scope))))
+    return with_elements(fragment(name, outer, ROUTES), "virtual_hosts", hosts)
 
 
-def _virtual_hosts(calls: Calls, cache: CompileCache) -> list[Fragment]:
+def _virtual_hosts(calls: Calls, cache: CompileCache, only: str) -> list[Fragment]:
     served = [one for v in _relevant(calls) if (one := _of_routes(v, calls, cache)) is not None]
     spoken_for = {s.host for one in served for s in one.services}
     for host, service in calls.here.items():
         number = service.port(calls.port)
-        if host not in spoken_for and number is not None and number.protocol.is_http:
+        if host not in spoken_for and number is not None and number.protocol.may_be_http:
             served.append(_by_default(service, calls, cache))
     names = cache.get(("names", calls.key, tuple(s.shape for s in served)), lambda: tuple(_names(served, calls)))
     found = []
     for index, name, answered in names:
         one = served[index]
+        if only and name != f"{only}:{calls.port}":
+            continue
+        answered = ("*",) if only else answered
         key = "virtual-host", name, answered, one.digest
         found.append(cache.get(key, lambda n=name, d=answered, o=one: _virtual_host(n, d, o)))  # type: ignore[misc]
     return found
@@ -178,7 +188,7 @@ def _build(
         services = [s for s in services if routed.namespace in (s.namespace, namespace)]
         if not services:
             return None
-    http = tuple(s for s in services if any(p.number == port and p.protocol.is_http for p in s.ports))
+    http = tuple(s for s in services if any(p.number == port and p.protocol.may_be_http for p in s.ports))
     # without a service on it, a host is only known on port 80 (istiod's own "gross hack")
     return _Served.of(hosts, http, found) if http or port == 80 else None
 

@@ -22,11 +22,18 @@ class Protocol(StrEnum):
     HTTPS = "HTTPS"
     TLS = "TLS"
     TCP = "TCP"
+    AUTO = "AUTO"
+    """Not said: each connection's first bytes tell whether it is HTTP."""
 
     @property
     def is_http(self) -> bool:
         """Whether proxies read this protocol as HTTP (requests are routed, not connections)."""
         return self in (Protocol.HTTP, Protocol.HTTP2, Protocol.GRPC)
+
+    @property
+    def may_be_http(self) -> bool:
+        """Whether requests may come, and so have routes."""
+        return self.is_http or self is Protocol.AUTO
 
 
 @dataclass(frozen=True, order=True)
