@@ -19,6 +19,7 @@ from testbed.backends import looking
 from testbed.backends.answers import body_of
 from testbed.backends.contract import Applied, MeshDiff, ProxyState
 from testbed.backends.guest import Guest
+from testbed.backends.named_files import missing, missing_command, named_files, needed_by
 from testbed.backends.proxy_log import since as log_since
 from testbed.backends.push import NodeReport, NodeRequest, ProxyOutcome, ProxyReport, Wanted
 from testbed.backends.secrets import Secrets
@@ -128,7 +129,7 @@ class StandaloneBackend:
         """:meth:`apply` what ``edit`` makes of the resources in the mesh: one look at the nodes instead of two."""
         found = self._reports()
         wanted = edit(load(parse(_stored(found.values()), "the mesh")))
-        return self._carry_out(self._plan(self.compile(wanted), wanted, found), limit)
+        return self._carry_out(self._plan(self.compile(wanted), wanted, found), wanted, limit)
 
     def compile(self, wanted: ResourceSet) -> dict[str, ProxyConfiguration]:
         """What every proxy must have for ``wanted``; what an earlier call made is not made again."""
@@ -142,9 +143,10 @@ class StandaloneBackend:
 
         A proxy that has nothing yet is in force before the others are told of it: nobody calls one that starts.
         """
-        return self._carry_out(self._plan(configurations, resources, self._reports()), limit)
+        return self._carry_out(self._plan(configurations, resources, self._reports()), resources, limit)
 
-    def _carry_out(self, plan: Plan, limit: float) -> Applied:
+    def _carry_out(self, plan: Plan, resources: ResourceSet, limit: float) -> Applied:
+        self._require_files(plan, resources)
         revision = _lab_revision({w: p.revision for w, p in plan.wanted.items()})
         begun = time.monotonic()
         proxies: dict[str, ProxyOutcome] = {}
@@ -258,6 +260,22 @@ class StandaloneBackend:
         if not stale and report.resources == plan.document and request.has_hosts(report):
             return None
         return request.carrying(stale, report, plan.document)
+
+    def _require_files(self, plan: Plan, resources: ResourceSet) -> None:
+        """Raise BadInput, located, when a setting names a file that a node which needs it has not."""
+        if not (files := named_files(resources)):
+            return
+        needed: dict[str, set[str]] = {}
+        for workload in self._topology.workloads:
+            needed.setdefault(workload.node, set()).update(needed_by(plan.wanted[workload.name].files, files))
+        asked = [node for node, paths in needed.items() if paths]
+        said, failed = self._each(
+            asked, lambda node: self._connections[node].run(missing_command(sorted(needed[node]))).stdout
+        )
+        if failed:
+            raise next(iter(failed.values()))
+        if (wrong := missing(said, files)) is not None:
+            raise wrong
 
     def _status(self, node: str) -> NodeReport:
         workloads = self._on_node[node]

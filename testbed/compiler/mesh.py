@@ -349,8 +349,9 @@ class _Mesh:
     def _routes(self, workload: MeshWorkload, seen: Scope, routed: outbound.Routed) -> XdsFile:
         source = seen.source_view(workload)
         egress = tuple(e.digest for e in seen.egress)
-        key = ("rds", routed.port, routed.proxy, routed.host, seen.namespace, egress, seen.services_digest, source, self.rules_digest,
-               self.selector_view(workload), seen.allow_any, repr(seen.egress_proxy))  # fmt: skip
+        key = ("rds", routed.port, routed.proxy, routed.host, seen.namespace, egress, seen.services_digest,
+               source, self.rules_digest, self.selector_view(workload), seen.allow_any,
+               repr(seen.egress_proxy))  # fmt: skip
 
         def build() -> XdsFile:
             rules_key = self.rules_digest, self.selector_view(workload)

@@ -27,7 +27,7 @@ RAW = "envoy.transport_sockets.raw_buffer"
 TLS_MODE = "tlsMode"
 """Key of the endpoint metadata (under ``envoy.transport_socket_match``) that says ``istio`` for the mesh's TLS."""
 
-_SYSTEM_ROOTS = "/etc/ssl/certs/ca-certificates.crt"
+SYSTEM_ROOTS = "/etc/ssl/certs/ca-certificates.crt"
 MESH_ALPN = "istio"
 """What mesh clients offer, so that a PERMISSIVE port tells the mesh's TLS from the application's own.
 
@@ -170,7 +170,7 @@ def _simple_context(
             validation = common.validation_context
             validation.CopyFrom(_typed_names(names))
             given = settings.ca_certificates
-            validation.trusted_ca.filename = _SYSTEM_ROOTS if given in ("", "system") else given
+            validation.trusted_ca.filename = SYSTEM_ROOTS if given in ("", "system") else given
             if settings.ca_crl:
                 validation.crl.filename = settings.ca_crl
     if _is_http2(options):

@@ -118,11 +118,10 @@ def _virtual_hosts(calls: Calls, cache: CompileCache, only: str) -> list[Fragmen
             served.append(_by_default(service, calls, cache))
     names = cache.get(("names", calls.key, tuple(s.shape for s in served)), lambda: tuple(_names(served, calls)))
     found = []
+    if only:
+        names = tuple((index, name, ("*",)) for index, name, _ in names if name == f"{only}:{calls.port}")
     for index, name, answered in names:
         one = served[index]
-        if only and name != f"{only}:{calls.port}":
-            continue
-        answered = ("*",) if only else answered
         key = "virtual-host", name, answered, one.digest
         found.append(cache.get(key, lambda n=name, d=answered, o=one: _virtual_host(n, d, o)))  # type: ignore[misc]
     return found

@@ -20,6 +20,46 @@ from testbed.resources.refused import REFUSED_KINDS, refusal, refused_values
 _STEP = re.compile(r"([^.\[\]{}]+)((?:\[\]|\{\})*)")
 
 
+DEPARTURES = (
+    (
+        "`Sidecar.spec.ingress[].tls`",
+        "passes it over unless its experimental ENABLE_TLS_ON_SIDECAR_INGRESS is on",
+        "does what istiod does with that switch on: a field that somebody wrote has an effect",
+    ),
+    (
+        "an unknown Host header at a service's address",
+        "passes it on to that address, which kube-proxy leads to a pod",
+        "passes it on as well, but nothing in a lab answers at a service's address: 503",
+    ),
+    (
+        "`RequestAuthentication.spec.jwtRules[].jwksUri`",
+        "fetches keys itself, and writes them into the proxies",
+        "has proxies fetch them from a service in the mesh; keys of a host outside are given inline (`jwks`)",
+    ),
+    (
+        "files that TLS settings name",
+        "waits with the one destination or server that needs them",
+        "refuses the resources, with their place, while a node that needs a file lacks it",
+    ),
+    (
+        "requests between sidecars on a port without a protocol",
+        "tells by an ALPN of its own proxy that they are HTTP",
+        "carries them as TCP at the receiving end: they arrive, and policies there see a connection, not a request",
+    ),
+    (
+        "ports of protocol GRPC-Web",
+        "translates for browsers",
+        "routes them as HTTP and translates nothing",
+    ),
+    (
+        "a ServiceEntry with addresses for the host of a service of the lab",
+        "gives the service those addresses",
+        "adds the entry's endpoints, and leaves the service its address",
+    ),
+)
+"""What was seen to differ in effect when configurations were laid side by side: where, istiod, this mesh."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A field and its state.  ``refused``: why, or empty.  ``gap``: neither supported nor refused."""
@@ -76,6 +116,9 @@ def page(api: Mapping[str, Any], proofs: Mapping[str, Iterable[str]]) -> str:
             out += ["", f"## {kind}", "", "| field | | proved by |", "| --- | --- | --- |"]
         tests = ", ".join(f"`{t}`" for t in sorted(set(proofs.get(entry.name, ()))))
         out.append(f"| `{entry.field}` | {_state(entry)} | {tests} |")
+    out += ["", f"## Where the mesh does other than istiod {api['istio']}", ""]
+    out += ["| where | istiod | this mesh |", "| --- | --- | --- |"]
+    out += [f"| {where} | {istiod} | {here} |" for where, istiod, here in DEPARTURES]
     out += ["", "## Kinds that are refused", "", "| kind | message |", "| --- | --- |"]
     out += [f"| {group}/{name} | {why} |" for (group, name), why in REFUSED_KINDS.items()]
     return "\n".join(out) + "\n"

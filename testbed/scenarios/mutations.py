@@ -81,7 +81,7 @@ def timeouts(manifest: Manifest, _: float) -> Iterator[Broken]:
 
 
 def retries(manifest: Manifest, _: float) -> Iterator[Broken]:
-    """Retries off by one, both ways."""
+    """Retries off by one, both ways; tried again without a pause worth the name."""
     for i, rule in _rules(manifest):
         attempts = rule.get("retries", {}).get("attempts")
         if attempts is None:
@@ -91,6 +91,10 @@ def retries(manifest: Manifest, _: float) -> Iterator[Broken]:
                 changed, target = _copy(manifest, i)
                 target["retries"]["attempts"] = other
                 yield f"http[{i}]: retries {attempts} -> {other}", changed
+        if "backoff" in rule["retries"]:
+            changed, target = _copy(manifest, i)
+            del target["retries"]["backoff"]
+            yield f"http[{i}]: backoff dropped", changed
 
 
 def injected(manifest: Manifest, _: float) -> Iterator[Broken]:

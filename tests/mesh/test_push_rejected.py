@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from harness import LocalConnection, MeshHarness
+from harness import LocalConnection, LocalProgram, MeshHarness
 from test_push_in_force import STRICT, split, versions
 
 from testbed.backends.standalone import StandaloneBackend
-from testbed.errors import LabError, MeshError
+from testbed.errors import BadInput, LabError, MeshError
 from testbed.guests import Completed
 from testbed.model.proxy import ProxyConfiguration, XdsFile, content_hash
 
@@ -171,3 +171,67 @@ def test_a_push_that_was_killed_is_mended_by_the_next(two_services, seconds, the
     client = mesh.topology.workload("web-v1").address
     (answer,) = mesh.request("client-v1", f"http://{client}:8080/", user=1337)
     assert answer.status == 0  # STRICT again
+
+
+def test_a_file_that_no_node_has_is_said_before_anything_is_pushed(two_services):
+    """Envoy would refuse all of its clusters for one such file."""
+    two_services.apply(split(100, 0))
+    rule = """
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: away}
+spec:
+  host: elsewhere.example
+  trafficPolicy: {tls: {mode: MUTUAL, clientCertificate: /none.pem, privateKey: /none.key, caCertificates: system}}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: away}
+spec: {hosts: [elsewhere.example], resolution: DNS, ports: [{number: 443, name: https, protocol: HTTPS}]}
+"""
+    with pytest.raises(BadInput, match=r"there is no file /none\.pem on one, two") as told:
+        two_services.backend.apply(two_services.resources(split(0, 100) + "---" + rule))
+    assert [p.location.field for p in told.value.problems] == [
+        "spec.trafficPolicy.tls.clientCertificate",
+        "spec.trafficPolicy.tls.privateKey",
+    ]
+    assert versions(two_services) == {"v1": 60}
+    assert two_services.backend.diff(two_services.resources(split(100, 0))).is_empty
+
+
+def test_the_program_that_pushes_is_kept_and_started_again_when_it_is_gone(two_services):
+    two_services.apply(split(100, 0))
+    kept = StandaloneBackend(
+        two_services.topology,
+        (started := {n: Counting(n) for n in two_services.connections}),
+        two_services.ca,
+        guest=two_services.guest,
+        lasting=True,
+    )
+    kept.apply(two_services.resources(split(0, 100)))
+    assert versions(two_services) == {"v2": 60}
+    kept.apply(two_services.resources(split(100, 0)))
+    assert versions(two_services) == {"v1": 60}
+    assert [len(c.programs) for c in started.values()] == [1, 1]
+    for connection in started.values():
+        connection.programs[0].process.kill()
+        connection.programs[0].process.wait()
+    kept.apply(two_services.resources(split(0, 100)))
+    assert versions(two_services) == {"v2": 60}
+    assert [len(c.programs) for c in started.values()] == [2, 2]
+    for connection in started.values():
+        for program in connection.programs:
+            program.close()
+            assert not program.alive
+
+
+class Counting(LocalConnection):
+    """A node that remembers what was started on it."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__(node)
+        self.programs: list[LocalProgram] = []
+
+    def start(self, argv) -> LocalProgram:
+        self.programs.append(super().start(argv))
+        return self.programs[-1]

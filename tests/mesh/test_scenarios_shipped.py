@@ -60,6 +60,7 @@ def test_every_mutant_of_a_shipped_scenario_is_noticed(mesh, file):
 
 def test_the_smallest_lab_keeps_its_promises():
     with ScenarioMesh.from_inventory(ROOT / "inventories/two-nodes.yaml") as small:
+        small.open_outside()
         small.apply(shipped_resources("two-nodes"), limit=60)
         for file in find(["echo-split", "grpc-split"]):
             record = run_scenario(file, small.lab)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -363,3 +364,35 @@ def test_the_caller_is_known_by_its_identity(mesh):
     mesh.apply(rule())
     (answer,) = ask(mesh)
     assert "URI=spiffe://cluster.local/ns/default/sa/client" in said(answer)["x-forwarded-client-cert"]
+
+
+@pytest.mark.proves("DestinationRule.spec.trafficPolicy.loadBalancer.warmup.*")
+def test_a_new_endpoint_is_warmed_up(mesh):
+    """Its share follows its age: what is expected is reckoned from the times that passed in fact."""
+    window, requests = 100, 200
+
+    def behind(*workloads: str) -> str:
+        ends = [{"address": str(mesh.topology.workload(w).address)} for w in workloads]
+        ports = [{"number": 80, "name": "http", "protocol": "HTTP", "targetPort": 8080}]
+        spec = {"hosts": ["warm.example"], "ports": ports, "resolution": "STATIC", "endpoints": ends}
+        warmup = {"duration": f"{window}s", "minimumPercent": 1, "aggression": 1}
+        policy = {"loadBalancer": {"simple": "ROUND_ROBIN", "warmup": warmup}}
+        rules = {"host": "warm.example", "trafficPolicy": policy}
+        return together(manifest("ServiceEntry", "warm", spec), manifest("DestinationRule", "warm", rules))
+
+    mesh.apply(behind("web-v1"))
+    old = time.monotonic()
+
+    def aged() -> None:
+        if time.monotonic() < old + 7:
+            raise NotYet("the old endpoint is too young")
+
+    wait_until("the old endpoint's age", aged, limit=60, interval=0.5)
+    new = time.monotonic()
+    mesh.apply(behind("web-v1", "web-v2"))
+    counts = versions(mesh.request(CLIENT, "http://warm.example/", n=requests))
+    ended = time.monotonic()
+    oldest_new = max(ended - new, window / 100)
+    share = oldest_new / (oldest_new + ended - old)
+    assert counts["v1"] + counts["v2"] == requests
+    assert 0 < counts["v2"] <= requests * share + 10

@@ -223,6 +223,50 @@ def test_routes_of_the_gateway_api_work(mesh):
     assert [a.status for a in at_edge(mesh, "http://api.example/gone")] == [500]
 
 
+@pytest.mark.proves(
+    "GRPCRoute.spec.hostnames[]", "GRPCRoute.spec.rules[].matches[].method.*",
+    "GRPCRoute.spec.rules[].matches[].headers[].*", "GRPCRoute.spec.rules[].backendRefs[].name",
+    "GRPCRoute.spec.rules[].backendRefs[].port",
+    "GRPCRoute.spec.rules[].filters[].requestHeaderModifier.set[].*",
+)  # fmt: skip
+def test_grpc_routes_go_by_service_method_and_headers(mesh):
+    listener = {"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "All"}}}
+    marked = {"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "x-rule", "value": "2"}]}}
+    web, spare = [{"name": "web", "port": 80}], [{"name": "spare", "port": 80}]
+    rules = [
+        {"matches": [{"method": {"service": "shop.Cart", "method": "Add"}}], "backendRefs": spare},
+        {"matches": [{"method": {"service": "shop.Cart"}}], "filters": [marked], "backendRefs": web},
+        {
+            "matches": [
+                {"method": {"type": "RegularExpression", "service": "shop[.]V[0-9]", "method": "Get.*"}},
+                {"headers": [{"name": "x-user", "value": "jason"}]},
+            ],
+            "backendRefs": spare,
+        },
+        {"matches": [{"method": {"service": "shop.Gone"}}], "backendRefs": [{"name": "nobody", "port": 80}]},
+    ]
+    route = {"parentRefs": [{"name": "edge"}], "hostnames": ["grpc.example"], "rules": rules}
+    mesh.apply(
+        together(
+            kubernetes("Gateway", "edge", {"gatewayClassName": "istio", "listeners": [listener]}),
+            kubernetes("GRPCRoute", "shop", route),
+        )
+    )
+
+    def called(path: str, **headers: str) -> str:
+        asked = {"content-type": "application/grpc", "te": "trailers", **headers}
+        (answer,) = at_edge(mesh, f"http://grpc.example{path}", method="POST", headers=asked)
+        service = answer.workload.partition("-")[0]
+        return service + said(answer).get("x-rule", "") if service else answer.headers.get("grpc-status", "none")
+
+    assert called("/shop.Cart/Add") == "spare"
+    assert called("/shop.Cart/Take") == "web2"
+    assert called("/shop.V1/GetAll") == "spare"
+    assert called("/other.Service/Do", **{"x-user": "jason"}) == "spare"
+    assert called("/shop.V1/Put") == "12"  # no route: UNIMPLEMENTED
+    assert called("/shop.Gone/Do") == "2"  # a backend that is not there: 500, and so UNKNOWN
+
+
 def test_nothing_listens_without_a_gateway(mesh):
     mesh.apply("")
     assert [a.status for a in at_edge(mesh, "http://one.example/")] == [0]

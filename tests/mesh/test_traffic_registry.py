@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 from harness import MeshHarness
-from traffic_mesh import CLIENT, echo, manifest, routes, rule, started, to, together, versions
+from traffic_mesh import CLIENT, behaving, echo, manifest, routes, rule, started, to, together, versions
 
 from testbed.compiler import service_addresses
 
@@ -239,3 +240,24 @@ def test_the_workloads_own_port_is_reached_on_a_port_of_no_service(mesh):
     (answer,) = mesh.request(CLIENT, f"http://{address(mesh, 'web-v1')}:9/", user=1337)
     assert answer.status in (0, 503)  # nothing listens there, but the proxy took it
     assert mesh.access_log("web-v1", at_least=1)[-1]["upstream_cluster"] == "InboundPassthroughCluster"
+
+
+@pytest.mark.proves("ServiceEntry.spec.ports[].protocol")
+def test_a_port_without_a_protocol_takes_requests_and_any_other_bytes(mesh):
+    """The first bytes tell: requests are routed, logged and sent with mutual TLS; others go through as they are."""
+    ends = [{"address": address(mesh, "web-v2"), "ports": {"any": 8080, "more": 9000}, "serviceAccount": "web"}]
+    ports = [{"number": 7000, "name": "any"}, {"number": 7001, "name": "more"}]
+    routed = routes({"timeout": "0.5s", "route": [{"destination": {"host": "any.example"}}]}, host="any.example")
+    known = entry("any.example", ports=ports, resolution="STATIC", location="MESH_INTERNAL", endpoints=ends)
+    mesh.apply(together(known, routed))
+    (answer,) = mesh.request(CLIENT, "http://any.example:7000/")
+    assert answer.version == "v2"
+    with behaving(mesh, "web-v2", hang=True):
+        assert mesh.request(CLIENT, "http://any.example:7000/")[0].status == 504  # read as HTTP, or it would hang
+    vip = service_addresses(mesh.resources(known), mesh.topology)["any.example"]
+    code = (
+        f"import socket; s = socket.create_connection(({vip!r}, 7001), 5); s.settimeout(5)\n"
+        "s.sendall(b'\\x00\\x01 no request at all\\n'); print(s.makefile('rb').readline().decode().strip())"
+    )
+    said = mesh.command(CLIENT, [sys.executable, "-ISE", "-c", code]).decode().strip()
+    assert said == "web-v2"

@@ -131,9 +131,10 @@ class Server:
 
     async def _connection(self, reader, writer):
         self.connections += 1
+        number = 1
         try:
-            while await self._exchange(reader, writer):
-                pass
+            while await self._exchange(reader, writer, number):
+                number += 1
         except Abort:
             writer.transport.abort()
         except (OSError, BadMessage):
@@ -142,7 +143,7 @@ class Server:
             self.connections -= 1
             writer.close()
 
-    async def _exchange(self, reader, writer):
+    async def _exchange(self, reader, writer, number):
         try:
             head = await read_head(reader)
             if head is None:
@@ -167,7 +168,8 @@ class Server:
             print(f"{method} {target}: {type(e).__name__}: {e}", file=sys.stderr, flush=True)
             response = Response(500, f"{type(e).__name__}: {e}\n")
         keep = version == "HTTP/1.1" and "close" not in headers.get("connection", "").lower()
-        fields = [*response.headers, ("content-length", len(response.body))]
+        # which request of its connection it was: what a limit of requests for each connection is seen by
+        fields = [*response.headers, ("x-connection-request", number), ("content-length", len(response.body))]
         if not keep:
             fields.append(("connection", "close"))
         first = f"HTTP/1.1 {response.status} {REASONS.get(response.status, 'Status')}"
