@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
@@ -81,6 +81,11 @@ class View:
         spec = self.rule.spec if self.rule else None
         return effective_policy(spec, destination.port.number, destination.subset)
 
+    def goes_on(self, destination: Destination) -> bool:
+        """Whether connections go where they were going: a policy for the whole port counts for its subsets."""
+        whole = replace(destination, subset="")
+        return is_passthrough(self.policy(destination)) or is_passthrough(self.policy(whole))
+
     def place_matters(self) -> bool:
         """Whether what callers see depends on where they are."""
         policies = [p for p in map(self.policy, self.destinations()) if p is not None]
@@ -97,7 +102,7 @@ class View:
         """
         if self.peer_disabled:
             return True
-        if self.service.resolution is not Resolution.NONE and not is_passthrough(self.policy(destination)):
+        if self.service.resolution is not Resolution.NONE and not self.goes_on(destination):
             return False
         members = self.registry.endpoints(self.service, destination.port)
         return not members or any(not e.sidecar for e in members)
@@ -120,8 +125,8 @@ class View:
         )
 
 
-def _discovery(view: View, policy: TrafficPolicy | None) -> int:
-    if is_passthrough(policy):
+def _discovery(view: View, destination: Destination) -> int:
+    if view.goes_on(destination):
         return int(Cluster.ORIGINAL_DST)
     return {
         Resolution.STATIC: int(Cluster.EDS),
@@ -134,14 +139,14 @@ def _discovery(view: View, policy: TrafficPolicy | None) -> int:
 
 def has_endpoint_file(view: View, destination: Destination) -> bool:
     """Whether the cluster's endpoints come from a file of their own."""
-    return bool(_discovery(view, view.policy(destination)) == Cluster.EDS)
+    return bool(_discovery(view, destination) == Cluster.EDS)
 
 
 def outbound(view: View, destination: Destination, seen_from: Viewer, takes_tls: TakesTls) -> Fragment | None:
     """The cluster of a destination; ``None`` for DNS clusters that nobody answers for, as in istiod."""
     policy = view.policy(destination)
     service, port = view.service, destination.port
-    cluster = Cluster(name=destination.cluster, type=_discovery(view, policy))
+    cluster = Cluster(name=destination.cluster, type=_discovery(view, destination))
     cluster.common_lb_config.SetInParent()
     options = HttpProtocolOptions()
     if port.protocol in (Protocol.HTTP2, Protocol.GRPC):

@@ -81,7 +81,7 @@ def translate(resources: ResourceSet, topology: Topology) -> ResourceSet:
         made += [_gateway(gateway, i, selector) for i in range(len(gateway.spec.listeners))]
     routes: tuple[Route, ...] = (*resources.http_routes, *resources.grpc_routes)
     hosts: dict[tuple[str, str, str], list[_Rule]] = {}
-    services: dict[tuple[str, str], list[_Rule]] = {}
+    services: dict[tuple[str, int | None, str], list[_Rule]] = {}
     for route in routes:
         rules, inside = (
             [_Rule(r, (route.document, path)) for r, path in rules_of(route, resources, topology, mesh=mesh)]
@@ -89,9 +89,9 @@ def translate(resources: ResourceSet, topology: Topology) -> ResourceSet:
         )
         attached = False
         for parent in route.spec.parent_refs:
-            if parent.kind == "Service" and parent.group in ("", "core"):
-                host = f"{parent.name}.{parent.namespace or route.namespace}.svc.cluster.local"
-                services.setdefault((route.namespace, host), []).extend(_on_port(inside, parent.port))
+            for host in _called(parent, route, resources):
+                where = route.namespace, parent.port, host
+                services.setdefault(where, []).extend(_on_port(inside, parent.port))
                 attached = True
             for listener, gateway in _listeners(parent, route, gateways):
                 key = gateway.namespace, listener_name(gateway.name, listener.name)
@@ -103,8 +103,10 @@ def translate(resources: ResourceSet, topology: Topology) -> ResourceSet:
             notes.append(Problem(route.locate("spec", "parentRefs"), message, "check parentRefs and allowedRoutes"))
     for (namespace, name, host), rules in hosts.items():
         made.append(_virtual_service(namespace, f"{name}~{host}", host, (f"{namespace}/{name}",), rules))
-    for (namespace, service), rules in services.items():
-        made.append(_virtual_service(namespace, f"mesh~{service}", service, ("mesh",), rules))
+    for (namespace, port, host), rules in services.items():
+        # istiod's names: of two for one host the first by name counts, so routes for a port go before the others
+        name = "~".join((namespace, *([str(port)] if port else []), host))
+        made.append(_virtual_service(namespace, name, host, ("mesh",), rules))
     return resources.without(old).merged(ResourceSet(made, notes))
 
 
@@ -169,6 +171,17 @@ def _listeners(
                 and _allowed(listener, gateway.namespace, route)
             ):
                 yield listener, gateway
+
+
+def _called(parent: k8s.ParentReference, route: Route, resources: ResourceSet) -> tuple[str, ...]:
+    """The hosts in the mesh that a reference attaches a route to: a Service's, or those of a ServiceEntry."""
+    namespace = parent.namespace or route.namespace
+    if parent.kind == "Service" and parent.group in ("", "core"):
+        return (f"{parent.name}.{namespace}.svc.cluster.local",)
+    if (parent.group, parent.kind) == (NETWORKING, "ServiceEntry"):
+        named = (namespace, parent.name)
+        return next((e.spec.hosts for e in resources.service_entries if (e.namespace, e.name) == named), ())
+    return ()
 
 
 def _left_to_another(host: str, listener: k8s.Listener, others: Iterable[k8s.Listener]) -> bool:

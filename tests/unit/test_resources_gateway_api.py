@@ -276,3 +276,27 @@ def test_a_gateway_of_another_class_is_left_out():
     resources = translated(GATEWAY.replace("gatewayClassName: istio", "gatewayClassName: nginx"))
     assert len(resources) == 0
     assert "is not Istio's" in resources.ignored[0].message
+
+
+def test_a_route_for_a_port_goes_before_those_for_the_whole_service():
+    """istiod makes a VirtualService of each, and of two for one host the first by name counts."""
+    service = "{group: '', kind: Service, name: reviews"
+    whole = route(spec="").replace("{name: edge, sectionName: web}", service + "}")
+    port = route(metadata="-port", spec="").replace("{name: edge, sectionName: web}", service + ", port: 9080}")
+    found = translated(whole, port).virtual_services
+    assert [s.name for s in found] == [
+        "default~9080~reviews.default.svc.cluster.local",
+        "default~reviews.default.svc.cluster.local",
+    ]
+
+
+def test_a_route_may_be_for_the_hosts_of_a_service_entry():
+    entry = """\
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: outside}
+spec: {hosts: [a.example, b.example], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}]}
+"""
+    parent = "{group: networking.istio.io, kind: ServiceEntry, name: outside}"
+    found = translated(entry, route(spec="").replace("{name: edge, sectionName: web}", parent)).virtual_services
+    assert [s.spec.hosts for s in found] == [("a.example",), ("b.example",)]
