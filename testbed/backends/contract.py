@@ -63,7 +63,7 @@ class Applied:
 
     revision: str
     changed: Mapping[str, tuple[str, ...]]
-    """Workload -> paths that were written or removed; workloads with none are left out."""
+    """Workload -> paths (with Istio: resources) that were written or removed; workloads with none are left out."""
     push_seconds: float = 0.0
     """Until every node had taken the files and its proxies had answered for them."""
     in_force_seconds: float = 0.0

@@ -78,6 +78,10 @@ class KubeApi:
         """What lies at ``path``."""
         return self._ask("GET", path, query or {})
 
+    def text(self, path: str, query: Mapping[str, str] | None = None) -> str:
+        """What lies at ``path`` and is no object: a container's log."""
+        return self._send("GET", path, query or {}).decode(errors="replace")
+
     def every(self, path: str, selector: str = "") -> Iterator[dict[str, Any]]:
         """All items at ``path`` with these labels, page by page."""
         query = {"limit": str(_PAGE)} | ({"labelSelector": selector} if selector else {})
@@ -111,6 +115,11 @@ class KubeApi:
     def _ask(
         self, method: str, path: str, query: Mapping[str, str], body: bytes | None = None, kind: str = ""
     ) -> dict[str, Any]:
+        return dict(json.loads(self._send(method, path, query, body, kind)))
+
+    def _send(
+        self, method: str, path: str, query: Mapping[str, str], body: bytes | None = None, kind: str = ""
+    ) -> bytes:
         target = path + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": "application/json"} | ({"Content-Type": kind} if kind else {})
         where = f"{self._access.host}:{self._access.port}"
@@ -122,7 +131,7 @@ class KubeApi:
             ) from None
         if status >= 400:
             raise _refused(method, path, status, answer)
-        return dict(json.loads(answer))
+        return answer
 
     def _exchange(self, method: str, target: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
         with self._lock:

@@ -69,6 +69,10 @@ class LabResources:
         live = sorted(self._live(), key=lambda o: (o.value["metadata"].get("creationTimestamp", ""), o.key))
         return load(Document("the cluster", self._as_given(o.value)) for o in live)
 
+    def versions(self) -> Mapping[Key, str]:
+        """The version that the API has stored of each."""
+        return {o.key: str(o.value["metadata"]["resourceVersion"]) for o in self._live()}
+
     def diff(self, wanted: ResourceSet) -> Change:
         """What :meth:`apply` would do.  Raises :class:`BadInput`, located, for what the cluster refuses."""
         live = {o.key: o for o in self._live()}

@@ -137,21 +137,24 @@ def await_proxies(
 
     def probe() -> None:
         for name, admin in proxies.items():
-            if why := _revision_lag(admin(_CLUSTERS), revision):
+            if why := _revision_lag(admin(CLUSTERS), revision):
                 _check_rejected(read_syncz(istiod("/debug/syncz")), name)
                 raise NotYet(f"{name} {why}")
         # after the witness was seen everywhere: what was sent before it says nothing
         synced = read_syncz(istiod("/debug/syncz"))
         for name, admin in proxies.items():
             _check_rejected(synced, name)
-            if why := synced[name].lag or _unsettled(admin(_SETTLING)):
+            if why := synced[name].lag or _unsettled(admin(SETTLING)):
                 raise NotYet(f"{name} {why}")
 
     wait_until(f"revision {revision} in force", probe, limit=limit, interval=interval)
 
 
-_CLUSTERS = "/config_dump?resource=dynamic_active_clusters&mask=cluster.name"
-_SETTLING = "/stats?filter=(warming_clusters|total_listeners_warming|total_(listeners|filter_chains)_draining)$"
+CLUSTERS = "/config_dump?resource=dynamic_active_clusters&mask=cluster.name"
+"""Where an admin port says what :func:`revisions_of` reads."""
+
+SETTLING = "/stats?filter=(warming_clusters|total_listeners_warming|total_(listeners|filter_chains)_draining)$"
+"""Where it says what :func:`busy` reads.  Istio's proxies keep these, and no figures of single clusters."""
 
 
 def _check_rejected(synced: Mapping[str, ProxySync], name: str) -> None:
@@ -161,18 +164,27 @@ def _check_rejected(synced: Mapping[str, ProxySync], name: str) -> None:
         raise MeshError(name, f"take up {kind}", why, f"testbed proxy {name.partition('.')[0]} log")
 
 
-def _revision_lag(dump: bytes, revision: str) -> str:
+def revisions_of(dump: bytes) -> tuple[str, ...]:
+    """The revisions whose witness a proxy has: one, unless it is between two."""
     # while it has no dynamic cluster at all, Envoy answers 404 and a sentence
     configs = json.loads(dump).get("configs", []) if dump.startswith(b"{") else []
-    names = {entry["cluster"]["name"] for entry in configs}
-    if f"{WITNESS}|{revision}" in names:
+    names = sorted(entry["cluster"]["name"] for entry in configs)
+    return tuple(n.partition("|")[2] for n in names if n.startswith(f"{WITNESS}|"))
+
+
+def busy(stats: bytes) -> Mapping[str, int]:
+    """What is warming, or old and still holds callers' connections: figure -> how many, where it is not 0."""
+    values = dict(line.rpartition(": ")[::2] for line in stats.decode().splitlines() if ": " in line)
+    return {name.rpartition(".")[2]: int(value) for name, value in sorted(values.items()) if value != "0"}
+
+
+def _revision_lag(dump: bytes, revision: str) -> str:
+    has = revisions_of(dump)
+    if revision in has:
         return ""
-    older = sorted(n.partition("|")[2] for n in names if n.startswith(f"{WITNESS}|"))
-    return f"has revision {older[0]}" if older else "has no revision"
+    return f"has revision {has[0]}" if has else "has no revision"
 
 
 def _unsettled(stats: bytes) -> str:
-    """``NAME: VALUE`` lines: what is warming, or old and still holds callers' connections."""
-    values = dict(line.rpartition(": ")[::2] for line in stats.decode().splitlines() if ": " in line)
-    busy = [f"{name.rpartition('.')[2]} {value}" for name, value in sorted(values.items()) if value != "0"]
-    return f"settles: {', '.join(busy)}" if busy else ""
+    found = busy(stats)
+    return f"settles: {', '.join(f'{name} {value}' for name, value in found.items())}" if found else ""

@@ -21,6 +21,7 @@ _KINDS = {
         "VirtualService": "virtualservices",
         "DestinationRule": "destinationrules",
         "Gateway": "gateways",
+        "EnvoyFilter": "envoyfilters",
     },
     "security.istio.io": {"PeerAuthentication": "peerauthentications"},
 }
@@ -38,6 +39,10 @@ class FakeApi:
     hang_up: bool = False
     """Close the connection after the next answer, as an idle one is closed."""
     page: int = 500
+    version: int = 0
+    """Of the last object that was stored."""
+    logs: dict = field(default_factory=dict)
+    """Path -> text."""
     access: Access | None = None
 
     def writes(self):
@@ -49,6 +54,8 @@ class FakeApi:
         url = urlsplit(target)
         query = {k: v[0] for k, v in parse_qs(url.query).items()}
         self.asked.append((method, url.path, query))
+        if url.path in self.logs:
+            return 200, self.logs[url.path].encode()
         root = re.match(r"^/apis/([^/]+)/v[^/]*$", url.path)
         if root:
             kinds = _KINDS.get(root[1])
@@ -67,7 +74,12 @@ class FakeApi:
             return self.refusals[found[3]]
         manifest = json.loads(body)
         if "dryRun" not in query:
-            self.objects[url.path] = manifest
+            self.version += 1
+            stored = {
+                **manifest,
+                "metadata": {**manifest.get("metadata", {}), "resourceVersion": str(self.version)},
+            }
+            self.objects[url.path] = stored
         return 200, manifest
 
     def _listed(self, plural, query):
@@ -75,11 +87,15 @@ class FakeApi:
         items = [
             {k: v for k, v in o.items() if k not in ("apiVersion", "kind")}
             for path, o in sorted(self.objects.items())
-            if f"/{plural}/" in path and (not name or o["metadata"].get("labels", {}).get(name) == value)
+            if f"/{plural}/" in path and (not name or self._selected(o["metadata"].get("labels", {}), name, value))
         ]
         start = int(query.get("continue", 0))
         more = str(start + self.page) if len(items) > start + self.page else ""
         return {"items": items[start : start + self.page], "metadata": {"continue": more} if more else {}}
+
+    @staticmethod
+    def _selected(labels, name, value):
+        return labels.get(name) == value if value else name in labels
 
     @staticmethod
     def status(code, message, causes=()):

@@ -1,0 +1,109 @@
+"""Where proxies are: the network namespace of a pod or of a machine's workload, and how to speak to what is in it.
+
+Admin ports of Envoy, and istiod's own, answer on the loopback of their namespace only.  A container runtime names a
+pod's namespace as it likes, so one is found by the pod's address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from testbed.backends.istio.api import KubeApi
+from testbed.errors import MeshError
+from testbed.model.topology import Topology
+
+WORKLOAD_LABEL = "testbed.dev/workload"
+"""On a pod: the workload that it is."""
+
+ISTIOD_PORT = 8080
+"""istiod's plain port, which answers debug questions to its own loopback."""
+
+_PODS = "/api/v1/pods"
+
+_EXCHANGE = r"""
+for net in /run/netns/*; do
+  [ -n "$(ip -n "${net##*/}" -4 -o address show to "$1" 2>/dev/null)" ] || continue
+  exec nsenter "--net=$net" timeout 20 bash -c '
+    exec 3<>"/dev/tcp/127.0.0.1/$1" || exit
+    printf "GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" "$2" >&3
+    cat <&3' - "$2" "$3"
+done
+echo "no namespace here has the address $1" >&2
+exit 1
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A proxy, or istiod, as the cluster and its node know it."""
+
+    proxy: str
+    """``NAME.NAMESPACE``, as istiod calls it."""
+    node: str
+    address: str
+    """Of its network namespace; no other on that node has it."""
+    is_pod: bool = True
+    """Or a workload on a machine outside the cluster."""
+
+
+def exchange(place: Place, port: int, path: str) -> list[str]:
+    """The command, for the place's node, that sends ``GET path`` to a port on the loopback of its namespace.
+
+    It prints the answer as it came, head and all, and fails when the namespace is not there or nobody listens.
+    """
+    return ["bash", "-c", _EXCHANGE, "-", place.address, str(port), path]
+
+
+class Places(Protocol):
+    """Where everything of a mesh is now."""
+
+    def proxies(self) -> Mapping[str, Place]:
+        """By workload; one that does not run is left out."""
+        ...
+
+    def istiod(self) -> Place:
+        """Raises :class:`MeshError` when none runs."""
+        ...
+
+
+class ClusterPlaces:
+    """Pods as the API lists them, and workloads on machines outside the cluster as the topology has them."""
+
+    def __init__(self, api: KubeApi, topology: Topology, cluster: Collection[str]) -> None:
+        """``cluster``: names of the nodes that are in it."""
+        self._api = api
+        self._topology = topology
+        self._cluster = frozenset(cluster)
+
+    def proxies(self) -> Mapping[str, Place]:
+        """By workload; one without a running pod is left out."""
+        pods = dict(self._running(WORKLOAD_LABEL))
+        found = {}
+        for workload in self._topology.workloads:
+            if workload.node not in self._cluster:
+                name = f"{workload.name}.{workload.namespace}"
+                found[workload.name] = Place(name, workload.node, str(workload.address), is_pod=False)
+            elif workload.name in pods:
+                found[workload.name] = pods[workload.name]
+        return found
+
+    def istiod(self) -> Place:
+        """The one istiod: its figures are of the proxies that are connected to it, so a lab has one."""
+        running = [place for label, place in self._running("app") if label == "istiod"]
+        if len(running) != 1:
+            cause = f"{len(running)} of them run, one is expected"
+            raise MeshError("istiod", "find its pod", cause, "testbed status")
+        return running[0]
+
+    def _running(self, label: str) -> list[tuple[str, Place]]:
+        """Pods that have ``label``, with its value; one that is being deleted has lost its place already."""
+        found = []
+        for pod in self._api.every(_PODS, label):
+            metadata, status = pod["metadata"], pod.get("status", {})
+            if metadata.get("deletionTimestamp") or status.get("phase") != "Running" or not status.get("podIP"):
+                continue
+            name = f"{metadata['name']}.{metadata['namespace']}"
+            found.append((metadata["labels"][label], Place(name, pod["spec"]["nodeName"], status["podIP"])))
+        return found

@@ -1,0 +1,75 @@
+"""A pod's loopback is reached through the namespace that has the pod's address, whatever that is called."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from harness_network import command, remove_namespace
+from local_connection import LocalConnection
+
+from testbed.backends.answers import body_of
+from testbed.backends.istio.places import Place, exchange
+from testbed.guests import CommandFailed
+
+SERVER = """
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = f"{sys.argv[1]} {self.path}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+server = http.server.HTTPServer(("127.0.0.1", 15000), Handler)
+print("listening", flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def pods():
+    """Two namespaces, by their addresses, which no other test on this host has."""
+    number = os.getpid() % 65536
+    # shared address space (RFC 6598); a namespace's name begins another's, and so does an address
+    pods = {
+        f"100.64.{number >> 8}.{number & 255}": f"cni-{number}",
+        f"100.65.{number >> 8}.{number & 255}": f"cni-{number}0",
+    }
+    servers = []
+    try:
+        for address, name in pods.items():
+            command("ip", "netns", "add", name)
+            command("ip", "-n", name, "link", "set", "lo", "up")
+            command("ip", "-n", name, "address", "add", f"{address}/32", "dev", "lo")
+            argv = ["ip", "netns", "exec", name, sys.executable, "-c", SERVER, name]
+            servers.append(subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
+            assert servers[-1].stdout.readline() == b"listening\n"
+        yield pods
+    finally:
+        for server in servers:
+            server.kill()
+            server.wait()
+        for name in pods.values():
+            remove_namespace(name)
+
+
+def ask(address, port=15000):
+    place = Place("pod.default", "here", address)
+    return body_of(LocalConnection("here").run(exchange(place, port, "/stats?filter=a|b")).stdout).decode()
+
+
+def test_a_question_comes_to_the_namespace_that_has_the_address(pods):
+    assert {address: ask(address) for address in pods} == {
+        a: f"{name} /stats?filter=a|b" for a, name in pods.items()
+    }
+
+
+def test_an_address_that_no_namespace_has_is_named(pods):
+    with pytest.raises(CommandFailed, match=r"no namespace here has the address 100\.66\.0\.1"):
+        ask("100.66.0.1")
+
+
+def test_a_port_that_nobody_listens_on_is_a_failure(pods):
+    with pytest.raises(CommandFailed, match="refused"):
+        ask(next(iter(pods)), 15001)

@@ -1,0 +1,190 @@
+"""The istio backend against an API, an istiod and Envoys that answer in the forms of the real ones.
+
+tests/full/test_istio_backend.py tries the same on real ones.
+"""
+
+from datetime import UTC, datetime
+from ipaddress import IPv4Address
+
+import pytest
+from fake_api import serving
+from fake_mesh import FakeMesh, FakeNode, pod
+
+from testbed.backends.istio.api import KubeApi
+from testbed.backends.istio.backend import IstioBackend
+from testbed.backends.istio.places import WORKLOAD_LABEL, ClusterPlaces
+from testbed.documents import parse
+from testbed.errors import BadInput, MeshError, WaitTimeout
+from testbed.host.namespaces import HostNetwork
+from testbed.model.topology import MeshWorkload, Topology
+from testbed.resources import ResourceSet, load
+
+ROUTE = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: echo}\nspec: {hosts: [echo], http: [{timeout: %s, route: [{destination: {host: echo}}]}]}\n"
+TOPOLOGY = Topology(
+    (),
+    (
+        MeshWorkload("echo-v1", "default", "default", {}, IPv4Address("10.78.0.254"), "agent"),
+        MeshWorkload("echo-v2", "default", "default", {}, IPv4Address("10.78.0.253"), "machine"),
+    ),
+)
+
+
+def resources(timeout="1s"):
+    return load(parse(ROUTE % timeout, "mesh.yaml"))
+
+
+@pytest.fixture
+def server(tmp_path):
+    with serving(tmp_path) as api:
+        pod(api, "istiod-1", {"app": "istiod"}, "10.42.0.2", namespace="istio-system", node="server")
+        pod(api, "echo-v1-abc", {WORKLOAD_LABEL: "echo-v1"}, "10.42.1.7")
+        yield api
+
+
+@pytest.fixture
+def api(server):
+    api = KubeApi(server.access, HostNetwork().dial, 10)
+    yield api
+    api.close()
+
+
+@pytest.fixture
+def mesh(server):
+    return FakeMesh(server, {"10.42.1.7": "echo-v1-abc.default", "10.78.0.253": "echo-v2.default"})
+
+
+@pytest.fixture
+def nodes(mesh):
+    return {name: FakeNode(name, mesh) for name in ("server", "agent", "machine")}
+
+
+@pytest.fixture
+def backend(api, nodes):
+    return IstioBackend("small", TOPOLOGY, nodes, api, ClusterPlaces(api, TOPOLOGY, {"server", "agent"}))
+
+
+def test_an_apply_returns_when_every_proxy_has_the_revision(backend, mesh):
+    mesh.lag = 2
+    done = backend.apply(resources(), limit=5)
+    assert done.revisions == {"echo-v1": done.revision, "echo-v2": done.revision}
+    assert done.changed == dict.fromkeys(("echo-v1", "echo-v2"), ("VirtualService default/echo",))
+    assert [s.summary for s in backend.states()] == ["echo-v1: in force", "echo-v2: in force"]
+    assert backend.holds(resources())
+
+
+def test_each_is_asked_on_its_own_node_by_its_address(backend, mesh):
+    backend.apply(resources(), limit=5)
+    assert {(n, a, p) for n, a, p, _ in mesh.asked} == {
+        ("server", "10.42.0.2", 8080),
+        ("agent", "10.42.1.7", 15000),
+        ("machine", "10.78.0.253", 15000),
+    }
+
+
+def test_going_back_to_what_was_there_is_a_new_revision(backend):
+    revisions = [backend.apply(resources(t), limit=5).revision for t in ("1s", "2s", "1s")]
+    assert len(set(revisions)) == 3
+    assert revisions[0].partition("-")[0] == revisions[2].partition("-")[0]
+
+
+def test_nothing_new_leaves_the_revision_and_writes_nothing(backend, server):
+    first = backend.apply(resources(), limit=5)
+    before = server.writes()
+    again = backend.apply(resources(), limit=5)
+    assert (again.revision, again.changed, server.writes()) == (first.revision, {}, before)
+
+
+def test_a_change_whose_apply_was_killed_is_not_taken_for_one_in_force(backend, server):
+    first = backend.apply(resources("1s"), limit=5)
+    backend._resources.apply(resources("2s"))  # and the process is gone before the witness
+    assert not backend.holds(resources("2s"))
+    after = backend.apply(resources("2s"), limit=5)
+    assert after.revision not in ("", first.revision)
+    assert after.changed == {}
+    assert backend.holds(resources("2s"))
+
+
+def test_a_diff_shows_what_differs_and_changes_nothing(backend, server):
+    backend.apply(resources("1s"), limit=5)
+    before = server.writes()
+    lines = backend.diff(resources("2s")).resources
+    assert [line for line in lines if line[0] in "+-" and "timeout" in line] == [
+        "-    timeout: 1s",
+        "+    timeout: 2s",
+    ]
+    assert backend.diff(resources("1s")).is_empty
+    assert server.writes() == before
+
+
+def test_what_the_cluster_refuses_is_located_and_the_witness_stays(backend, server):
+    first = backend.apply(resources(), limit=5)
+    server.refusals["echo"] = (422, server.status(422, "invalid", [("spec.hosts", "must not be so")]))
+    with pytest.raises(BadInput, match=r"mesh\.yaml:4:\d+: spec.hosts: the cluster refuses it: must not be so"):
+        backend.apply(resources("2s"))
+    assert backend.states()[0].revision_wanted == first.revision
+
+
+def test_a_proxy_that_rejects_is_named_with_envoys_reason(backend, mesh):
+    mesh.rejects["echo-v2.default"] = "no such filter"
+    with pytest.raises(MeshError, match=r"echo-v2\.default: take up Listener: no such filter"):
+        backend.apply(resources(), limit=5)
+    state = backend.states()[1]
+    assert (state.in_force, dict(state.rejected)) == (False, {"Listener": "no such filter"})
+
+
+def test_a_proxy_that_does_not_answer_is_named_and_counts_as_down(backend, mesh):
+    backend.apply(resources(), limit=5)
+    mesh.down.add("10.78.0.253")
+    assert [s.in_force for s in backend.states()] == [True, False]
+    assert backend.states()[1].summary == "echo-v2: its admin port does not answer"
+    assert not backend.holds(resources())
+    with pytest.raises(WaitTimeout, match=r"echo-v2\.default does not answer"):
+        backend.apply(resources("2s"), limit=0.01)
+
+
+def test_without_istiod_nobody_is_sure_to_have_everything(backend, mesh, server):
+    backend.apply(resources(), limit=5)
+    mesh.down.add(mesh.istiod)
+    assert backend.states()[0].summary == "echo-v1: behind on istiod, which it is not connected to"
+    del server.objects["/api/v1/namespaces/istio-system/pods/istiod-1"]
+    assert not backend.holds(resources())
+    with pytest.raises(MeshError, match="istiod: find its pod: 0 of them run"):
+        backend.apply(resources("2s"), limit=5)
+
+
+def test_what_settles_is_told(backend, mesh):
+    backend.apply(resources(), limit=5)
+    mesh.stats = "cluster_manager.warming_clusters: 2\nlistener_manager.total_filter_chains_draining: 1\n"
+    assert backend.states()[0].summary == "echo-v1: warming 2 warming_clusters; draining 1"
+
+
+@pytest.mark.parametrize(
+    "change", [{"phase": "Pending"}, {"deletionTimestamp": "2026-11-22T00:00:00Z"}], ids=["starting", "leaving"]
+)
+def test_a_pod_that_does_not_run_is_waited_for_by_its_workload(backend, server, change):
+    pod(server, "echo-v1-abc", {WORKLOAD_LABEL: "echo-v1"}, "10.42.1.7", **change)
+    assert backend.states()[0].summary == "echo-v1: its admin port does not answer"
+    with pytest.raises(WaitTimeout, match="no pod runs for echo-v1"):
+        backend.apply(resources(), limit=0.01)
+    with pytest.raises(MeshError, match="echo-v1: find its pod: none is running"):
+        backend.admin("echo-v1", "/clusters")
+
+
+def test_a_log_is_the_containers_or_the_units(backend, server, nodes):
+    since = datetime(2026, 11, 22, 1, 2, 3, 500000, tzinfo=UTC)
+    server.logs["/api/v1/namespaces/default/pods/echo-v1-abc/log"] = "a line of the container\n"
+    assert backend.log("echo-v1", since) == "a line of the container\n"
+    assert server.asked[-1][2] == {
+        "container": "istio-proxy",
+        "tailLines": "2000",
+        "sinceTime": "2026-11-22T01:02:03.500000Z",
+    }
+    assert backend.log("echo-v2", since) == "a line of the unit\n"
+    assert nodes["machine"].commands[-1][-1] == f"--since=@{since.timestamp():.6f}"
+
+
+def test_what_is_applied_is_read_back_without_the_witness(backend):
+    backend.apply(resources(), limit=5)
+    assert [r.name for r in backend.applied()] == ["echo"]
+    backend.apply(ResourceSet(), limit=5)
+    assert len(backend.applied()) == 0
