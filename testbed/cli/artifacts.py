@@ -97,6 +97,23 @@ def mirror_command(folder: Path, lab: Lab, everything: bool, lock: Path | None) 
     return 0
 
 
+@artifacts_command.command("samples")
+@json_option
+def samples_command(as_json: bool) -> int:
+    """Build the container image of the sample services, an archive for any cluster; about a minute, once."""
+    from testbed.workflows.artifacts import build_samples
+
+    def progress(stage: str) -> None:
+        console.print(f"building the image of the sample services: {stage}")
+
+    image = build_samples(progress)
+    if as_json:
+        print_json({"reference": image.reference, "archive": str(image.archive)})
+    else:
+        click.echo(f"{image.reference}  {image.archive}")
+    return 0
+
+
 def _states(lab: Lab, everything: bool, lock: Path | None) -> list[tuple[str, State]]:
     from testbed.workflows.artifacts import envoy_state, store_of, wanted_artifacts
 

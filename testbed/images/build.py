@@ -114,11 +114,11 @@ def build_image(folder: RecipeFolder, cache: Path, progress: Progress = lambda s
     return planned_image(folder, cache)
 
 
-def require(*programs: str) -> None:
+def require(*programs: str, advice: str = "run: testbed doctor --fix") -> None:
     """Raise :class:`HostNotReady` unless all ``programs`` are on the path (system folders included)."""
     missing = [p for p in programs if shutil.which(p, path=system_environment()["PATH"]) is None]
     if missing:
-        raise HostNotReady("image", "build", f"not installed: {', '.join(missing)}", "run: testbed doctor --fix")
+        raise HostNotReady("image", "build", f"not installed: {', '.join(missing)}", advice)
 
 
 def system_environment() -> dict[str, str]:
@@ -129,7 +129,7 @@ def system_environment() -> dict[str, str]:
 def _bootstrap(folder: RecipeFolder, work: Path, progress: Progress) -> None:
     recipe = folder.recipe
     files, boot, disk = work / "files.tar", work / "boot.tar", work / "disk.raw"
-    files.write_bytes(_tar(folder.files))
+    files.write_bytes(tar_of(folder.files))
     root = os.geteuid() == 0
     finish = _FINISH.format(
         customize="\n".join(_customize(recipe)),
@@ -139,16 +139,26 @@ def _bootstrap(folder: RecipeFolder, work: Path, progress: Progress) -> None:
     out = 'mv "$1.boot" "$1/.boot"\n'
     # In a user namespace the tree is not ours: the disk comes out through mmdebstrap, holes filled with zeros.
     out += f'mv "$1.disk" "{disk}"' if root else 'mv "$1.disk" "$1/.disk"'
-    argv = ["mmdebstrap", f"--mode={'root' if root else 'unshare'}", "--variant=apt", "--components=main"]
-    argv += ["--format=null", "--skip=cleanup", f"--include={','.join([*recipe.packages, recipe.kernel])}"]
-    argv += [f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.exclude]
-    argv += [f"--essential-hook={_DIVERT}", f"--customize-hook=tar-in {files} /", f"--customize-hook={finish}{out}"]
-    argv += [f"--customize-hook=download /.boot {boot}"]
+    options = ["--variant=apt", "--format=null", "--skip=cleanup"]
+    options += [f"--include={','.join([*recipe.packages, recipe.kernel])}"]
+    options += [f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.exclude]
+    options += [f"--essential-hook={_DIVERT}", f"--customize-hook=tar-in {files} /"]
+    options += [f"--customize-hook={finish}{out}", f"--customize-hook=download /.boot {boot}"]
     if not root:
-        argv += [f"--customize-hook=download /.disk {disk}"]
-    # no mirror is named: mmdebstrap takes the host's way to Debian
-    argv += [recipe.release, "/dev/null"]
+        options += [f"--customize-hook=download /.disk {disk}"]
     progress("packages")
+    mmdebstrap(f"image {folder.name}", options, recipe.release, Path("/dev/null"), work)
+    if not root:
+        subprocess.run(["fallocate", "--dig-holes", str(disk)], check=False, capture_output=True)
+    files.unlink()
+
+
+def mmdebstrap(subject: str, options: Iterable[str], release: str, target: Path, work: Path) -> None:
+    """Run mmdebstrap in ``work`` (of :func:`building`).  Raises :class:`LabError` with its last words."""
+    root = os.geteuid() == 0
+    argv = ["mmdebstrap", f"--mode={'root' if root else 'unshare'}", "--components=main", *options]
+    # no mirror is named: mmdebstrap takes the host's way to Debian
+    argv += [release, str(target)]
     environment = system_environment()
     if root:
         environment["TMPDIR"] = str(work)
@@ -160,10 +170,7 @@ def _bootstrap(folder: RecipeFolder, work: Path, progress: Progress) -> None:
     if done.returncode != 0:
         said = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("E:")]
         cause = said[0] if said else f"mmdebstrap ended with status {done.returncode}"
-        raise LabError(f"image {folder.name}", "build", cause, f"all that it said: {log}")
-    if not root:
-        subprocess.run(["fallocate", "--dig-holes", str(disk)], check=False, capture_output=True)
-    files.unlink()
+        raise LabError(subject, "build", cause, f"all that it said: {log}")
     log.unlink()
 
 
@@ -184,7 +191,8 @@ def _customize(recipe: Recipe) -> Iterator[str]:
     yield f"ln -sf /lib/systemd/system/multi-user.target {units}/default.target"
 
 
-def _tar(files: Iterable[RecipeFile]) -> bytes:
+def tar_of(files: Iterable[RecipeFile]) -> bytes:
+    """The files as a tar archive, owned by root."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for file in files:

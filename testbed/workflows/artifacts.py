@@ -20,6 +20,8 @@ from testbed.artifacts import (
     sources,
 )
 from testbed.host.directories import cache_root, testbed_home
+from testbed.images.build import Progress
+from testbed.images.samples import SamplesImage, samples_image
 from testbed.lab.lab import Lab
 
 
@@ -61,3 +63,9 @@ def mirror_to(store: Store, wanted: Sequence[Artifact], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     mirror_envoy(folder)
     store.mirror(wanted, folder)
+
+
+def build_samples(progress: Progress) -> SamplesImage:
+    """The container image of the sample services, from the cache when nothing of it has changed."""
+    images = testbed_home() / "images"
+    return samples_image(images / "samples", images / "shared" / "programs", cache_root(), progress)

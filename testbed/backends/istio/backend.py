@@ -250,7 +250,10 @@ class IstioBackend:
         return ask
 
     def _get(self, place: Place, port: int, path: str) -> bytes:
-        return body_of(self._connections[place.node].run(exchange(place, port, path)).stdout)
+        said = self._connections[place.node].run(exchange(place, port, path)).stdout
+        if not said:  # it closed the connection, as a program does that ends
+            raise CommandFailed(place.node, f"ask {place.proxy} for {path}", "the answer is empty")
+        return body_of(said)
 
 
 def _text(resources: Iterable[Resource[Message]]) -> str:

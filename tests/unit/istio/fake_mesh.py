@@ -20,6 +20,7 @@ class FakeMesh:
         self.istiod = "10.42.0.2"
         self.lag = lag
         self.down = set()
+        self.dying = set()
         self.rejects = {}
         self.stats = "cluster_manager.warming_clusters: 0\n"
         self.asked = []
@@ -83,6 +84,8 @@ class FakeNode:
         if argv[0] == "journalctl":
             return Completed(0, b"a line of the unit\n", b"")
         address, port, path = argv[-3:]
+        if address in self.mesh.dying:
+            return Completed(0, b"", b"")
         body = self.mesh.answer(self.node, address, int(port), path).encode()
         return Completed(0, b"HTTP/1.1 200 OK\r\n\r\n" + body, b"")
 

@@ -142,6 +142,16 @@ def test_a_proxy_that_does_not_answer_is_named_and_counts_as_down(backend, mesh)
         backend.apply(resources("2s"), limit=0.01)
 
 
+@pytest.mark.parametrize("address", ["10.42.0.2", "10.78.0.253"], ids=["istiod", "proxy"])
+def test_an_answer_that_is_cut_off_is_waited_for_and_counts_as_none(backend, mesh, address):
+    backend.apply(resources(), limit=5)
+    mesh.dying.add(address)
+    assert not backend.states()[1].in_force
+    assert not backend.holds(resources())
+    with pytest.raises(WaitTimeout, match="the answer is empty"):
+        backend.apply(resources("2s"), limit=0.01)
+
+
 def test_without_istiod_nobody_is_sure_to_have_everything(backend, mesh, server):
     backend.apply(resources(), limit=5)
     mesh.down.add(mesh.istiod)
