@@ -127,10 +127,16 @@ def test_what_changed_behind_the_backend_is_seen_and_put_right(backend):
     assert {tuple(weights(backend, w.name)) for w in backend.topology.workloads} == {(75, 25)}
 
 
-def test_what_the_cluster_refuses_is_located_and_the_mesh_keeps_its_revision(backend):
+def test_what_is_refused_is_located_and_the_mesh_keeps_its_revision(backend):
     first = backend.apply(split(75))
-    text = f"apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: bad}}\nspec:\n  hosts: [{HOST}]\n  http:\n    - timeout: 1s\n"
-    bad = load(parse(text, "bad.yaml"))
-    with pytest.raises(BadInput, match=r"bad\.yaml"):
-        backend.apply(split(50).merged(bad))
-    assert {s.revision_wanted for s in backend.states()} == {first.revision}
+    text = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: taken}\nspec: {hosts: [a.example], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DNS}\n"
+    taken = load(parse(text, "taken.yaml"))
+    other = LabResources(backend._api, f"{LAB}-other")
+    other.apply(taken)
+    try:
+        with pytest.raises(BadInput, match=rf"taken\.yaml:3:18: metadata.name: .*lab {LAB}-other's"):
+            backend.apply(split(50).merged(taken))
+        assert {s.revision_wanted for s in backend.states()} == {first.revision}
+        assert backend.holds(split(75))
+    finally:
+        other.apply(load([]))
