@@ -134,7 +134,7 @@ def test_what_is_refused_is_located_and_the_mesh_keeps_its_revision(backend):
     other = LabResources(backend._api, f"{LAB}-other")
     other.apply(taken)
     try:
-        with pytest.raises(BadInput, match=rf"taken\.yaml:3:18: metadata.name: .*lab {LAB}-other's"):
+        with pytest.raises(BadInput, match=rf"taken\.yaml:3:12: metadata.name: .*lab {LAB}-other's"):
             backend.apply(split(50).merged(taken))
         assert {s.revision_wanted for s in backend.states()} == {first.revision}
         assert backend.holds(split(75))
