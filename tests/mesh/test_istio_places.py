@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
+from harness import LocalConnection
 from harness_network import command, remove_namespace
-from local_connection import LocalConnection
 
 from testbed.backends.answers import body_of
 from testbed.backends.istio.places import Place, exchange
