@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
@@ -116,6 +116,10 @@ class IstioBackend:
             in_force_seconds=done - pushed,
             revisions=dict.fromkeys(sorted(places), revision),
         )
+
+    def change(self, edit: Callable[[ResourceSet], ResourceSet], *, limit: float = 60) -> Applied:
+        """:meth:`apply` what ``edit`` makes of the lab's resources."""
+        return self.apply(edit(self.applied()), limit=limit)
 
     def holds(self, resources: ResourceSet) -> bool:
         """Whether ``resources``, put on top of what is applied, would change nothing and everything is in force."""

@@ -3,6 +3,7 @@
 tests/full/test_istio_backend.py tries the same on real ones.
 """
 
+import inspect
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
 
@@ -10,6 +11,7 @@ import pytest
 from fake_api import serving
 from fake_mesh import FakeMesh, FakeNode, pod
 
+from testbed.backends.contract import Backend
 from testbed.backends.istio.api import KubeApi
 from testbed.backends.istio.backend import IstioBackend
 from testbed.backends.istio.places import WORKLOAD_LABEL, ClusterPlaces
@@ -63,6 +65,15 @@ def backend(api, nodes):
     return IstioBackend("small", TOPOLOGY, nodes, api, ClusterPlaces(api, TOPOLOGY, {"server", "agent"}))
 
 
+@pytest.mark.parametrize("name", [n for n in vars(Backend) if not n.startswith("_")])
+def test_it_has_every_verb_of_a_backend(name):
+    verb, ours = vars(Backend)[name], vars(IstioBackend)[name]
+    if isinstance(verb, property):
+        assert isinstance(ours, property)
+    else:
+        assert inspect.signature(ours) == inspect.signature(verb)
+
+
 def test_an_apply_returns_when_every_proxy_has_the_revision(backend, mesh):
     mesh.lag = 2
     done = backend.apply(resources(), limit=5)
@@ -85,6 +96,13 @@ def test_going_back_to_what_was_there_is_a_new_revision(backend):
     revisions = [backend.apply(resources(t), limit=5).revision for t in ("1s", "2s", "1s")]
     assert len(set(revisions)) == 3
     assert revisions[0].partition("-")[0] == revisions[2].partition("-")[0]
+
+
+def test_a_change_is_made_to_what_is_there(backend):
+    backend.apply(resources("1s"), limit=5)
+    backend.change(lambda there: there.merged(resources("2s")), limit=5)
+    assert backend.holds(resources("2s"))
+    assert not backend.holds(resources("1s"))
 
 
 def test_nothing_new_leaves_the_revision_and_writes_nothing(backend, server):
