@@ -105,7 +105,7 @@ def _declared(sidecar: Sidecar, workload: MeshWorkload) -> Iterator[_Port]:
         bind = (listener.bind or str(workload.address)) if real else ""
         own = None
         if listener.tls is not None and listener.tls.mode is not ServerTLSMode.PASSTHROUGH:
-            own = server_tls(listener.tls)
+            own = server_tls(listener.tls.as_server())
         pool = listener.connection_pool or sidecar.inbound_connection_pool
         source = ServicePort(listener.port.name, number, protocol, number)
         yield _Port(InboundPort(number, protocol, bind, own), source, pool, _endpoint(listener, workload))

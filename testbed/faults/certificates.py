@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from testbed.backends.guest import Guest
+from testbed.backends.looking import exchange
 from testbed.backends.secrets import identity_file
 from testbed.compiler.xdspaths import IDENTITY, secret_path
 from testbed.errors import LabError
@@ -42,9 +43,7 @@ class CertificateGrip:
 
     def prove(self) -> Proof:
         """The proxy's own list of certificates names the serial number that was laid."""
-        request = "GET /certs HTTP/1.1\\r\\nhost: node\\r\\nconnection: close\\r\\n\\r\\n"
-        ask = f"exec 3<>/dev/tcp/127.0.0.1/15000; printf '{request}' >&3; timeout 3 cat <&3"
-        listed = f"ip netns exec {shlex.quote(self.action.workload)} bash -c {shlex.quote(ask)}"
+        listed = shlex.join(exchange(self.guest, self.action.workload, self.guest.admin_port, "/certs"))
         script = (
             f"for i in 1 2 3 4 5 6 7 8 9 10; do {listed} | grep -q {self.serial} && exit 0; sleep 0.3; done; exit 1"
         )

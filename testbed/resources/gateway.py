@@ -35,28 +35,36 @@ class TLSCertificate(Message):
 
     server_certificate: str = ""
     private_key: str = ""
-    ca_certificates: str = ""
 
 
-class ServerTLSSettings(Message):
-    """TLS of a server."""
+class FileTLSSettings(Message):
+    """TLS of a server whose certificates are files: all that a Sidecar's ingress may have."""
 
-    https_redirect: Bool = False
     mode: ServerTLSMode = ServerTLSMode.PASSTHROUGH
     server_certificate: str = ""
     private_key: str = ""
     ca_certificates: str = ""
     ca_crl: str = ""
-    credential_name: str = ""
-    credential_names: tuple[str, ...] = ()
-    ca_cert_credential_name: str = ""
-    tls_certificates: tuple[TLSCertificate, ...] = ()
-    subject_alt_names: tuple[str, ...] = ()
     verify_certificate_spki: tuple[str, ...] = ()
     verify_certificate_hash: tuple[str, ...] = ()
     min_protocol_version: TLSProtocol = TLSProtocol.TLS_AUTO
     max_protocol_version: TLSProtocol = TLSProtocol.TLS_AUTO
     cipher_suites: tuple[str, ...] = ()
+
+    def as_server(self) -> ServerTLSSettings:
+        """The same, as a gateway's server would have it."""
+        return ServerTLSSettings(**dict(self))
+
+
+class ServerTLSSettings(FileTLSSettings):
+    """TLS of a gateway's server."""
+
+    https_redirect: Bool = False
+    credential_name: str = ""
+    credential_names: tuple[str, ...] = ()
+    ca_cert_credential_name: str = ""
+    tls_certificates: tuple[TLSCertificate, ...] = ()
+    subject_alt_names: tuple[str, ...] = ()
 
 
 class Port(Message):
@@ -74,7 +82,6 @@ class Server(Message):
     bind: str = ""
     hosts: tuple[str, ...]
     tls: ServerTLSSettings | None = None
-    default_endpoint: str = ""
     name: str = ""
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from testbed.documents import Document, Path
 from testbed.errors import BadInput, Location, Problem
-from testbed.resources.gateway import Gateway, ServerTLSSettings
+from testbed.resources.gateway import FileTLSSettings, Gateway, ServerTLSSettings
 from testbed.resources.kinds import BY_NAME, BY_SPEC, IGNORED_KINDS, KINDS, Kind
 from testbed.resources.outdated import migrate_step, outdated_field, outdated_kind
 from testbed.resources.refused import REFUSED_KINDS, refusal
@@ -173,7 +173,7 @@ def _refused_values(spec: Message, document: Document) -> Iterator[Problem]:
         ]
     elif isinstance(spec, Sidecar):
         found += [
-            (("spec", "ingress", i, "tls", "mode"), refusal(ServerTLSSettings, "mode", listener.tls.mode))
+            (("spec", "ingress", i, "tls", "mode"), refusal(FileTLSSettings, "mode", listener.tls.mode))
             for i, listener in enumerate(spec.ingress)
             if listener.tls
         ]

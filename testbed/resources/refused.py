@@ -32,6 +32,10 @@ REFUSED_KINDS: Mapping[tuple[str, str], str] = MappingProxyType(
 )
 
 _NO_TUNNEL = "connections tunnelled by HTTP CONNECT are not supported; remove it"
+_NO_CLUSTERS = (
+    "joins the networks of several clusters; a lab has one network."
+    " PASSTHROUGH with a VirtualService's tls routes is the form for one"
+)
 _NO_TRACING = "tracing and metrics are not supported, access logging is; remove it"
 
 REFUSED_FIELDS: Mapping[str, str] = MappingProxyType(
@@ -45,8 +49,15 @@ REFUSED_FIELDS: Mapping[str, str] = MappingProxyType(
         "Port.targetPort": "Istio itself refuses it: it does nothing at a Gateway; remove it",
         "SidecarPort.targetPort": "Istio itself refuses it: it does nothing in a Sidecar; remove it",
         "PolicyTargetReference.namespace": "Istio itself refuses it: a target is in the same namespace; remove it",
-        "ServerTLSSettings.mode=AUTO_PASSTHROUGH": "joins the networks of several clusters; a lab has one network."
-        " PASSTHROUGH with a VirtualService's tls routes is the form for one",
+        "Server.defaultEndpoint": "istiod does nothing with it at a Gateway; remove it",
+        "TLSCertificate.caCertificates": "istiod does nothing with it; write the settings' own caCertificates",
+        **{
+            f"FileTLSSettings.{name}": "Istio itself refuses it at a sidecar: its certificates are files; remove it"
+            for name in ("subjectAltNames", "httpsRedirect", "credentialName", "credentialNames", "tlsCertificates")
+        },
+        "FileTLSSettings.caCertCredentialName": "a sidecar's certificates are files; write caCertificates",
+        "ServerTLSSettings.mode=AUTO_PASSTHROUGH": _NO_CLUSTERS,
+        "FileTLSSettings.mode=AUTO_PASSTHROUGH": _NO_CLUSTERS,
         "ServiceEntry.resolution=DYNAMIC_DNS": "resolution at the time of a request is not supported;"
         " write DNS with the names as hosts, or NONE",
         "k8s.GatewayClass.parametersRef": "the lab sets up the gateways; remove it",

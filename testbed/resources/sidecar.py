@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from testbed.resources.destination_rule import ConnectionPoolSettings
-from testbed.resources.gateway import ServerTLSSettings
+from testbed.resources.gateway import FileTLSSettings
 from testbed.resources.values import Destination, Message, UInt32, WorkloadSelector
 
 
@@ -32,7 +32,7 @@ class IstioIngressListener(Message):
     bind: str = ""
     capture_mode: CaptureMode = CaptureMode.DEFAULT
     default_endpoint: str = ""
-    tls: ServerTLSSettings | None = None
+    tls: FileTLSSettings | None = None
     connection_pool: ConnectionPoolSettings | None = None
 
 

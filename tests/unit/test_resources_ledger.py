@@ -35,6 +35,7 @@ def test_only_what_the_table_of_kinds_leaves_open_is_refused():
         "Telemetry.tracing",
         "Telemetry.metrics",
         "ServerTLSSettings.mode=AUTO_PASSTHROUGH",
+        "FileTLSSettings.mode=AUTO_PASSTHROUGH",
         "ServiceEntry.resolution=DYNAMIC_DNS",
         # Istio's own webhook refuses these
         "Delay.exponentialDelay",
@@ -42,6 +43,11 @@ def test_only_what_the_table_of_kinds_leaves_open_is_refused():
         "Port.targetPort",
         "SidecarPort.targetPort",
         "PolicyTargetReference.namespace",
+        *(f"FileTLSSettings.{name}" for name in ("subjectAltNames", "httpsRedirect", "credentialName")),
+        *(f"FileTLSSettings.{name}" for name in ("credentialNames", "tlsCertificates", "caCertCredentialName")),
+        # istiod passes these over without a word
+        "Server.defaultEndpoint",
+        "TLSCertificate.caCertificates",
     }
 
 

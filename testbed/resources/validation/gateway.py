@@ -186,21 +186,11 @@ def _ingress(listener: IstioIngressListener, at: Path) -> Iterator[Finding]:
             message = f"{listener.default_endpoint!r} is no endpoint of the workload itself"
             yield (*at, "defaultEndpoint"), message, "write 127.0.0.1:PORT, 0.0.0.0:PORT or unix://path"
     if (tls := listener.tls) is not None:
-        refused = {
-            "subjectAltNames": tls.subject_alt_names,
-            "httpsRedirect": tls.https_redirect,
-            "credentialName": tls.credential_name,
-            "credentialNames": tls.credential_names,
-            "tlsCertificates": tls.tls_certificates,
-        }
-        for name, given in refused.items():
-            if given:
-                yield (*at, "tls", name), f"Istio refuses {name} at a sidecar", "remove it"
         if tls.mode is ServerTLSMode.ISTIO_MUTUAL:
             yield (*at, "tls", "mode"), "Istio refuses ISTIO_MUTUAL here", "write a PeerAuthentication"
         if listener.port.protocol.lower() not in TLS_PROTOCOLS:
             yield (*at, "tls"), "tls settings for a port that is not TLS", "write protocol HTTPS or TLS"
-        yield from _tls(tls, (*at, "tls"))
+        yield from _tls(tls.as_server(), (*at, "tls"))
 
 
 def _egress(listener: IstioEgressListener, at: Path) -> Iterator[Finding]:
