@@ -16,6 +16,7 @@ from testbed.faults.proof import Proof, together
 from testbed.faults.records import Standing, new_standing, read_standing
 from testbed.host.probes.faults import no_bridge_filter
 from testbed.hypervisor.breaking import DomainBreaker
+from testbed.lab.halfopen import close_half_open
 from testbed.lab.lab import Lab
 from testbed.log import get
 from testbed.model.fault import Fault, FaultKind
@@ -114,9 +115,15 @@ class Breaker:
                 trouble.append(LabError(standing.id, "undo it", str(e), "run: testbed down"))
             except TestbedError as e:
                 trouble.append(e)
+        self.settle(done)
         if trouble:
             raise trouble[0]
         return tuple(done)
+
+    def settle(self, made: Iterable[Made]) -> None:
+        """Take away what mended faults have left on machines that they did not hit; asked for once nothing is
+        measured any more, because living with it is the mesh's own work."""
+        close_half_open(self.lab, {node for m in made if m.fault.kind.forgets for node in m.nodes})
 
     def recover(self) -> tuple[Made, ...]:
         """Undo what commands left behind that were killed."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import socket
 import threading
 import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import StringIO
 
 import paramiko
@@ -18,6 +19,7 @@ from testbed.guests.connection import CommandFailed, Completed
 from testbed.guests.keys import KeyPair
 
 CHUNK = 1 << 16
+logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what it has to say comes as an exception, too
 
 
 class NotReachable(LabError):
@@ -75,7 +77,7 @@ class SshConnection:
         """Run to the end.  With ``check``, a status other than 0 raises :class:`CommandFailed`."""
         with self._command(argv, stdin, limit) as channel:
             errors: list[bytes] = []
-            reader = threading.Thread(target=_drain, args=(channel.recv_stderr, errors), daemon=True)
+            reader = threading.Thread(target=_gather, args=(channel.recv_stderr, errors), daemon=True)
             reader.start()
             output: list[bytes] = []
             try:
@@ -253,6 +255,11 @@ def _drain(receive: Callable[[int], bytes], into: list[bytes], deadline: float |
         into.append(data)
         if deadline is not None and time.monotonic() > deadline:
             raise TimeoutError
+
+
+def _gather(receive: Callable[[int], bytes], into: list[bytes]) -> None:
+    with suppress(TimeoutError):  # whoever reads the other stream meets it as well, and says so
+        _drain(receive, into)
 
 
 def _tail(data: bytes, lines: int = 3) -> str:

@@ -42,6 +42,11 @@ class FaultKind(StrEnum):
         return self in (FaultKind.RESET, FaultKind.SIDECAR_RESTART, FaultKind.CERTIFICATE_ROTATED)
 
     @property
+    def forgets(self) -> bool:
+        """Whether the machine loses all that it knew, its connections among them, and tells nobody."""
+        return self in (FaultKind.POWER_OFF, FaultKind.RESET, FaultKind.CRASH)
+
+    @property
     def of_workload(self) -> bool:
         """Whether it hits one workload, not the machine that this is on."""
         return self.value.startswith(("sidecar-", "service-", "certificate-"))

@@ -126,6 +126,7 @@ def sample_under_faults(
                 judge.take(sample)
     finally:
         schedule.end()
+        breaker.settle(schedule.made)
     if schedule.trouble:
         raise schedule.trouble[0]
     evidence.resolution = clock.resolution

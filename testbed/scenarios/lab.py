@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os.path
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,10 @@ class Breaks(Protocol):
 
     def breaking(self, fault: Fault) -> AbstractContextManager[Made]:
         """The fault holds inside the context and is undone after it."""
+        ...
+
+    def settle(self, made: Iterable[Made]) -> None:
+        """Take away what mended faults have left elsewhere, once nothing is measured any more."""
         ...
 
 

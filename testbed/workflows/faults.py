@@ -33,11 +33,14 @@ def make(lab: Lab, fault: Fault, *, told: Callable[[Made], None]) -> Made:
     breaker = Breaker(lab)
     if fault.duration is None:
         made = breaker.make(fault)
+        if fault.kind.momentary:
+            breaker.settle([made])
         told(made)
         return made
     with breaker.breaking(fault) as made:
         told(made)
         threading.Event().wait(fault.duration)  # its length, not a wait for something
+    breaker.settle([made])
     return made
 
 

@@ -11,13 +11,14 @@ from testbed.errors import LabError
 from testbed.faults.breaking import Breaker
 from testbed.host.doctor import require
 from testbed.host.lock import hold
+from testbed.lab.halfopen import close_half_open
 from testbed.lab.lab import Lab
 from testbed.lab.machines import Machines
 from testbed.lab.observing import forwarded
 from testbed.lab.snapshots import Damaged, Restoring, cache_store
 from testbed.model.verdict import Outcome
 from testbed.plan import Plan
-from testbed.plan.steps import CreateMachine, Stage
+from testbed.plan.steps import CreateMachine, Stage, StartMachine
 from testbed.report.record import ScenarioRecord
 from testbed.resources import ResourceSet
 from testbed.workflows.doctor import doctor
@@ -101,6 +102,7 @@ def _up(lab: Lab, show: Show, *, prove: bool, defaults: bool, cold: bool) -> UpR
         log.configure(lab.directories.log)
         restoring = Restoring(machines, cached.snapshot) if cached else None
         seconds, timeline = run(plan, Performer(lab, machines, resources, restoring), show)
+        close_half_open(lab, {s.action.node for s in plan if isinstance(s.action, StartMachine)})
     result, not_kept = None, ""
     proven = cached is not None and cached.exact
     if prove and lab.inventory.mesh.scenario and not proven:

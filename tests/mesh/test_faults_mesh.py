@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +59,9 @@ class Stopper:
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
             made.ended = made.well = time.monotonic()
+
+    def settle(self, made: Iterable[Made]) -> None:
+        """Stopped processes forget nothing."""
 
 
 @pytest.fixture(scope="module")
