@@ -182,18 +182,19 @@ def registry(resources: ResourceSet, topology: Topology) -> Registry:
         endpoints[service.namespace, service.host] = _memoized(
             _LabEndpoints(tuple(members), tuple(joined), topology)
         )
-    own = frozenset(endpoints)
+    chosen = {(s.namespace, s.host): s for s in services}
     taken = {str(s.address) for s in topology.services}
     entries = [(s, r) for r in resources.service_entries for s in _of_entry(r, topology.service_range, taken)]
     for service, resource in sorted(entries, key=lambda found: (found[0].host, found[0].namespace)):
         key = service.namespace, service.host
         if key in endpoints:
-            # the first of that name counts; what an entry for a service of the lab lists answers for that as well
-            if key in own:
-                endpoints[key] = _memoized(
-                    _Joined(endpoints[key], _EntryEndpoints(resource, service, resources, topology))
-                )
+            # of several in a namespace the first (or the lab's own) counts, and where its endpoints are known here,
+            # those of the others join them
+            if chosen[key].resolution is Resolution.STATIC:
+                more = _EntryEndpoints(resource, service, resources, topology)
+                endpoints[key] = _memoized(_Joined(endpoints[key], more))
             continue
+        chosen[key] = service
         services.append(service)
         endpoints[key] = _memoized(_EntryEndpoints(resource, service, resources, topology))
     by_host: dict[str, list[Service]] = {}
@@ -342,7 +343,7 @@ def _labels(resource: Resource[WorkloadEntry]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Joined:
-    """A service of the lab, and a ServiceEntry for its host in its namespace: istiod merges their endpoints."""
+    """A service, and another ServiceEntry for its host in its namespace: istiod merges their endpoints."""
 
     first: Callable[[ServicePort], Sequence[Endpoint]]
     entry: _EntryEndpoints
