@@ -1,6 +1,6 @@
 """The istio backend against an API, an istiod and Envoys that answer in the forms of the real ones.
 
-tests/full/test_istio_backend.py tries the same on real ones.
+tests/full/test_cluster_backend.py tries the same on real ones.
 """
 
 import inspect
