@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import requests
-from requests.exceptions import ProxyError, SSLError
-from urllib3.exceptions import HTTPError
-
 from testbed.errors import LabError
+
+if TYPE_CHECKING:  # imported where something is downloaded: it is a tenth of the start of commands that don't
+    import requests
 
 _CHUNK = 1 << 20
 _TIMEOUT = (20, 60)
@@ -73,6 +73,8 @@ class _BrokenOff(Exception):
 
 
 def _transfer(url: str, part: Path, have: int, on_bytes: OnBytes) -> None:
+    from urllib3.exceptions import HTTPError
+
     # as it is, not packed: ranges and lengths are then those of the file
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with _asking(url, headers) as answer:
@@ -101,6 +103,8 @@ def _transfer(url: str, part: Path, have: int, on_bytes: OnBytes) -> None:
 
 @contextmanager
 def _asking(url: str, headers: Mapping[str, str]) -> Iterator[requests.Response]:
+    import requests
+
     try:
         with requests.get(url, headers=dict(headers), stream=True, timeout=_TIMEOUT) as answer:
             _check_status(url, answer)
@@ -144,14 +148,16 @@ def _until(answer: requests.Response) -> str:
 
 
 def _why_unreachable(error: requests.RequestException) -> tuple[str, str]:
+    from requests.exceptions import ConnectionError, ProxyError, SSLError, Timeout
+
     if isinstance(error, ProxyError):
         return "the proxy can't be reached or refuses", _PROXY
     if isinstance(error, SSLError):
         cause = "the server's certificate is not trusted"
         return cause, "with a proxy that looks into TLS, name its CA in REQUESTS_CA_BUNDLE"
-    if isinstance(error, requests.Timeout):
+    if isinstance(error, Timeout):
         return "the server does not answer", "check the network, or use a mirror (TESTBED_MIRROR)"
-    if isinstance(error, requests.ConnectionError):
+    if isinstance(error, ConnectionError):
         return "the server can't be reached", "check the network, or use a mirror (TESTBED_MIRROR)"
     return str(error), "check the address"
 
