@@ -12,7 +12,7 @@ from testbed.lab.lab import Lab
 from testbed.lab.snapshots import Snapshot
 from testbed.model.topology import ProxyKind
 from testbed.model.verdict import Outcome
-from testbed.plan import Plan
+from testbed.plan import ObservedMachine, Plan
 from testbed.report.record import ScenarioRecord
 from testbed.workflows.status import LabStatus
 from testbed.workflows.up import UpReport
@@ -120,7 +120,7 @@ def status_table(status: LabStatus) -> str:
     nodes = _table("NODE", "MACHINE", "ADDRESS", "WORKLOADS")
     for node in lab.inventory.nodes:
         seen = status.observed.machines.get(node.name)
-        state = "missing" if not seen else "off" if not seen.running else "up" if seen.answers else "no answer"
+        state = _power(seen)
         here = [w.name for w in lab.topology.workloads if w.node == node.name]
         address = lab.inventory.management_address(node.name)
         nodes.add_row(node.name, _mark(state, state == "up"), str(address), ", ".join(here))
@@ -132,6 +132,14 @@ def status_table(status: LabStatus) -> str:
         proxies.add_row(proxy.workload, kind, str(workload.address), _mark(state, proxy.in_force))
     busy = [f"busy: {status.busy}"] if status.busy else []
     return _rendered(nodes, "", proxies, "", *_urls(status.urls.items()), *busy)
+
+
+def _power(seen: ObservedMachine | None) -> str:
+    if seen is None:
+        return "missing"
+    if not seen.running:
+        return "paused" if seen.paused else "off"
+    return "up" if seen.answers else "no answer"
 
 
 def snapshot_table(snapshots: Iterable[Snapshot]) -> str:

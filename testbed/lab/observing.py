@@ -47,7 +47,7 @@ def forwarded(lab: Lab) -> dict[str, int]:
 def _observe(lab: Lab, machine: FoundMachine) -> ObservedMachine:
     running = machine.power is Power.RUNNING
     if not running or machine.node not in {n.name for n in lab.inventory.nodes}:
-        return ObservedMachine(machine.spec, running)
+        return ObservedMachine(machine.spec, running, paused=machine.power is Power.PAUSED)
     connection = lab.connection(machine.node)
     try:
         connection.connect(limit=ANSWER_LIMIT)

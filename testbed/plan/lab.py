@@ -54,6 +54,8 @@ class ObservedMachine:
     """The digest of what its tools took up last."""
     cluster: str | None = None
     """The content hash of what the cluster has on it, once it is Ready there."""
+    paused: bool = False
+    """Whether its processors stand still: by a fault, or by QEMU when the host's disk is full."""
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ class LabStatus:
             "healthy": self.healthy,
             "busy": self.busy,
             "nodes": {
-                name: {"running": m.running, "answers": m.answers} for name, m in self.observed.machines.items()
+                name: {"running": m.running, "paused": m.paused, "answers": m.answers}
+                for name, m in self.observed.machines.items()
             },
             "proxies": {p.workload: {"in_force": p.in_force, "summary": p.summary} for p in self.proxies},
             "urls": dict(self.urls),

@@ -7,6 +7,8 @@ import pytest
 
 from testbed.cli import run
 from testbed.errors import BadInput, HostNotReady, LabBusy, Location, Problem
+from testbed.plan import ObservedLab, ObservedMachine
+from testbed.workflows.status import LabStatus
 
 INVENTORY = """\
 id: {id}
@@ -117,6 +119,19 @@ def test_every_error_ends_as_lines_and_a_code(capsys, inventory, monkeypatch, er
 
     monkeypatch.setattr("testbed.workflows.status.status", fail)
     assert words in refused(capsys, code, "status", "-i", inventory())
+
+
+def test_status_tells_a_machine_that_stands_still_from_one_that_is_off(capsys, inventory, monkeypatch):
+    def seen(lab):
+        first, *others = (n.name for n in lab.inventory.nodes)
+        still = {first: ObservedMachine("spec", False, paused=True)}
+        return LabStatus(lab, ObservedLab(machines=still | {n: ObservedMachine("spec", False) for n in others}))
+
+    monkeypatch.setattr("testbed.workflows.status.status", seen)
+    run(["status", "-i", inventory(text=INVENTORY.replace("{{name: left}}", "{{name: left}}, {{name: right}}"))])
+    shown = capsys.readouterr().out
+    assert re.search(r"left +paused", shown)
+    assert re.search(r"right +off", shown)
 
 
 def test_help_lists_every_command(capsys):
