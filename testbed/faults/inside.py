@@ -1,0 +1,81 @@
+"""Inside the guest, over SSH: scripts that begin and end a fault, and whether the proxies are ready."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from dataclasses import dataclass
+
+from testbed.errors import LabError
+from testbed.faults.proof import Proof
+from testbed.lab.lab import Lab
+from testbed.model.topology import MeshWorkload
+from testbed.plan.faults import InGuest
+from testbed.waiting import NotYet, wait_until
+
+WELL_LIMIT = 120.0
+"""Seconds for the proxies of a machine that has booted to be ready."""
+
+
+def in_guest(lab: Lab, node: str, script: str, limit: float = 60) -> tuple[int, str]:
+    """Run a shell script there in one round trip, with the host's time as ``$NOW``: (status, what it said)."""
+    script = f"NOW={time.time():.3f}\n{script}"
+    done = lab.connection(node).run(["sh", "-c", script], limit=limit, check=False)
+    return done.status, (done.stdout + done.stderr).decode(errors="replace").strip()
+
+
+def await_ready(lab: Lab, node: str) -> None:
+    """Until every program of the node is up and every proxy says that it is ready."""
+    here = [w for w in lab.topology.workloads if w.node == node]
+    if not here:
+        return
+    script = " && ".join(_ready(w) for w in here)
+
+    def ready() -> None:
+        try:
+            status, said = in_guest(lab, node, script, limit=30)
+        except LabError as e:
+            raise NotYet(e.cause) from None
+        if status != 0:
+            raise NotYet(said.splitlines()[-1] if said else "not ready")
+
+    wait_until(f"{node}: its proxies are ready", ready, limit=WELL_LIMIT, interval=0.5)
+
+
+def _ready(workload: MeshWorkload) -> str:
+    """Asks the proxy with bash alone: it is there, and costs an emulated machine next to nothing."""
+    request = "GET /healthz/ready HTTP/1.1\\r\\nhost: node\\r\\nconnection: close\\r\\n\\r\\n"
+    ask = (
+        f"exec 3<>/dev/tcp/127.0.0.1/15021; printf '{request}' >&3; read -r -t 3 _ status _ <&3; [ $status = 200 ]"
+    )
+    return f"ip netns exec {shlex.quote(workload.name)} bash -c {shlex.quote(ask)}"
+
+
+@dataclass
+class GuestGrip:
+    """Scripts in the guest, each one round trip."""
+
+    action: InGuest
+    lab: Lab
+
+    def begin(self) -> None:
+        """Run the script."""
+        status, said = in_guest(self.lab, self.action.node, self.action.begin)
+        if status != 0:
+            raise LabError(self.action.node, f"break its {self.action.part}", said or f"exit status {status}")
+
+    def prove(self) -> Proof:
+        """What the proof says."""
+        status, said = in_guest(self.lab, self.action.node, self.action.proof)
+        return Proof(status == 0, said.replace("\n", " ") or "it said nothing")
+
+    def end(self) -> None:
+        """Run the other script."""
+        status, said = in_guest(self.lab, self.action.node, self.action.end)
+        if status != 0:
+            raise LabError(self.action.node, f"mend its {self.action.part}", said or f"exit status {status}")
+
+    def await_well(self) -> None:
+        """Where a unit was meant, until the node's proxies are ready."""
+        if self.action.part.startswith("testbed-"):
+            await_ready(self.lab, self.action.node)
