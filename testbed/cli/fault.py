@@ -33,6 +33,9 @@ from testbed.model.fault import FaultKind
 @click.option("--rate", type=int, metavar="KIB/S", help="slow-link, disk-slow")
 @click.option("--leave", type=int, metavar="MIB", help="memory-pressure: what stays available")
 @click.option("--by", metavar="TIME", help="clock-jump: how far, such as 1h or -90s")
+@click.option(
+    "--only", type=click.Choice(["dns", "control-plane"]), help="partition: from that alone, without a peer"
+)
 def fault_command(lab: Lab, as_json: bool, kind: str, target: tuple[str, ...], **options: Any) -> int:
     """Break TARGET (nodes, workloads, services, service/version or zones) the way that KIND says.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -61,6 +61,7 @@ OPTIONS: dict[str, tuple[FaultKind, ...]] = {
     "rate": (FaultKind.SLOW_LINK, FaultKind.DISK_SLOW),
     "leave": (FaultKind.MEMORY,),
     "by": (FaultKind.CLOCK,),
+    "only": (FaultKind.PARTITION,),
 }
 """Field -> the kinds that have it."""
 
@@ -103,6 +104,8 @@ class Fault(BaseModel):
     """memory-pressure: MiB that stay available on the machine; 48 when left out."""
     by: SignedDuration | None = None
     """clock-jump: how far."""
+    only: Literal["dns", "control-plane"] | None = None
+    """partition: cut off from that alone, in place of a peer."""
 
     @model_validator(mode="after")
     def _fits(self) -> Fault:
@@ -110,8 +113,8 @@ class Fault(BaseModel):
         for name, kinds in OPTIONS.items():
             if name in given and self.kind not in kinds:
                 raise ValueError(f"{self.kind} has no {name.replace('one_way', 'oneWay')}")
-        if self.kind is FaultKind.PARTITION and not self.peer:
-            raise ValueError("a partition needs the other side: peer")
+        if self.kind is FaultKind.PARTITION and bool(self.peer) == bool(self.only):
+            raise ValueError("a partition needs the other side: peer, or only")
         if self.kind is FaultKind.CLOCK and not self.by:
             raise ValueError("a clock-jump needs how far: by")
         shaped = {"delay", "loss", "duplicate", "reorder", "rate"} & given
@@ -127,6 +130,8 @@ class Fault(BaseModel):
         words = [self.kind.value, ", ".join(self.target)]
         if self.peer:
             words += ["to" if self.one_way else "and", ", ".join(self.peer)]
+        if self.only:
+            words += ["and", self.only]
         for name in ("port", "delay", "jitter", "loss", "duplicate", "reorder", "rate", "leave", "by", "period"):
             value = getattr(self, name)
             if value is not None:

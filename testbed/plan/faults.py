@@ -332,6 +332,9 @@ def _slow_link(node: str, fault: Fault, other: IPv4Address) -> InGuest:
 
 
 def _silence(fault: Fault, machines: Mapping[str, Machine], topology: Topology) -> Iterator[Action]:
+    if fault.only:
+        none = "asks no DNS server: names are in files" if fault.only == "dns" else "has no control plane to lose"
+        raise NoSuchTarget(f"the standalone mesh {none}")
     ours = _addresses(fault.target, machines, topology)
     theirs = _addresses(fault.peer or (), machines, topology)
     pairs = [(a, b) for a in ours for b in theirs if ours[a][0] != theirs[b][0]]

@@ -122,6 +122,14 @@ def test_what_can_stand_together(one, other, together_):
     assert (conflict(plan(*other), plan(*one)) == "") is together_
 
 
+@pytest.mark.parametrize(
+    ("only", "words"), [("dns", "asks no DNS server"), ("control-plane", "has no control plane")]
+)
+def test_a_mesh_of_files_has_no_server_to_be_cut_off_from(only, words):
+    with pytest.raises(NoSuchTarget, match=words):
+        plan("partition", "one", only=only)
+
+
 def test_partitions_compose_with_everything():
     silence = plan("partition", "one", peer="two")
     assert conflict(silence, [*silence, *plan("freeze", "one")]) == ""
@@ -155,6 +163,7 @@ def test_a_fault_survives_being_noted(kind, seconds, targets):
         ({"kind": "partition"}, "other side"),
         ({"kind": "freeze", "loss": 3}, "freeze has no loss"),
         ({"kind": "clock-jump"}, "how far"),
+        ({"kind": "partition", "peer": "two", "only": "dns"}, "peer, or only"),
         ({"kind": "slow-link"}, "needs delay"),
         ({"kind": "slow-link", "loss": 3, "jitter": "1s"}, "need a delay"),
         ({"kind": "slow-link", "loss": 101}, "less than or equal"),
