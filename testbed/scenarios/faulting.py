@@ -21,6 +21,7 @@ from testbed.model.topology import MeshWorkload, ProxyKind
 from testbed.report.record import FaultSpan, Mark
 from testbed.scenarios.building import walk
 from testbed.scenarios.evidence import Evidence
+from testbed.scenarios.holdings import Holding, damage, holdings, under_way
 from testbed.scenarios.judge import Judge
 from testbed.scenarios.lab import Breaks, LabUnderTest
 from testbed.scenarios.requests import Sender, sender, traffic_spec
@@ -32,6 +33,8 @@ STRANGERS = 1.0
 """Tries a second, without a certificate."""
 SETTLE_LIMIT = 90.0
 """Seconds for every proxy to answer with its revision again, once all faults are undone."""
+LETTING_GO_LIMIT = 20.0
+"""Seconds for every proxy to hold no more connections and memory than before, once the traffic has ended."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,7 @@ def sample_under_faults(
         GuestClock.of_host() if who.caller is None else GuestClock.measure(lab.backend.connection(who.caller.name))
     )
     revisions = {s.workload: s.revision_wanted for s in lab.backend.states()}
+    held = holdings(lab)
     schedule = Schedule(step.when.faults, breaker)
     began = 0.0
     try:
@@ -132,7 +136,7 @@ def sample_under_faults(
     evidence.resolution = clock.resolution
     evidence.faults += sorted((_span(m, began) for m in schedule.made), key=lambda s: s.began)
     evidence.marks += _ejections(lab, who, began)
-    evidence.unsettled = _unsettled(lab, revisions)
+    evidence.unsettled = _unsettled(lab, revisions) or _kept(evidence, held)
     return run.summary
 
 
@@ -188,7 +192,7 @@ def _ejections(lab: LabUnderTest, who: Sender, began: float) -> list[Mark]:
 
 def _mark(event: dict[str, Any], workloads: tuple[MeshWorkload, ...], began: float) -> Mark | None:
     """One line of Envoy's ``OutlierDetectionEvent`` log."""
-    if event.get("enforced") is False:
+    if event.get("action") != "UNEJECT" and event.get("enforced") is False:
         return None
     address = str(event.get("upstream_url", "")).rpartition(":")[0]
     name = next((w.name for w in workloads if str(w.address) == address), address)
@@ -208,6 +212,21 @@ def _unsettled(lab: LabUnderTest, revisions: dict[str, str]) -> str:
 
     try:
         wait_until("every proxy has its revision again", back, limit=SETTLE_LIMIT, interval=1)
+    except WaitTimeout as e:
+        return e.last_seen
+    return ""
+
+
+def _kept(evidence: Evidence, before: dict[str, Holding]) -> str:
+    """Connections or memory that a proxy does not let go of again; empty when all is as before."""
+    most = under_way([*evidence.samples, *evidence.bystanders, *evidence.strangers])
+
+    def gone() -> None:
+        if found := damage(before, holdings(evidence.lab), most):
+            raise NotYet(found)
+
+    try:
+        wait_until("every proxy holds no more than before", gone, limit=LETTING_GO_LIMIT, interval=1)
     except WaitTimeout as e:
         return e.last_seen
     return ""

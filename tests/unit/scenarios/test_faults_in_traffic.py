@@ -113,7 +113,7 @@ def test_an_ejection_is_read_from_envoys_own_log():
     assert _mark(EJECT, TOPOLOGY.workloads, began) == Mark(
         1.5, "reviews-v2 ejected (consecutive 5xx)", "reviews-v2"
     )
-    back = {**EJECT, "action": "UNEJECT"}
+    back = {**EJECT, "action": "UNEJECT", "enforced": False}  # Envoy says so of every one
     assert _mark(back, TOPOLOGY.workloads, began).words == "reviews-v2 unejected"
     assert _mark({**EJECT, "enforced": False}, TOPOLOGY.workloads, began) is None
     assert TOPOLOGY.workloads[1].address == IPv4Address("10.78.0.102")
