@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
 
 from testbed.model.overtime import (
@@ -22,7 +22,7 @@ from testbed.model.overtime import (
 )
 from testbed.model.topology import Topology
 from testbed.model.verdict import Verdict, failed, inconclusive, passed
-from testbed.report.record import FaultSpan
+from testbed.report.record import FaultSpan, Mark
 from testbed.scenarios.evidence import Evidence
 from testbed.scenarios.judge import Afterwards, Terms
 from testbed.scenarios.shares import arm_of, described
@@ -36,6 +36,15 @@ LEFT_AFTERWARDS = 5.0
 def succeeded(sample: Sample) -> bool:
     """Whether the caller got what it asked for; 5xx and silence are failures."""
     return sample.answered and sample.status < 500
+
+
+def unsound_before(samples: Iterable[Sample], began: float) -> str:
+    """Why the traffic before the first fault says nothing of what the fault does; empty when all was well."""
+    before = [s for s in samples if s.sent + s.took < began]
+    lost = sum(not succeeded(s) for s in before)
+    if lost:
+        return f"{lost} of {len(before)} requests failed before any fault"
+    return "" if before else "no request ended before the fault"
 
 
 class OverTime(Afterwards):
@@ -62,11 +71,8 @@ class OverTime(Afterwards):
             return failed(f"lasting damage: {evidence.unsettled}")
         began, bit = min(s.began for s in spans), min(s.bit for s in spans)
         ended = max(s.ended for s in spans)
-        before = [s for s in self.samples if s.sent + s.took < began]
-        lost = [s for s in before if not succeeded(s)]
-        if not before or lost:
-            what = f"{len(lost)} of {len(before)} requests failed before any fault"
-            return inconclusive(what if lost else "no request ended before the fault")
+        if why := unsound_before(self.samples, began):
+            return inconclusive(why)
         return self.judge(evidence, bit, ended)
 
     @abstractmethod
@@ -97,6 +103,10 @@ class OverTime(Afterwards):
         return good
 
 
+def _ejects(mark: Mark) -> bool:
+    return "eject" in mark.words and "uneject" not in mark.words
+
+
 class TimeToEjectJudge(OverTime):
     """The caller's proxy ejects the instance."""
 
@@ -109,10 +119,15 @@ class TimeToEjectJudge(OverTime):
     def judge(self, evidence: Evidence, bit: float, ended: float) -> Verdict:
         """From the proxy's own log of ejections."""
         name = self.expected.workload
+        early = next((m for m in evidence.marks if _ejects(m) and m.time < bit - evidence.resolution), None)
+        if early is not None:
+            return inconclusive(f"before the fault, at {early.time:.1f} s, {early.words}: the mesh was not well")
         marks = [m for m in evidence.marks if m.workload == name and m.time >= bit - evidence.resolution]
-        ejected = next((m for m in marks if "eject" in m.words and "uneject" not in m.words), None)
+        ejected = next(filter(_ejects, marks), None)
         if ejected is None:
-            return failed(f"{name} was never ejected in {ended - bit:.1f} s; declared: {self.expected.within:g} s")
+            others = "".join(f"; {m.words} at {m.time:.1f} s" for m in evidence.marks if _ejects(m))
+            text = f"{name} was never ejected in {ended - bit:.1f} s; declared: {self.expected.within:g} s{others}"
+            return failed(text)
         return self.bounded(f"{name} was ejected", max(0.0, ejected.time - bit), self.expected.within, evidence)
 
 

@@ -27,6 +27,7 @@ from testbed.scenarios.faulting import sample_under_faults, unable
 from testbed.scenarios.judge import Judge, Terms
 from testbed.scenarios.lab import LabUnderTest
 from testbed.scenarios.loading import ScenarioFile, given_resources, removed_keys
+from testbed.scenarios.overtime import unsound_before
 from testbed.scenarios.programs import ArrivalLog, ask, settings
 from testbed.scenarios.requests import Sender, sender, traffic_spec
 from testbed.scenarios.vitals import between, crowded, look, lossy
@@ -176,6 +177,12 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet) -> StepReco
     run.homes[name] = evidence.homes
     if disagreement := counts_disagree(evidence, {w.name for w in watched}):
         verdict = inconclusive(f"the lab, not the mesh: {disagreement}", verdict.numbers)
+    if verdict.outcome is Outcome.FAIL and evidence.faults:
+        began = min(f.began for f in evidence.faults)
+        if why := unsound_before(evidence.samples, began):
+            verdict = inconclusive(
+                f"the lab, not the mesh: {why}\n{verdict.reason.splitlines()[0]}", verdict.numbers
+            )
     if verdict.outcome is Outcome.FAIL:
         verdict = _blame(verdict, step, lab, watched, machines)
     evidence.gather(concerned, everything=not verdict.passed)
