@@ -209,6 +209,13 @@ class Denied(_Model):
     """``namespace/name`` of the AuthorizationPolicy that did, or ``none`` when no ALLOW rule matched."""
 
 
+class Average(_Model):
+    """Arrivals for each request that was sent, on average: what retries add to the load."""
+
+    at_least: float = Field(0.0, ge=0, alias="atLeast")
+    at_most: float = Field(ge=0, alias="atMost")
+
+
 class Attempts(_Model):
     """How often each request arrives at a service: exact, from the programs' own logs."""
 
@@ -217,11 +224,12 @@ class Attempts(_Model):
     each: int | None = Field(None, ge=0)
     at_least: int | None = Field(None, ge=0, alias="atLeast")
     at_most: int | None = Field(None, ge=0, alias="atMost")
+    average: Average | None = None
 
     @model_validator(mode="after")
     def _something(self) -> Attempts:
-        if self.each is None and self.at_least is None and self.at_most is None:
-            raise ValueError("say how often: each, atLeast or atMost")
+        if self.each is None and self.at_least is None and self.at_most is None and self.average is None:
+            raise ValueError("say how often: each, atLeast, atMost or average")
         return self
 
 

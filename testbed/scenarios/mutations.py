@@ -162,9 +162,9 @@ def balancing(manifest: Manifest, _: float) -> Iterator[Broken]:
 
 
 def limits(manifest: Manifest, _: float) -> Iterator[Broken]:
-    """Connection pools without limits; outlier detection dropped, or slower to act."""
+    """Connection pools without limits, retries without a budget; outlier detection dropped, or slower to act."""
     for holder, at in _policies(manifest):
-        for field in ("connectionPool", "outlierDetection"):
+        for field in ("connectionPool", "outlierDetection", "retryBudget"):
             if field in holder:
                 changed = copy.deepcopy(manifest)
                 del _at(changed, at)[field]

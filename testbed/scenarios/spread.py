@@ -37,7 +37,16 @@ class AttemptsJudge(Afterwards):
             if count < least or (most is not None and count > most):
                 text = f"request {sample.seq} arrived {_times(count)} at {where}; declared: {declared}"
                 return failed(text, numbers)
-        return passed(f"each of {len(seen)} requests arrived {declared} times at {where}", numbers)
+        if want.average is None:
+            return passed(f"each of {len(seen)} requests arrived {declared} times at {where}", numbers)
+        average = sum(seen) / len(seen)
+        least_average, most_average = want.average.at_least, want.average.at_most
+        text = (
+            f"{len(seen)} requests arrived {average:.2f} times on average at {where}; "
+            f"declared: {least_average:g} to {most_average:g}"
+        )
+        numbers["average"] = round(average, 3)
+        return (passed if least_average <= average <= most_average else failed)(text, numbers)
 
 
 class StickyJudge(Afterwards):

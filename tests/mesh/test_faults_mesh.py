@@ -20,12 +20,44 @@ from scenario_lab import ROOT, ScenarioMesh, shipped_resources
 from testbed.faults.breaking import Made
 from testbed.faults.proof import Proof
 from testbed.model.fault import Fault
-from testbed.model.scenario import Expectation
+from testbed.model.scenario import Expectation, Setting
 from testbed.model.verdict import Outcome
 from testbed.report.timeline import timeline_plot
 from testbed.scenarios import find, run_scenario
 from testbed.scenarios.mutants import mutants_of
 from testbed.waiting import NotYet, wait_until
+
+
+class SidecarKiller:
+    """Kills a workload's proxy, holds it down, and starts it as a node's unit does."""
+
+    def __init__(self, mesh: ScenarioMesh) -> None:
+        self.mesh = mesh
+
+    def unable(self, fault: Fault) -> str:
+        return ""
+
+    @contextmanager
+    def breaking(self, fault: Fault) -> Iterator[Made]:
+        [name] = fault.target
+        made = Made(fault, "1", fault.target, began=time.monotonic())
+        proxy = Path(f"/proc/{self.mesh.pid(name)}/exe")
+        os.kill(self.mesh.pid(name), signal.SIGKILL)
+
+        def gone() -> None:  # a dead process has none, reaped or not
+            if proxy.exists():
+                raise NotYet("it lives")
+
+        try:
+            wait_until("end of the proxy", gone, limit=5, interval=0.01)
+            made.bit = time.monotonic()
+            made.proof = Proof(True, "the proxy is gone")
+            yield made
+        finally:
+            made.ended = time.monotonic()
+            start = self.mesh.guest.command(self.mesh.guest.start, name)
+            self.mesh.backend.connection(name).run(start)
+            made.well = time.monotonic()
 
 
 class Stopper:
@@ -72,15 +104,15 @@ def mesh() -> Iterator[ScenarioMesh]:
 
 
 def frozen(seconds: float, at: str, lasts: str, **expected):
-    """The shipped scenario in short."""
-    [file] = find(["frozen-reviews"])
-    when = file.scenario.when.model_copy(
-        update={
-            "rate": 20.0,
-            "duration": seconds,
-            "faults": [Fault.model_validate({"kind": "freeze", "target": "reviews-v2", "at": at, "for": lasts})],
-        }
-    )
+    return in_short("frozen-reviews", 20.0, seconds, at, lasts, **expected)
+
+
+def in_short(name: str, rate: float, seconds: float, at: str, lasts: str, **expected):
+    """A shipped scenario with less traffic and a shorter fault."""
+    [file] = find([name])
+    when = file.scenario.when
+    fault = when.faults[0].model_dump(mode="json", by_alias=True, exclude_none=True) | {"at": at, "for": lasts}
+    when = when.model_copy(update={"rate": rate, "duration": seconds, "faults": [Fault.model_validate(fault)]})
     expect = Expectation.model_validate(expected)
     return replace(file, scenario=file.scenario.model_copy(update={"when": when, "expect": expect}))
 
@@ -100,7 +132,7 @@ def test_an_instance_that_hangs_is_ejected_and_taken_back_and_no_caller_notices(
     assert record.outcome is Outcome.PASS, record.verdict.reason
     numbers = {name: verdict.numbers for name, verdict in record.verdict.parts}
     # the first of three is given up by connectTimeout at the earliest
-    assert numbers["timeToEject"]["seconds"] + numbers["timeToEject"]["resolution"] >= 0.5
+    assert numbers["timeToEject"]["seconds"] + numbers["timeToEject"]["resolution"] >= 2.0
     [step] = record.steps
     assert next(m.words for m in step.marks) == "reviews-v2 ejected (consecutive 5xx)"
     assert 'class="band"' in timeline_plot(step)
@@ -113,12 +145,37 @@ def test_without_its_outlier_detection_the_scenario_fails(mesh):
     assert record.outcome is Outcome.FAIL, record.verdict.reason
 
 
+def test_a_killed_sidecar_costs_no_caller_an_answer_and_its_instance_comes_back(mesh):
+    expected = {"noErrors": True, "timeToReadmit": {"workload": "reviews-v2", "within": "8s"}}
+    file = in_short("sidecar-killed", 10.0, 9.0, "2s", "1s", **expected)
+    record = run_scenario(file, replace(mesh.lab, breaker=SidecarKiller(mesh)))
+    assert record.outcome is Outcome.PASS, record.verdict.reason
+
+
+def test_without_its_retries_a_killed_sidecar_costs_what_was_under_way(mesh):
+    file = in_short("sidecar-killed", 10.0, 5.0, "2s", "1s", noErrors=True)
+    [control] = mutants_of(file, mesh.backend.applied())
+    record = run_scenario(file, replace(mesh.lab, breaker=SidecarKiller(mesh)), change=control.change)
+    assert record.outcome is Outcome.FAIL, record.verdict.reason
+
+
 def test_a_fault_that_did_not_prove_itself_proves_nothing(mesh):
     weak = Stopper(mesh)
     weak.weak = True
     record = run_scenario(frozen(3.0, "1s", "1s", noErrors=True), replace(mesh.lab, breaker=weak))
     assert record.outcome is Outcome.INCONCLUSIVE, record.verdict.reason
     assert "did not prove" in record.verdict.reason
+
+
+def test_traffic_that_was_ill_before_the_fault_blames_nobody(mesh):
+    file = frozen(3.0, "1s", "500ms", status=[200])
+    ill = file.scenario.given.model_copy(update={"settings": {"reviews-v1": Setting(status=500)}})
+    record = run_scenario(
+        replace(file, scenario=file.scenario.model_copy(update={"given": ill})),
+        replace(mesh.lab, breaker=Stopper(mesh)),
+    )
+    assert record.outcome is Outcome.INCONCLUSIVE, record.verdict.reason
+    assert "failed before any fault" in record.verdict.reason
 
 
 def test_where_nothing_can_be_broken_a_fault_is_not_applicable(mesh):

@@ -137,6 +137,7 @@ def hurt(first, last, n=120, **fields):
 
 BROKEN = {"faults": [span()]}
 EJECTED = {**BROKEN, "marks": [Mark(2.6, "reviews-v2 ejected (consecutive 5xx)", "reviews-v2")]}
+OTHER_BEFORE = {**EJECTED, "marks": [Mark(1.0, "reviews-v1 ejected (consecutive 5xx)", "reviews-v1")]}
 READMITTED_ONLY = {**BROKEN, "marks": [Mark(2.6, "reviews-v2 unejected", "reviews-v2")]}
 CALM, SLOWER = many(60, took=0.01), [sample(i, took=0.01 if i < 20 else 0.05) for i in range(60)]
 CASES = [
@@ -181,6 +182,9 @@ CASES = [
     ("attempts", {"service": "reviews", "each": 3}, many(status=503), F, {"arrivals": arrivals(2)}),
     ("attempts", {"service": "reviews", "version": "v2", "atLeast": 1}, many(), F, {"arrivals": arrivals(1)}),
     ("attempts", {"service": "reviews", "atMost": 2}, many(), P, {"arrivals": arrivals(2)}),
+    ("attempts", {"service": "reviews", "average": {"atMost": 2}}, many(), P, {"arrivals": arrivals(2)}),
+    ("attempts", {"service": "reviews", "average": {"atMost": 1.9}}, many(), F, {"arrivals": arrivals(2)}),
+    ("attempts", {"service": "reviews", "average": {"atLeast": 1.1, "atMost": 3}}, many(), F, {"arrivals": arrivals(1)}),
     ("timeout", {"after": "1s"}, many(version="", status=504, took=1.02), P, {}),
     ("timeout", {"after": "1s"}, many(version="", status=504, took=2.02), F, {}),
     ("timeout", {"after": "1s"}, many(version="", status=504, took=0.9), F, {}),
@@ -235,6 +239,7 @@ CASES = [
     ("timeToEject", {"workload": "reviews-v2", "within": "1s"}, many(), P, EJECTED),
     ("timeToEject", {"workload": "reviews-v2", "within": "300ms"}, many(), F, EJECTED),
     ("timeToEject", {"workload": "reviews-v2", "within": "1s"}, many(), F, READMITTED_ONLY),
+    ("timeToEject", {"workload": "reviews-v2", "within": "1s"}, many(), U, OTHER_BEFORE),
     ("timeToEject", {"workload": "reviews-v2", "within": "1s"}, many(), U, {"faults": [span(held=False)]}),
     ("timeToReadmit", {"workload": "reviews-v2", "within": "2s"}, [*many(50), *(sample(i, "v2") for i in range(50, 60))], P, BROKEN),
     ("timeToReadmit", {"workload": "reviews-v2", "within": "500ms"}, [*many(50), *(sample(i, "v2") for i in range(50, 60))], F, BROKEN),
