@@ -59,6 +59,9 @@ class SidecarKiller:
             self.mesh.backend.connection(name).run(start)
             made.well = time.monotonic()
 
+    def settle(self, made: Iterable[Made]) -> None:
+        """The kernel has closed what the proxy had open."""
+
 
 class Stopper:
     """Stops every process of a workload where it is, and lets it go on."""
