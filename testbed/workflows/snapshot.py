@@ -12,6 +12,8 @@ from pathlib import Path
 from testbed import log
 from testbed.compiler import compile_mesh
 from testbed.errors import LabError, bad_input
+from testbed.faults import network
+from testbed.faults.breaking import Breaker
 from testbed.host.directories import cache_root
 from testbed.host.lock import hold
 from testbed.lab.executor import execute
@@ -87,6 +89,9 @@ def save(lab: Lab, name: str, show: Show) -> Snapshot:
     """Save the whole lab under ``name``; its machines go on.  Raises BadInput when the name is taken."""
     require_snapshots(lab)
     require_up(lab)
+    if broken := Breaker(lab).standing():
+        what = "; ".join(s.fault.title for s in broken)
+        raise LabError(lab.id, "save it", f"a fault stands: {what}", "testbed fault clear ends it")
     store = named_store(lab.id)
     if store.find(name) is not None:
         raise bad_input(name, "there is a snapshot of that name", "delete it first, or take another name")
@@ -195,6 +200,8 @@ def back_to(lab: Lab, snapshot: Snapshot, show: Show, command: str) -> RestoreRe
         none = ResourceSet()
         log.configure(lab.directories.log)
         plan = plan_restore(wanted(lab, machines), observe_remains(lab))  # nodes may not answer, and need not
+        if lab.hypervisor_if_up() is not None:
+            network.forget_all(lab)  # what faults hold outside the machines; all else goes with these
         performer = Performer(lab, machines, none, Restoring(machines, snapshot))
         seconds, timeline = run(plan, performer, show)
         snapshot.touch()
