@@ -1,6 +1,7 @@
 """A small lab that is saved, restored and reset, on machines.  These tests run in the order of this file."""
 
 import json
+import random
 import re
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from testbed.workflows.snapshot import restore
 
 LAB = "two-nodes"
 NAME = "of-the-tests"
+SEED = 20261123
 HELLO = re.compile(rb"\x16\x03.{3}\x01.{3}\x03\x03(.{32})", re.DOTALL)
 """A TLS record with a ClientHello, and its random bytes (RFC 8446 4.1.2)."""
 
@@ -138,22 +140,34 @@ def test_a_snapshot_older_than_its_certificates_comes_up_right(here, monkeypatch
     assert healthy()
 
 
-def test_a_killed_restore_leaves_the_snapshot_and_up_makes_the_lab_right(lab):
+def test_restores_killed_at_any_step_leave_the_snapshot_and_a_lab_that_the_next_one_makes_right(lab):
+    chance = random.Random(SEED)
+    steps = ["snapshot", "restore:left", "restore:right", "resume", "thaw:left", "thaw:right", "mesh", "edges"]
+    for step in chance.sample(steps, 3):
+        with running("snapshot", "restore", "-i", LAB, NAME) as restoring:
+            wait_for_step(LAB, step, restoring)
+            time.sleep(chance.random())  # somewhere in it: every moment has to be all right
+        cli("snapshot", "show", "-i", LAB, NAME, "--check")
+    cli("snapshot", "restore", "-i", LAB, NAME)
+    assert healthy()
+
+
+def test_a_killed_restore_is_made_right_by_up(lab):
     with running("snapshot", "restore", "-i", LAB, NAME) as restore:
         wait_for_step(LAB, "thaw:right", restore)
-    cli("snapshot", "show", "-i", LAB, NAME, "--check")
     cli("up", "-i", LAB)
     assert healthy()
 
 
-def test_a_killed_save_leaves_no_half_snapshot_and_the_lab_goes_on(lab):
-    with running("snapshot", "save", "-i", LAB, "killed") as save:
-        wait_for_step(LAB, "save", save)
-        time.sleep(5)  # at whatever it does then: every moment has to be all right
-    names = [s["name"] for s in json.loads(cli("snapshot", "list", "-i", LAB, "--json"))]
-    for name in names:
-        cli("snapshot", "show", "-i", LAB, name, "--check")
-    cli("up", "-i", LAB, "--no-verify")
+def test_killed_saves_leave_no_half_snapshot_and_the_lab_goes_on(lab):
+    chance = random.Random(SEED)
+    for number in range(2):
+        with running("snapshot", "save", "-i", LAB, f"killed-{number}") as save:
+            wait_for_step(LAB, "save", save)
+            time.sleep(8 * chance.random())  # at whatever it does then: every moment has to be all right
+        for saved in json.loads(cli("snapshot", "list", "-i", LAB, "--json")):
+            cli("snapshot", "show", "-i", LAB, saved["name"], "--check")
+        cli("up", "-i", LAB, "--no-verify")  # lets go on what stood still for the save
     assert healthy()
     cli("snapshot", "save", "-i", LAB, "after-the-kill")
     assert parts() == []
@@ -191,6 +205,15 @@ def test_a_full_disk_is_said_before_and_nothing_is_written(lab, tmp_path, monkey
     assert healthy()
 
 
+def test_no_snapshot_is_saved_while_a_fault_stands_and_a_restore_ends_it(lab):
+    cli("fault", "partition", "-i", LAB, "left", "--peer", "right")
+    assert "save it: a fault stands: partition left and right" in cli(
+        "snapshot", "save", "-i", LAB, "broken", code=1
+    )
+    cli("snapshot", "restore", "-i", LAB, NAME)  # asks along edges between the two
+    assert "nothing is broken" in cli("fault", "list", "-i", LAB)
+
+
 def test_reset_undoes_what_was_done_since_up(lab, tmp_path):
     on("left", "touch", "/root/mess")
     cli("apply", "-i", LAB, "--delete", "playbooks/resources/two-nodes/security.yaml")
@@ -208,3 +231,30 @@ def test_a_lab_that_is_down_comes_up_from_the_cache(lab):
     assert "nothing to do" in cli("up", "-i", LAB)
     [verdict] = json.loads(cli("verify", "-i", LAB, "--json", "echo-split"))
     assert verdict["verdict"] == "PASS"
+
+
+MORE = """\
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: more}
+spec:
+  hosts: [more.example]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: STATIC
+  endpoints: [{address: 192.0.2.1}]
+"""
+
+
+def test_with_other_resources_up_restores_the_machines_applies_the_difference_and_judges(lab, tmp_path):
+    (tmp_path / "more.yaml").write_text(MORE)
+    text = (home() / "inventories" / f"{LAB}.yaml").read_text()
+    listed = "resources: [playbooks/resources/two-nodes"
+    assert listed in text
+    inventory = tmp_path / "lab.yaml"
+    inventory.write_text(text.replace(listed, f"{listed}, {tmp_path / 'more.yaml'}"))
+    cli("down", "-i", LAB)
+    up = json.loads(cli("up", "-i", str(inventory), "--json"))
+    assert up["restored"] and up["verdict"] == "PASS"
+    assert {"thaw:left", "mesh"} <= set(up["steps"])
+    assert "more.example" in cli("applied", "-i", LAB)
+    assert "nothing to do" in cli("up", "-i", str(inventory))
