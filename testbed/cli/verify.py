@@ -100,7 +100,9 @@ def _chaos(lab: Lab, seed: int, length: str, smaller: bool, evidence: Path) -> S
 
 
 def _print_score(score: MutationScore) -> None:
-    output.print(f"{score.scenario.name}: noticed {score.killed} of {score.counted} ({score.percent:.0f}%)")
+    share = f"noticed {score.killed} of {score.counted} ({score.percent:.0f}%)"
+    none = "nothing in this lab could be broken for it"
+    output.print(f"{score.scenario.name}: {share if score.counted else none}")
     for result in score.results:
         if result.excused:
             output.print(f"  changes nothing: {result.mutant.name}: {result.excused}")
