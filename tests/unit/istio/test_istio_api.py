@@ -48,13 +48,6 @@ def server(tmp_path):
 
 
 @pytest.fixture
-def api(server):
-    api = KubeApi(server.access, HostNetwork().dial, 10)
-    yield api
-    api.close()
-
-
-@pytest.fixture
 def lab(api):
     return LabResources(api, "small")
 

@@ -12,12 +12,10 @@ from fake_api import serving
 from fake_mesh import FakeMesh, FakeNode, pod
 
 from testbed.backends.contract import Backend
-from testbed.backends.istio.api import KubeApi
 from testbed.backends.istio.backend import IstioBackend
 from testbed.backends.istio.places import WORKLOAD_LABEL, ClusterPlaces
 from testbed.documents import parse
 from testbed.errors import BadInput, MeshError, WaitTimeout
-from testbed.host.namespaces import HostNetwork
 from testbed.model.topology import MeshWorkload, Topology
 from testbed.resources import ResourceSet, load
 
@@ -41,13 +39,6 @@ def server(tmp_path):
         pod(api, "istiod-1", {"app": "istiod"}, "10.42.0.2", namespace="istio-system", node="server")
         pod(api, "echo-v1-abc", {WORKLOAD_LABEL: "echo-v1"}, "10.42.1.7")
         yield api
-
-
-@pytest.fixture
-def api(server):
-    api = KubeApi(server.access, HostNetwork().dial, 10)
-    yield api
-    api.close()
 
 
 @pytest.fixture
