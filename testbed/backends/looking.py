@@ -48,7 +48,14 @@ proxy() {{
 """
 
 
-_EXCHANGE = 'exec 3<>"/dev/tcp/127.0.0.1/$1" || exit; printf %s "$2" >&3; cat <&3'
+EXCHANGE = 'exec 3<>"/dev/tcp/127.0.0.1/$1" || exit; printf %s "$2" >&3; cat <&3'
+"""A program of bash: sends its second argument to the port of the loopback that is its first, prints the answer."""
+
+
+def request_of(path: str, body: str | None = None) -> str:
+    """A GET, or a POST of ``body``, as it goes over the wire."""
+    head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    return f"{head}Content-Length: {len((body or '').encode())}\r\n\r\n{body or ''}"
 
 
 def exchange(guest: Guest, workload: str, port: int, path: str, body: str | None = None) -> list[str]:
@@ -56,10 +63,8 @@ def exchange(guest: Guest, workload: str, port: int, path: str, body: str | None
 
     It prints the answer as it came, head and all; :func:`~testbed.backends.answers.body_of` reads it.
     """
-    head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-    request = f"{head}Content-Length: {len((body or '').encode())}\r\n\r\n{body or ''}"
     inside = ["nsenter", f"--net=/run/netns/{guest.namespace_of(workload)}", "timeout", "20"]
-    return [*inside, "bash", "-c", _EXCHANGE, "-", str(port), request]
+    return [*inside, "bash", "-c", EXCHANGE, "-", str(port), request_of(path, body)]
 
 
 def question(guest: Guest, workloads: Sequence[MeshWorkload], hosts: Sequence[str], directory: str) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from testbed.backends.istio.api import KubeApi
+from testbed.backends.looking import EXCHANGE, request_of
 from testbed.errors import MeshError
 from testbed.model.topology import Topology
 
@@ -22,13 +23,10 @@ ISTIOD_PORT = 8080
 
 _PODS = "/api/v1/pods"
 
-_EXCHANGE = r"""
+_AT = """
 for net in /run/netns/*; do
   [ -n "$(ip -n "${net##*/}" -4 -o address show to "$1" 2>/dev/null)" ] || continue
-  exec nsenter "--net=$net" timeout 20 bash -c '
-    exec 3<>"/dev/tcp/127.0.0.1/$1" || exit
-    printf "GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" "$2" >&3
-    cat <&3' - "$2" "$3"
+  exec nsenter "--net=$net" timeout 20 bash -c "$2" - "$3" "$4"
 done
 echo "no namespace here has the address $1" >&2
 exit 1
@@ -53,7 +51,7 @@ def exchange(place: Place, port: int, path: str) -> list[str]:
 
     It prints the answer as it came, head and all, and fails when the namespace is not there or nobody listens.
     """
-    return ["bash", "-c", _EXCHANGE, "-", place.address, str(port), path]
+    return ["bash", "-c", _AT, "-", place.address, EXCHANGE, str(port), request_of(path)]
 
 
 class Places(Protocol):

@@ -83,7 +83,8 @@ class FakeNode:
         self.commands.append(list(argv))
         if argv[0] == "journalctl":
             return Completed(0, b"a line of the unit\n", b"")
-        address, port, path = argv[-3:]
+        *_, address, _, port, request = argv
+        path = request.split()[1]
         if address in self.mesh.dying:
             return Completed(0, b"", b"")
         body = self.mesh.answer(self.node, address, int(port), path).encode()
