@@ -1,6 +1,6 @@
-"""A systemd unit and its files (``host.data.unit_files``): only what differs is written, and restarted for.
+"""Systemd units and their files (``host.data.units``): only what differs is written, and restarted for.
 
-One fact, and at most one command a file: what they are is decided in testbed.deploy.files, without a node.
+One fact a unit, and at most one command a file: what they are is decided in testbed.deploy.files, without a node.
 """
 
 from collections.abc import Iterator
@@ -33,4 +33,5 @@ def unit_files(data: dict, root: str = "") -> Iterator[StringCommand | str]:
         yield StringCommand(step.text, _stdin=step.stdin) if step.stdin is not None else step.text
 
 
-unit_files(name="Set up the unit", data=host.data.unit_files, root=host.data.get("root", ""))
+for data in host.data.units:
+    unit_files(name=f"Set up {data['unit']}", data=data, root=host.data.get("root", ""))

@@ -2,13 +2,14 @@
 
 from testbed.artifacts.catalogue import Artifact, Catalogue, read_catalogue
 from testbed.artifacts.lockfile import LockFile, Pin
-from testbed.artifacts.needed import needed, on_nodes
+from testbed.artifacts.needed import SAMPLES, archives_for, needed, on_nodes
 from testbed.artifacts.releases import envoy, mirror_envoy, pinned, planned_envoy
 from testbed.artifacts.sources import MIRROR_VARIABLE, Source, mirror_of_environment, sources
 from testbed.artifacts.store import OnProgress, Pulled, State, Store
 
 __all__ = [
     "MIRROR_VARIABLE",
+    "SAMPLES",
     "Artifact",
     "Catalogue",
     "LockFile",
@@ -18,6 +19,7 @@ __all__ = [
     "Source",
     "State",
     "Store",
+    "archives_for",
     "envoy",
     "mirror_envoy",
     "mirror_of_environment",

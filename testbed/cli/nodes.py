@@ -8,6 +8,7 @@ import sys
 import click
 
 from testbed.cli.options import inventory_option
+from testbed.errors import bad_input
 from testbed.lab.lab import Lab
 
 
@@ -62,11 +63,19 @@ def logs_command(lab: Lab, workload: str, access: bool) -> None:
 
 @click.command("export")
 @inventory_option
-@click.argument("what", type=click.Choice(["ssh-config", "ansible-inventory"]))
-def export_command(lab: Lab, what: str) -> None:
-    """Write the lab's SSH configuration or Ansible inventory to stdout."""
+@click.argument("what", type=click.Choice(["ssh-config", "ansible-inventory", "kubeconfig"]))
+@click.option("--merge", is_flag=True, help="put the kubeconfig into your own, as context testbed-LAB")
+def export_command(lab: Lab, what: str, merge: bool) -> None:
+    """Write the lab's SSH configuration, Ansible inventory or kubeconfig to stdout."""
+    from testbed.workflows.kubeconfig import kubeconfig, merge_kubeconfig
     from testbed.workflows.nodes import ansible_inventory, require_up, ssh_config
 
+    if merge and what != "kubeconfig":
+        raise bad_input("--merge", f"there is nothing to merge {what} into", "leave it out")
     with lab.closing():
         require_up(lab)
-        sys.stdout.write(ssh_config(lab) if what == "ssh-config" else ansible_inventory(lab))
+        if merge:
+            click.echo(f"context testbed-{lab.id} is in {merge_kubeconfig(lab)}")
+            return
+        writers = {"ssh-config": ssh_config, "ansible-inventory": ansible_inventory, "kubeconfig": kubeconfig}
+        sys.stdout.write(writers[what](lab))

@@ -130,7 +130,7 @@ def commands(wanted: UnitFiles, has: Found, root: str = "") -> tuple[Command, ..
             restart = True
     unit = shlex.quote(wanted.unit)
     if any(
-        f.path.endswith(f"/{wanted.unit}") and has.digests.get(f.path) != (f.digest, f.mode) for f in wanted.files
+        _is_of_unit(f.path, wanted.unit) and has.digests.get(f.path) != (f.digest, f.mode) for f in wanted.files
     ):
         steps.append(Command(f"systemctl daemon-reload && systemctl enable --quiet {unit}"))
     if has.state not in ("active", "activating"):
@@ -138,6 +138,11 @@ def commands(wanted: UnitFiles, has: Found, root: str = "") -> tuple[Command, ..
     elif restart:
         steps.append(Command(f"systemctl restart --no-block {unit}"))
     return tuple(steps)
+
+
+def _is_of_unit(path: str, unit: str) -> bool:
+    """Whether systemd reads it: the unit's own file, or a drop-in beside it."""
+    return path.endswith(f"/{unit}") or f"/{unit}.d/" in path
 
 
 def _write(file: NodeFile, root: str) -> Command:

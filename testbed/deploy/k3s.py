@@ -11,8 +11,10 @@ from collections.abc import Collection
 import yaml
 
 from testbed.deploy.files import NodeFile, UnitFiles
+from testbed.model.clusters import api_address
 from testbed.model.inventory import Inventory, Node
-from testbed.model.topology import Locality
+from testbed.model.reading import topology_of
+from testbed.model.topology import Locality, ProxyKind
 
 API_PORT = 6443
 SHARED = "/opt/testbed"
@@ -50,12 +52,6 @@ def k3s_files(inventory: Inventory, node: Node, token: str, archives: Collection
     return UnitFiles(unit, tuple(files), links)
 
 
-def api_address(inventory: Inventory) -> str:
-    """Where the API answers: the address that moves, else the only server's, in the management network."""
-    moving = inventory.cluster.api_address
-    return str(moving if moving is not None else inventory.management_address(inventory.servers()[0].name))
-
-
 def _config(inventory: Inventory, node: Node) -> dict[str, object]:
     first = inventory.servers()[0]
     config: dict[str, object] = {
@@ -87,8 +83,12 @@ def _server(inventory: Inventory, node: Node, *, is_first: bool) -> dict[str, ob
         "tls-san": sorted(names),
         "cluster-cidr": str(cluster.pods),
         "service-cidr": str(cluster.services),
+        # all nodes are on one network: packets between pods are routed, not wrapped
+        "flannel-backend": "host-gw",
         "disable": [name for name in _PACKAGED if name not in cluster.components],
         "secrets-encryption": cluster.secrets_encryption,
+        # it installs charts; only traefik is one
+        "disable-helm-controller": "traefik" not in cluster.components,
         "write-kubeconfig-mode": "0600",
         "kube-controller-manager-arg": ["terminated-pod-gc-threshold=10"],
     }
@@ -136,6 +136,10 @@ def _unit(inventory: Inventory, node: Node) -> str:
     role = node.cluster
     # without a default route a service's address must lead somewhere before it is translated
     route = f"/sbin/ip route replace {inventory.cluster.services} dev {_MESH_DEVICE}"
+    # a gateway's address is its node's: kube-proxy hands what arrives there to the pod
+    gateways = [w for w in topology_of(inventory).workloads if w.kind is ProxyKind.GATEWAY]
+    own = [str(w.address) for w in gateways if w.node == node.name]
+    quiet = " ".join(f"net.ipv4.conf.{device}.send_redirects=0" for device in ("all", _MESH_DEVICE))
     lines = (
         "[Unit]",
         f"Description=k3s {role} of the lab {inventory.id}",
@@ -146,6 +150,9 @@ def _unit(inventory: Inventory, node: Node) -> str:
         "[Service]",
         "Type=notify",
         f"ExecStartPre={route}",
+        # machines reach pods through the server; told of a shorter way, they would leave a translated connection
+        f"ExecStartPre=/sbin/sysctl -qw {quiet}",
+        *(f"ExecStartPre=/sbin/ip address replace {address}/32 dev {_MESH_DEVICE}" for address in own),
         "ExecStartPre=-/sbin/modprobe br_netfilter",
         "ExecStartPre=-/sbin/modprobe overlay",
         f"ExecStart=/usr/local/bin/k3s {role}",

@@ -51,6 +51,25 @@ class SamplesImage:
     """Its name in a container runtime, ``REPOSITORY:KEY``."""
 
 
+def planned_samples(folder: Path, programs: Path, cache: Path) -> SamplesImage:
+    """The image as it is, or will be once built."""
+    return _planned(_read(folder / "recipe.yaml"), _programs(programs), cache)
+
+
+def _programs(folder: Path) -> tuple[RecipeFile, ...]:
+    return tuple(RecipeFile(f"{_PROGRAMS}/{f.path}", f.content, f.executable) for f in tree(folder))
+
+
+def _base_key(recipe: SamplesRecipe) -> str:
+    return content_hash(_VERSION, recipe.model_dump_json(exclude={"user"}))
+
+
+def _planned(recipe: SamplesRecipe, files: Sequence[RecipeFile], cache: Path) -> SamplesImage:
+    parts = (part for f in files for part in (f.path, f.content))
+    key = content_hash(_base_key(recipe), str(recipe.user), *parts)
+    return SamplesImage(cache / "samples" / key / "samples.tar", f"{_REPOSITORY}:{key}")
+
+
 def samples_image(
     folder: Path, programs: Path, cache: Path, progress: Progress = lambda stage: None
 ) -> SamplesImage:
@@ -60,15 +79,12 @@ def samples_image(
     :class:`HostNotReady` when a tool is missing, and :class:`LabError` with a tool's last words.
     """
     recipe = _read(folder / "recipe.yaml")
-    files = tuple(RecipeFile(f"{_PROGRAMS}/{f.path}", f.content, f.executable) for f in tree(programs))
-    base = content_hash(_VERSION, recipe.model_dump_json(exclude={"user"}))
-    key = content_hash(base, str(recipe.user), *(part for f in files for part in (f.path, f.content)))
-    target = cache / "samples" / key
-    image = SamplesImage(target / "samples.tar", f"{_REPOSITORY}:{key}")
-    with building(target) as work:
+    files = _programs(programs)
+    image = _planned(recipe, files, cache)
+    with building(image.archive.parent) as work:
         if work is not None:
             require("umoci", "skopeo", advice="apt-get install umoci skopeo")
-            tree_archive = _base(recipe, cache / "samples-base" / base, progress)
+            tree_archive = _base(recipe, cache / "samples-base" / _base_key(recipe), progress)
             progress("image")
             (work / "programs.tar").write_bytes(tar_of(files))
             _pack(work, (tree_archive, work / "programs.tar"), recipe.user, image.reference)

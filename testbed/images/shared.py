@@ -26,7 +26,7 @@ def shared_key(envoy: Path, folder: Path, releases: Mapping[str, Path] = _NONE) 
 
     ``releases``: path on the disk -> file, below the folder of its version.
     """
-    parts: list[str | bytes] = ["2", envoy.parent.name]
+    parts: list[str | bytes] = ["3", envoy.parent.name]
     for place, source in sorted(releases.items()):
         parts += [place, source.parent.name]
     for file in tree(folder):
@@ -35,7 +35,8 @@ def shared_key(envoy: Path, folder: Path, releases: Mapping[str, Path] = _NONE) 
 
 
 def build_shared(envoy: Path, folder: Path, cache: Path, releases: Mapping[str, Path] = _NONE) -> Path:
-    """The disk (raw ext4) with ``bin/envoy``, everything below ``folder`` (``images/shared``), and ``releases``."""
+    """The disk (raw ext4) with ``bin/envoy``, everything below ``folder`` (``images/shared``), and ``releases``;
+    packages among these are unpacked, see :func:`unpacked_name`."""
     target = cache / "shared" / shared_key(envoy, folder, releases)
     with building(target) as work:
         if work is not None:
@@ -54,9 +55,27 @@ def build_shared(envoy: Path, folder: Path, cache: Path, releases: Mapping[str, 
                 for place, source in releases.items():
                     path = top / place
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(source, path)  # with its mode
+                    if source.suffix == ".deb":
+                        _unpack(source, path.with_name(unpacked_name(path.name)))
+                    else:
+                        shutil.copy(source, path)  # with its mode
                 _make_disk(top, work / "disk.raw")
     return target / "disk.raw"
+
+
+def unpacked_name(package: str) -> str:
+    """The folder of a package's files, where the package would lie: ``istio-sidecar.deb`` -> ``sidecar``."""
+    return package.removesuffix(".deb").rpartition("-")[2]
+
+
+def _unpack(package: Path, folder: Path) -> None:
+    """A package's files, unpacked here once, and not by each emulated node."""
+    require("dpkg-deb")
+    done = subprocess.run(
+        ["dpkg-deb", "--extract", str(package), str(folder)], check=False, capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        raise LabError("shared disk", f"unpack {package.name}", done.stderr.strip() or f"status {done.returncode}")
 
 
 def _make_disk(top: Path, disk: Path) -> None:

@@ -20,7 +20,12 @@ from testbed.images import (
     shared_key,
 )
 from testbed.images.recipe import RecipeFolder
+from testbed.images.samples import SamplesImage, planned_samples, samples_image
 from testbed.model.inventory import Image, Inventory
+
+
+def _sample_folders(home: Path) -> tuple[Path, Path]:
+    return home / "images" / "samples", home / "images" / "shared" / "programs"
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class Disks:
     cache: Path
     releases: Mapping[str, Path] = field(default_factory=dict)
     """Path on the shared disk -> the artifact in the cache."""
+    samples: SamplesImage | None = None
+    """The container image of the sample services, where there are containers."""
 
     @classmethod
     def of(cls, inventory: Inventory) -> Disks:
@@ -39,7 +46,12 @@ class Disks:
         cache = cache_root()
         releases = artifacts.on_nodes(artifacts.needed(inventory))
         files = {place: cache / "artifacts" / artifact.path for place, artifact in releases.items()}
-        return cls(inventory.image, testbed_home(), cache, files)
+        home = testbed_home()
+        samples: SamplesImage | None = None
+        if inventory.mesh.backend == "istio":
+            samples = planned_samples(*_sample_folders(home), cache)
+            files[artifacts.SAMPLES] = samples.archive
+        return cls(inventory.image, home, cache, files, samples)
 
     @cached_property
     def recipe(self) -> RecipeFolder:
@@ -84,5 +96,7 @@ class Disks:
         return self.shared.exists()
 
     def build_shared(self) -> None:
-        """Build it unless the cache has it; fetches Envoy first."""
+        """Build it unless the cache has it; fetches Envoy first, and builds the image of the sample services."""
+        if self.samples is not None:
+            samples_image(*_sample_folders(self.home), self.cache)
         build_shared(artifacts.envoy(self.cache), self._shared_folder, self.cache, self.releases)

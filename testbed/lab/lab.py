@@ -22,6 +22,8 @@ from testbed.model.reading import topology_of
 from testbed.model.topology import Topology
 
 SSH_PORT = 22
+API_FORWARD = "kubernetes"
+"""What the forwarder to the cluster's API is called, among gateways' names."""
 
 
 class NotUp(LabError):
@@ -65,6 +67,11 @@ class Lab:
     def topology(self) -> Topology:
         """The mesh that the inventory describes."""
         return topology_of(self.inventory)
+
+    @property
+    def has_cluster(self) -> bool:
+        """Whether its mesh is Istio, in a cluster."""
+        return self.inventory.mesh.backend == "istio"
 
     @property
     def tag(self) -> str:

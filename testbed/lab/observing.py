@@ -10,7 +10,8 @@ from testbed.guests import NodeConnection
 from testbed.host.forward import find_forwards
 from testbed.hypervisor.machines import FoundMachine, Power
 from testbed.lab.disks import Disks
-from testbed.lab.lab import Lab
+from testbed.lab.lab import API_FORWARD, Lab
+from testbed.model.clusters import api_address
 from testbed.plan import ObservedLab, ObservedMachine
 
 ANSWER_LIMIT = 5.0
@@ -39,8 +40,10 @@ def observe(lab: Lab, disks: Disks) -> ObservedLab:
 
 
 def forwarded(lab: Lab) -> dict[str, int]:
-    """Gateway -> loopback port.  An address that is no workload's any more stands for itself."""
+    """Gateway, or :data:`API_FORWARD`, -> loopback port.  An address that nothing has now stands for itself."""
     by_address = {str(w.address): w.name for w in lab.topology.workloads}
+    if lab.has_cluster:
+        by_address[api_address(lab.inventory)] = API_FORWARD
     return {by_address.get(f.address, f.address): f.port for f in find_forwards(lab.directories)}
 
 

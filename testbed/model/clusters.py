@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 
 from testbed.documents import Path
 from testbed.model.inventory import Inventory
@@ -14,6 +14,25 @@ SERVER_MEMORY = 1536 * 1024**2
 """Bytes below which k3s's server, Istio's control plane and a kernel don't fit (measured: 0.9-1.3 GiB in use)."""
 
 AGENT_MEMORY = 768 * 1024**2
+
+_ISTIOD, _FIRST_SERVICE = 20, 32
+"""Places in the network of services: Kubernetes leaves the first 256 to who chooses an address (KEP-3070)."""
+
+
+def api_address(inventory: Inventory) -> str:
+    """Where the API answers: the address that moves, else the only server's, in the management network."""
+    moving = inventory.cluster.api_address
+    return str(moving if moving is not None else inventory.management_address(inventory.servers()[0].name))
+
+
+def istiod_address(inventory: Inventory) -> IPv4Address:
+    """istiod's service, fixed so that machines outside the cluster need no DNS to find it."""
+    return inventory.cluster.services.network_address + _ISTIOD
+
+
+def first_service_address(inventory: Inventory) -> IPv4Address:
+    """Where addresses of the inventory's services begin in the cluster."""
+    return inventory.cluster.services.network_address + _FIRST_SERVICE
 
 
 def cluster_findings(inventory: Inventory) -> Iterator[Finding]:

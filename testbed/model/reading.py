@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from testbed.documents import Document, Path, parse, validate
 from testbed.errors import BadInput, Problem, bad_input
-from testbed.model.clusters import cluster_findings
+from testbed.model.clusters import cluster_findings, first_service_address
 from testbed.model.inventory import Gateway, Inventory, Port, Workload, walk_names
 from testbed.model.topology import Locality, MeshService, MeshWorkload, ProxyKind, ServicePort, Topology
 
@@ -144,12 +144,15 @@ def _ports(ports: list[Port]) -> tuple[ServicePort, ...]:
 def topology_of(inventory: Inventory) -> Topology:
     """The mesh that the inventory describes.  Addresses follow from names' order and never from what runs.
 
-    Services get addresses from 240.240.0.0/16 in order.  A workload's address counts down from the end of the
-    mesh network by its place in the file, so it doesn't collide with the nodes', which count up.
+    Services get addresses from 240.240.0.0/16 in order, in a cluster from its own network of services.  A
+    workload's address counts down from the end of the mesh network by its place in the file, so it doesn't collide
+    with the nodes', which count up.
     """
-    range_ = IPv4Network("240.240.0.0/16")
+    first = IPv4Address("240.240.0.1")
+    if inventory.mesh.backend == "istio":
+        first = first_service_address(inventory)
     services = tuple(
-        MeshService(s.name, s.namespace, range_.network_address + 1 + i, _ports(s.ports), {"app": s.name})
+        MeshService(s.name, s.namespace, first + i, _ports(s.ports), {"app": s.name})
         for i, s in enumerate(inventory.services)
     )
     ports = {(s.namespace, s.name): s.ports for s in services}

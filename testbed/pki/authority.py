@@ -113,9 +113,8 @@ class LabCa:
         sent = above if certificate in trusted else [certificate, *above]
         return cls(certificate, key, sent, roots)
 
-    def save(self, directory: Path) -> None:
-        """Write the CA to ``directory``, which appears as a whole; one that exists already is left as it is."""
-        directory.parent.mkdir(parents=True, exist_ok=True)
+    def as_files(self) -> dict[str, bytes]:
+        """Its files by name: Istio's layout, as :meth:`load` reads it."""
         pem = serialization.Encoding.PEM
         contents = (
             self._certificate.public_bytes(pem),
@@ -123,9 +122,14 @@ class LabCa:
             b"".join(c.public_bytes(pem) for c in self._chain),
             self.roots,
         )
+        return dict(zip(_FILES, contents, strict=True))
+
+    def save(self, directory: Path) -> None:
+        """Write the CA to ``directory``, which appears as a whole; one that exists already is left as it is."""
+        directory.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))  # 0700
         try:
-            for name, content in zip(_FILES, contents, strict=True):
+            for name, content in self.as_files().items():
                 with os.fdopen(os.open(made / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                     file.write(content)
             made.rename(directory)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from testbed.plan.lab import ObservedLab, WantedLab
-from testbed.plan.steps import InstallControlPlane, InstallNode, Stage, Step
+from testbed.plan.steps import DeployPods, InstallControlPlane, InstallNode, Stage, Step
 
 
 def cluster_steps(wanted: WantedLab, observed: ObservedLab, renewed: frozenset[str]) -> Iterator[Step]:
@@ -28,6 +28,7 @@ def cluster_steps(wanted: WantedLab, observed: ObservedLab, renewed: frozenset[s
         if seen.get(node) != cluster.nodes[node]:
             needs = {f"boot:{node}", _name(first)}
             yield _node(node, "let it join the cluster", "the API says that it is Ready", needs)
+    changed = any(seen.get(n) != cluster.nodes[n] for n in (*cluster.servers, *cluster.agents))
     if observed.control_plane != cluster.control_plane or first in renewed:
         yield Step(
             "control-plane",
@@ -37,6 +38,16 @@ def cluster_steps(wanted: WantedLab, observed: ObservedLab, renewed: frozenset[s
             "its Deployments are available at this version and with these settings",
             Stage.CLUSTER,
             frozenset(_name(n) for n in (*cluster.servers, *cluster.agents)),
+        )
+    if observed.pods != cluster.pods or changed:
+        yield Step(
+            "pods",
+            DeployPods(),
+            "put the workloads into the cluster and wait until their pods are available",
+            "down",
+            "their Deployments are available as the inventory has them",
+            Stage.CLUSTER,
+            frozenset(("control-plane", *(_name(n) for n in (*cluster.servers, *cluster.agents)))),
         )
 
 

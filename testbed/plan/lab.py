@@ -25,6 +25,8 @@ class WantedCluster:
     """Node -> content hash of what the cluster has on it."""
     control_plane: str
     """Content hash of Istio's version, mode and settings."""
+    pods: str = ""
+    """Content hash of the services and workloads in it."""
 
 
 @dataclass(frozen=True)
@@ -73,5 +75,7 @@ class ObservedLab:
     """Whether a snapshot is at hand that all wanted machines can be restored from."""
     control_plane: str | None = None
     """The content hash of Istio's installation, once it is available."""
+    pods: str | None = None
+    """The content hash of the workloads in the cluster, once they are available."""
     mesh_in_force: bool = False
     """Whether every proxy answers with what the wanted resources compile to."""

@@ -268,12 +268,12 @@ def _mesh(steps: _Steps, wanted: WantedLab, observed: ObservedLab, *, restore: b
             "workloads",
             DeployWorkloads(tuple(deploy)),
             Stage.MESH,
-            (*steps.named("boot:", "cluster:"), "control-plane"),
+            (*steps.named("boot:", "cluster:"), "control-plane", "pods"),
             f"set up the workloads of {len(deploy)} nodes",
             "down",
             "each node's tools report this digest of its workloads",
         )
-    if steps.named("boot:", "thaw:", "workloads", "control-plane") or not observed.mesh_in_force:
+    if steps.named("boot:", "thaw:", "workloads", "control-plane", "pods") or not observed.mesh_in_force:
         pushed = (
             "compile the resources, push them" if wanted.cluster is None else "apply the resources to the cluster"
         )
@@ -281,7 +281,7 @@ def _mesh(steps: _Steps, wanted: WantedLab, observed: ObservedLab, *, restore: b
             "mesh",
             ApplyMesh(),
             Stage.MESH,
-            ("workloads", "control-plane", *steps.named("boot:", "thaw:")),
+            ("workloads", "control-plane", "pods", *steps.named("boot:", "thaw:")),
             f"{pushed}, wait until they are in force",
             "apply",
             "every proxy answers with the revision that it shall have",

@@ -115,6 +115,11 @@ class InstallControlPlane:
 
 
 @dataclass(frozen=True)
+class DeployPods:
+    """Put the services and workloads into the cluster and wait until their pods are available."""
+
+
+@dataclass(frozen=True)
 class DeployWorkloads:
     """Tell nodes which workloads they have, and let them set these up."""
 
@@ -177,6 +182,7 @@ Action = (
     | ThawMachine
     | InstallNode
     | InstallControlPlane
+    | DeployPods
     | DeployWorkloads
     | ApplyMesh
     | AskEdges

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import json
 
-from testbed.artifacts import needed, on_nodes, read_catalogue
+from testbed.artifacts import Catalogue, archives_for, read_catalogue
+from testbed.backends.istio.installing import mesh_config
+from testbed.backends.istio.manifests import objects
+from testbed.deploy.files import UnitFiles
 from testbed.deploy.k3s import k3s_files
-from testbed.model.inventory import Inventory
+from testbed.host.directories import cache_root, testbed_home
+from testbed.images.samples import planned_samples
+from testbed.model.inventory import Inventory, Node
 from testbed.model.proxy import content_hash
+from testbed.model.reading import topology_of
 from testbed.plan import WantedCluster
+
+CONTROL_PLANE, PODS = "control-plane", "pods"
+"""Parts of what is installed in the cluster, as it keeps their digests."""
 
 
 def wanted_cluster(inventory: Inventory) -> WantedCluster | None:
@@ -19,16 +28,36 @@ def wanted_cluster(inventory: Inventory) -> WantedCluster | None:
     if inventory.mesh.backend != "istio":
         return None
     catalogue = read_catalogue()
-    k3s = inventory.cluster.version or catalogue.default("k3s")
-    istio = inventory.mesh.version or catalogue.default("istio")
     servers, agents = inventory.servers(), inventory.agents()
-    archives = [place for place, artifact in on_nodes(needed(inventory, catalogue)).items() if artifact.is_image]
-    settings = json.dumps(inventory.mesh.config, sort_keys=True)
+    settings = json.dumps(mesh_config(inventory), sort_keys=True)
     return WantedCluster(
         servers=tuple(n.name for n in servers),
         agents=tuple(n.name for n in agents),
-        nodes={
-            n.name: content_hash(k3s, k3s_files(inventory, n, "", archives).digest) for n in (*servers, *agents)
-        },
-        control_plane=content_hash(istio, inventory.mesh.mode, inventory.mesh.trust_domain, settings),
+        nodes={n.name: node_digest(inventory, n, catalogue) for n in (*servers, *agents)},
+        control_plane=content_hash(istio_version(inventory, catalogue), inventory.mesh.mode, settings),
+        pods=content_hash(json.dumps(cluster_objects(inventory), sort_keys=True)),
     )
+
+
+def istio_version(inventory: Inventory, catalogue: Catalogue | None = None) -> str:
+    """Of the lab's Istio."""
+    return inventory.mesh.version or (catalogue or read_catalogue()).default("istio")
+
+
+def node_files(inventory: Inventory, node: Node, token: str, catalogue: Catalogue | None = None) -> UnitFiles:
+    """What the cluster has on a node."""
+    return k3s_files(inventory, node, token, archives_for(inventory, node, catalogue))
+
+
+def node_digest(inventory: Inventory, node: Node, catalogue: Catalogue | None = None) -> str:
+    """Content hash of that, without the token, and of k3s's version."""
+    found = catalogue or read_catalogue()
+    k3s = inventory.cluster.version or found.default("k3s")
+    return content_hash(k3s, node_files(inventory, node, "", found).digest)
+
+
+def cluster_objects(inventory: Inventory) -> list[dict[str, object]]:
+    """The services and workloads as the cluster gets them."""
+    images = testbed_home() / "images"
+    samples = planned_samples(images / "samples", images / "shared" / "programs", cache_root())
+    return objects(inventory, topology_of(inventory), samples.reference)

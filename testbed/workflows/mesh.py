@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from testbed.backends.contract import Applied, Backend, MeshDiff
+from testbed.backends.istio.backend import IstioBackend
+from testbed.backends.istio.places import ClusterPlaces
 from testbed.backends.standalone import StandaloneBackend
 from testbed.compiler.security import MeshConfig, SecurityInputs
 from testbed.errors import HostNotReady, bad_input
@@ -16,6 +18,7 @@ from testbed.lab.snapshots.thawing import ask
 from testbed.pki import LabCa
 from testbed.resources import Key, ResourceSet, load
 from testbed.workflows.artifacts import require_releases
+from testbed.workflows.kubernetes import api_of
 from testbed.workflows.loading import read_manifests
 from testbed.workflows.nodes import require_up
 
@@ -33,6 +36,11 @@ def backend_of(lab: Lab, *, restored: bool = False, lasting: bool = False) -> Ba
     """
     require_backend(lab)
     connections = {n.name: lab.connection(n.name) for n in lab.inventory.nodes}
+    if lab.has_cluster:
+        api = api_of(lab)
+        cluster = {n.name for n in lab.inventory.nodes if n.cluster is not None}
+        places = ClusterPlaces(api, lab.topology, cluster)
+        return IstioBackend(lab.id, lab.topology, connections, api, places)
     ca = LabCa.open(lab.directories.pki / "ca", lab.id)
 
     def look(node: str, question: Mapping[str, Any]) -> bytes:
@@ -52,9 +60,13 @@ def backend_of(lab: Lab, *, restored: bool = False, lasting: bool = False) -> Ba
 def require_backend(lab: Lab) -> None:
     """Raise unless this host can make a lab with the inventory's backend; nothing has been touched then."""
     require_releases(lab)
-    if lab.inventory.mesh.backend == "istio":
-        cause = "machines and artifacts are there, what installs k3s and Istio on them is not yet"
-        raise HostNotReady(lab.file, "use the istio backend", cause, "use an inventory with backend: standalone")
+    if lab.inventory.mesh.mode == "ambient":
+        raise HostNotReady(lab.file, "use ambient mode", "only sidecars are installed yet", "write mode: sidecar")
+    if len(lab.inventory.servers()) > 1:
+        cause = "an address that moves between servers is not installed yet"
+        raise HostNotReady(
+            lab.file, "use several servers", cause, "use inventories/k3s-istio.yaml, with one server"
+        )
 
 
 def security_of(lab: Lab) -> SecurityInputs:

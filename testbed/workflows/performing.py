@@ -6,11 +6,13 @@ import shutil
 import threading
 from dataclasses import dataclass
 
+from testbed.deploy.k3s import API_PORT
 from testbed.documents import parse
 from testbed.host.forward import start_forward, stop_forward
-from testbed.lab.lab import Lab
+from testbed.lab.lab import API_FORWARD, Lab
 from testbed.lab.machines import Machines
 from testbed.lab.snapshots import Restoring, each, go_on
+from testbed.model.clusters import api_address
 from testbed.plan.steps import (
     Action,
     ApplyMesh,
@@ -22,6 +24,7 @@ from testbed.plan.steps import (
     CreateMachine,
     DefineNetwork,
     DeleteFiles,
+    DeployPods,
     DeployWorkloads,
     Forward,
     InstallControlPlane,
@@ -39,11 +42,16 @@ from testbed.plan.steps import (
 )
 from testbed.resources import ResourceSet, load
 from testbed.workflows.edges import ask_edges
-from testbed.workflows.mesh import backend_of, require_backend
+from testbed.workflows.istio import deploy_pods, deploy_sidecars, install_control_plane
+from testbed.workflows.kubernetes import join
+from testbed.workflows.mesh import backend_of
 from testbed.workflows.workloads import deploy_workloads
 
 IN_FORCE_LIMIT = 120.0
 """Seconds for a whole lab's first configuration to be in force; eleven Envoys start in it."""
+
+CLUSTER_LIMIT = 300.0
+"""Seconds for the same with Istio: a machine's sidecar asks for a certificate and registers first."""
 
 
 @dataclass
@@ -57,7 +65,7 @@ class Performer:
     restoring: Restoring | None = None
     """The restore under way, if the plan is one."""
 
-    def __call__(self, action: Action, cancel: threading.Event) -> None:  # noqa: PLR0912  (one line per action)
+    def __call__(self, action: Action, cancel: threading.Event) -> None:  # noqa: PLR0912, PLR0915  (one line per action)
         """Do ``action``; ``cancel`` calls off its waits."""
         match action:
             case StartHypervisor():
@@ -88,10 +96,16 @@ class Performer:
                 self._restore.thaw(node, cancel)
             case AskEdges():
                 ask_edges(self.lab, self._wanted_resources())
-            case InstallNode() | InstallControlPlane():
-                require_backend(self.lab)
+            case InstallNode(node):
+                join(self.lab, node, cancel)
+            case InstallControlPlane():
+                install_control_plane(self.lab, cancel)
+            case DeployPods():
+                deploy_pods(self.lab, cancel)
             case DeployWorkloads(nodes):
                 deploy_workloads(self.lab, nodes)
+                if self.lab.has_cluster:
+                    deploy_sidecars(self.lab, nodes)
             case ApplyMesh():
                 self._apply()
             case Forward(gateway, port):
@@ -108,6 +122,9 @@ class Performer:
                 self.lab.directories.remove()
 
     def _apply(self) -> None:
+        if self.lab.has_cluster:
+            backend_of(self.lab).apply(self._wanted_resources(), limit=CLUSTER_LIMIT)
+            return
         if self.restoring is None:  # a save that was killed may have left services standing
             each((n.name for n in self.lab.inventory.nodes), lambda node: go_on(self.lab, node))
         backend = backend_of(self.lab, restored=self.restoring is not None)
@@ -126,10 +143,16 @@ class Performer:
         return self.restoring
 
     def _forward(self, gateway: str, port: int) -> None:
+        if gateway == API_FORWARD:
+            address = api_address(self.lab.inventory)
+            start_forward(self.lab.directories, address, API_PORT, port=port, private=self.lab.private)
+            return
         workload = self.lab.topology.workload(gateway)
         target = workload.ports[0].target
         start_forward(self.lab.directories, str(workload.address), target, port=port, private=self.lab.private)
 
     def _address(self, gateway: str) -> str:
         known = {w.name: str(w.address) for w in self.lab.topology.workloads}
+        if self.lab.has_cluster:
+            known[API_FORWARD] = api_address(self.lab.inventory)
         return known.get(gateway, gateway)

@@ -7,12 +7,14 @@ from dataclasses import replace
 from testbed.compiler import compile_mesh
 from testbed.faults.breaking import Breaker
 from testbed.host.probes import kvm
-from testbed.lab.lab import Lab
+from testbed.lab.lab import API_FORWARD, Lab
 from testbed.lab.machines import Machines
 from testbed.lab.observing import observe
 from testbed.plan import ObservedLab, WantedLab, WantedMachine
 from testbed.resources import ResourceSet
 from testbed.workflows.cluster import wanted_cluster
+from testbed.workflows.istio import with_identities
+from testbed.workflows.kubernetes import with_cluster
 from testbed.workflows.mesh import backend_of, security_of
 from testbed.workflows.workloads import workloads_digest
 
@@ -31,9 +33,14 @@ def wanted(lab: Lab, machines: Machines) -> WantedLab:
         machines={
             node: WantedMachine(spec, workloads_digest(lab, node)) for node, spec in machines.specs().items()
         },
-        forwards={g.name: g.forward for g in lab.inventory.gateways if g.forward is not None},
+        forwards=_forwards(lab),
         cluster=wanted_cluster(lab.inventory),
     )
+
+
+def _forwards(lab: Lab) -> dict[str, int]:
+    gateways = {g.name: g.forward for g in lab.inventory.gateways if g.forward is not None}
+    return gateways | ({API_FORWARD: 0} if lab.has_cluster else {})
 
 
 def look(lab: Lab, machines: Machines, resources: ResourceSet) -> ObservedLab:
@@ -41,11 +48,16 @@ def look(lab: Lab, machines: Machines, resources: ResourceSet) -> ObservedLab:
 
     Compiling comes first: resources that can't be compiled are found before anything is touched.
     """
-    compile_mesh(resources, lab.topology, security=security_of(lab))
+    if not lab.has_cluster:
+        compile_mesh(resources, lab.topology, security=security_of(lab))
     if lab.is_stopped:
         lab.daemon.start()  # only it knows the machines
     Breaker(lab).recover()
     observed = observe(lab, machines.disks)
+    if lab.has_cluster:
+        observed = with_identities(lab, with_cluster(lab, observed))
+        if observed.pods is None:
+            return observed
     nodes = {n.name for n in lab.inventory.nodes}
     if set(observed.machines) != nodes or not all(m.answers for m in observed.machines.values()):
         return observed

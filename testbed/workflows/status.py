@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from testbed.backends.contract import ProxyState
+from testbed.errors import LabError
 from testbed.faults.breaking import Breaker
 from testbed.host.lock import holder
 from testbed.lab.disks import Disks
@@ -55,10 +56,19 @@ class LabStatus:
         }
 
 
+def _proxies(lab: Lab) -> tuple[ProxyState, ...]:
+    try:
+        return backend_of(lab).states()
+    except LabError:
+        if lab.has_cluster:  # no API: nobody can be asked where proxies are
+            return ()
+        raise
+
+
 def status(lab: Lab) -> LabStatus:
     """Look at the lab; takes no lock, and changes nothing but what a killed `fault` left behind."""
     Breaker(lab).recover()
     observed = observe(lab, Disks.of(lab.inventory))
     asked = any(m.answers for m in observed.machines.values())
-    proxies = backend_of(lab).states() if asked else ()
+    proxies = _proxies(lab) if asked else ()
     return LabStatus(lab, observed, proxies, urls(lab), str(holder(lab.directories) or ""))

@@ -12,7 +12,7 @@ from testbed.faults.breaking import Breaker
 from testbed.host.doctor import require
 from testbed.host.lock import hold
 from testbed.lab.halfopen import close_half_open
-from testbed.lab.lab import Lab
+from testbed.lab.lab import API_FORWARD, Lab
 from testbed.lab.machines import Machines
 from testbed.lab.observing import forwarded
 from testbed.lab.snapshots import Damaged, Restoring, cache_store
@@ -150,4 +150,6 @@ def _keep(lab: Lab, machines: Machines, resources: ResourceSet, show: Show) -> s
 
 def urls(lab: Lab) -> dict[str, str]:
     """Where each forwarded gateway is on this host."""
-    return {gateway: f"http://127.0.0.1:{port}/" for gateway, port in forwarded(lab).items()}
+    return {
+        gateway: f"http://127.0.0.1:{port}/" for gateway, port in forwarded(lab).items() if gateway != API_FORWARD
+    }

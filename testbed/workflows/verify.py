@@ -13,12 +13,13 @@ from testbed.errors import LabError
 from testbed.faults.breaking import Breaker
 from testbed.host.lock import hold
 from testbed.lab.capture import capture
-from testbed.lab.lab import Lab
+from testbed.lab.lab import API_FORWARD, Lab
 from testbed.lab.observing import forwarded
 from testbed.report import write_bundle
 from testbed.report.record import ScenarioRecord
 from testbed.scenarios import LabUnderTest, ScenarioFile, find, run_scenario
 from testbed.scenarios.mutants import MutationScore, run_mutants
+from testbed.workflows.istio import name_namespaces
 from testbed.workflows.mesh import backend_of
 from testbed.workflows.nodes import require_up
 
@@ -29,10 +30,13 @@ def lab_under_test(lab: Lab) -> LabUnderTest:
     """The lab as scenarios meet it."""
 
     def gateway() -> tuple[str, int]:
-        for port in forwarded(lab).values():
-            return "127.0.0.1", port
+        for name, port in forwarded(lab).items():
+            if name != API_FORWARD:
+                return "127.0.0.1", port
         raise LabError(lab.id, "send traffic from outside", "no gateway is forwarded", "run: testbed up")
 
+    if lab.has_cluster:
+        name_namespaces(lab)
     has_gateway = any(g.forward is not None for g in lab.inventory.gateways)
     return LabUnderTest(
         backend_of(lab, lasting=True),

@@ -11,13 +11,14 @@ from testbed.plan.steps import Stage
 from testbed.workflows.cluster import wanted_cluster
 
 NODES = ("one", "two", "three", "agent-1", "agent-2", "machine")
-CLUSTER = WantedCluster(NODES[:3], NODES[3:5], {n: f"c-{n}" for n in NODES[:5]}, "istio")
+CLUSTER = WantedCluster(NODES[:3], NODES[3:5], {n: f"c-{n}" for n in NODES[:5]}, "istio", "pods")
 WANTED = WantedLab("lab", False, {}, {n: WantedMachine("m", "w") for n in NODES}, {}, CLUSTER)
 THERE = ObservedLab(
     image=True,
     shared=True,
     machines={n: ObservedMachine("m", True, True, "w", CLUSTER.nodes.get(n)) for n in NODES},
     control_plane="istio",
+    pods="pods",
     mesh_in_force=True,
 )
 
@@ -48,6 +49,8 @@ def test_the_mesh_comes_after_its_control_plane_and_that_after_the_cluster():
     found = steps(ObservedLab())
     assert found["control-plane"].needs == {f"cluster:{n}" for n in NODES[:5]}
     assert "control-plane" in found["workloads"].needs
+    assert found["pods"].needs == {"control-plane", *(f"cluster:{n}" for n in NODES[:5])}
+    assert {"pods", "workloads"} <= found["mesh"].needs
     assert {"control-plane", "workloads"} <= found["mesh"].needs
     assert found["mesh"].does.startswith("apply the resources to the cluster")
     assert {s.stage for s in found.values() if s.name.startswith(("cluster:", "control"))} == {Stage.CLUSTER}
@@ -56,13 +59,14 @@ def test_the_mesh_comes_after_its_control_plane_and_that_after_the_cluster():
 @pytest.mark.parametrize(
     ("observed", "does"),
     [
-        (machine("agent-1", cluster="other"), ["cluster:agent-1"]),
-        (machine("agent-1", cluster=None), ["cluster:agent-1"]),
-        (machine("two", cluster="other"), ["cluster:two"]),
+        (machine("agent-1", cluster="other"), ["cluster:agent-1", "pods", "mesh"]),
+        (machine("agent-1", cluster=None), ["cluster:agent-1", "pods", "mesh"]),
+        (machine("two", cluster="other"), ["cluster:two", "pods", "mesh"]),
         (replace(THERE, control_plane="other"), ["control-plane", "mesh"]),
+        (replace(THERE, pods="other"), ["pods", "mesh"]),
         (replace(THERE, mesh_in_force=False), ["mesh"]),
     ],
-    ids=["agent's files", "agent gone", "server's files", "Istio's version", "resources"],
+    ids=["agent's files", "agent gone", "server's files", "Istio's version", "workloads", "resources"],
 )
 def test_only_what_differs_is_done(observed, does):
     assert list(steps(observed)) == does
@@ -98,6 +102,7 @@ def inventory(name, old="", new=""):
 def test_a_cluster_is_what_the_inventory_says_of_it():
     assert wanted_cluster(inventory("two-nodes")) is None
     found = wanted_cluster(inventory("k3s-ha"))
+    assert found.pods != wanted_cluster(inventory("k3s-small")).pods
     assert found.servers == ("server-1", "server-2", "server-3")
     assert found.agents == ("agent-1", "agent-2")
     assert len(set(found.nodes.values())) == 5

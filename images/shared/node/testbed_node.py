@@ -6,7 +6,7 @@
 
 workloads.json is a list of objects: name, service, version, namespace, address and prefix (in the mesh network),
 gateway (true: no redirection, no program), program (a file in /opt/testbed/programs without .py; "none": none),
-ports (what it listens on), env (more environment for the program).
+ports (what it listens on), env (more environment for the program), routes (pairs of a network and its next hop).
 
 For each workload there are files in /etc/testbed/workloads/NAME and three units: testbed-netns@ (the namespace, its
 macvlan on the mesh NIC, the redirection), testbed-sidecar@ and testbed-program@.  The units need only those files,
@@ -66,6 +66,7 @@ def files_of(workload, node, redirect):
         # without a route a connection fails before it can be redirected
         f"route add {SERVICE_RANGE} dev eth0",
         f"route add default via {router}",
+        *(f"route add {network} via {hop}" for network, hop in workload.get("routes", [])),
     ]
     ports = [str(port) for port in workload.get("ports", [])]
     environment = {

@@ -70,6 +70,7 @@ class KubeApi:
             self._resources[api_version] = {r["kind"]: r["name"] for r in found if "/" not in r["name"]}
         plural = self._resources[api_version].get(kind)
         if plural is None:
+            del self._resources[api_version]  # it may be defined meanwhile
             raise ApiRefused(f"{api_version} {kind}", "find it in the API", 404, "the cluster has no such kind", ())
         middle = f"/namespaces/{namespace}" if namespace else ""
         return f"{root}{middle}/{plural}" + (f"/{name}" if name else "")
@@ -103,6 +104,10 @@ class KubeApi:
         body = json.dumps(manifest).encode()
         query |= {"dryRun": "All"} if dry_run else {}
         return self._ask("PATCH", path, query, body, "application/apply-patch+yaml")
+
+    def post(self, path: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Create what answers a question (a TokenRequest); what the API says.  Asking twice does no harm."""
+        return self._ask("POST", path, {}, json.dumps(manifest).encode(), "application/json")
 
     def delete(self, path: str) -> None:
         """Delete what lies at ``path``; nothing there is as good."""

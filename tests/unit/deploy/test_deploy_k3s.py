@@ -11,8 +11,9 @@ import yaml
 
 from testbed.deploy import DeployHost, run_deploy
 from testbed.deploy.files import Found, NodeFile, UnitFiles, commands, found, look
-from testbed.deploy.k3s import api_address, k3s_files
+from testbed.deploy.k3s import k3s_files
 from testbed.host.directories import testbed_home as home
+from testbed.model.clusters import api_address
 from testbed.model.reading import read_inventory
 from testbed.pki.token import join_token
 
@@ -184,7 +185,7 @@ def node(tmp_path, monkeypatch):
 
 
 def deploy(node, wanted):
-    data = {"unit_files": wanted.as_data(), "root": str(node / "root")}
+    data = {"units": [wanted.as_data()], "root": str(node / "root")}
     outcome = run_deploy(DEPLOY, [DeployHost("here", data, "local")]).require().hosts["here"]
     calls = node / "calls"
     said = calls.read_text().splitlines() if calls.exists() else []

@@ -22,10 +22,20 @@ _KINDS = {
         "DestinationRule": "destinationrules",
         "Gateway": "gateways",
         "EnvoyFilter": "envoyfilters",
+        "WorkloadGroup": "workloadgroups",
     },
     "security.istio.io": {"PeerAuthentication": "peerauthentications"},
+    "apps": {"Deployment": "deployments"},
+    "": {
+        "Namespace": "namespaces",
+        "ConfigMap": "configmaps",
+        "Service": "services",
+        "ServiceAccount": "serviceaccounts",
+        "Pod": "pods",
+        "Node": "nodes",
+    },
 }
-_OBJECT = re.compile(r"^/apis/[^/]+/[^/]+/namespaces/([^/]+)/([a-z]+)/([^/]+)$")
+_OBJECT = re.compile(r"^/(?:apis/[^/]+|api)/[^/]+/(?:namespaces/([^/]+)/)?([a-z]+)/([^/]+)$")
 
 
 @dataclass
@@ -39,6 +49,10 @@ class FakeApi:
     hang_up: bool = False
     """Close the connection after the next answer, as an idle one is closed."""
     page: int = 500
+    unknown: set = field(default_factory=set)
+    """Kinds that are not defined yet."""
+    tokens: list = field(default_factory=list)
+    """What tokens were asked for."""
     version: int = 0
     """Of the last object that was stored."""
     logs: dict = field(default_factory=dict)
@@ -56,9 +70,14 @@ class FakeApi:
         self.asked.append((method, url.path, query))
         if url.path in self.logs:
             return 200, self.logs[url.path].encode()
-        root = re.match(r"^/apis/([^/]+)/v[^/]*$", url.path)
+        if url.path.endswith("/token"):
+            self.tokens.append(json.loads(body)["spec"])
+            return 201, {"status": {"token": f"token-{len(self.tokens)}"}}
+        root = re.match(r"^/(?:apis/([^/]+)|api)/v[^/]*$", url.path)
         if root:
-            kinds = _KINDS.get(root[1])
+            kinds = _KINDS.get(root[1] or "")
+            if kinds is not None:
+                kinds = {k: n for k, n in kinds.items() if k not in self.unknown}
             if kinds is None:
                 return 404, b"404 page not found\n"
             return 200, {"resources": [{"kind": k, "name": n} for k, n in kinds.items()]}
@@ -126,7 +145,7 @@ def serving(tmp_path):
                 api.hang_up = False
                 self.close_connection = True
 
-        do_GET = do_PATCH = do_DELETE = handle_any
+        do_GET = do_POST = do_PATCH = do_DELETE = handle_any
 
         def log_message(self, *args):
             pass

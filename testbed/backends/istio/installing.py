@@ -1,0 +1,137 @@
+"""Istio's control plane as it is installed: settings from the inventory, and objects in the order that they go in.
+
+Pure.  ``istioctl manifest generate`` (of the release's archive, on the lab host) makes objects of the settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from testbed.compiler.accesslog import FIELDS
+from testbed.model.clusters import istiod_address
+from testbed.model.inventory import Inventory
+
+SYSTEM = "istio-system"
+
+ACCESS_LOG = "/var/log/testbed/access.log"
+"""Of every proxy, in its container or unit; each has a folder of its own mounted there."""
+
+DRAIN = "3s"
+"""How long a proxy leaves an old listener to its connections: a change is in force when they are gone."""
+
+SERVER_LABEL = "node-role.kubernetes.io/control-plane"
+"""k3s sets it to ``true`` on servers."""
+
+Manifest = Mapping[str, Any]
+
+_FIRST = ("Namespace", "CustomResourceDefinition", "ServiceAccount", "ClusterRole", "Role", "Secret", "ConfigMap")
+_LAST = ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration")
+
+
+def operator(inventory: Inventory, version: str, *, plain_envoy: bool) -> dict[str, Any]:
+    """The IstioOperator document that ``istioctl`` reads.
+
+    ``plain_envoy``: the release's proxy is Envoy without the filters that Istio's own build adds (metadata exchange
+    and ALPN override), which istiod must then not ask for: a proxy rejects a listener with a filter that it lacks.
+    """
+    env: dict[str, str] = {}
+    if plain_envoy:
+        env = {"PILOT_ENABLE_METADATA_EXCHANGE": "false", "PILOT_ENABLE_ALPN_FILTER": "false"}
+    return {
+        "apiVersion": "install.istio.io/v1alpha1",
+        "kind": "IstioOperator",
+        "metadata": {"name": "testbed", "namespace": SYSTEM},
+        "spec": {
+            "profile": "minimal",
+            "hub": "docker.io/istio",
+            "tag": version,
+            "meshConfig": mesh_config(inventory),
+            "values": {
+                "global": {
+                    "platform": "k3s",
+                    "imagePullPolicy": "IfNotPresent",
+                    "proxy": {"resources": _requests("10m", "64Mi")},
+                    "proxy_init": {"resources": _requests("10m", "16Mi")},
+                },
+                "pilot": {
+                    "autoscaleEnabled": False,
+                    "env": env,
+                    "nodeSelector": {SERVER_LABEL: "true"},
+                    # a request is what the scheduler keeps free, and a lab's machines are small
+                    "resources": _requests("50m", "256Mi"),
+                },
+            },
+        },
+    }
+
+
+def mesh_config(inventory: Inventory) -> dict[str, Any]:
+    """Istio's MeshConfig: what a lab needs, and the inventory's own settings over it."""
+    own = dict(inventory.mesh.config)
+    proxy = {
+        # one worker: ROUND_ROBIN is exact per worker only
+        "concurrency": 1,
+        "drainDuration": DRAIN,
+        "terminationDrainDuration": DRAIN,
+        **own.pop("defaultConfig", {}),
+    }
+    return {
+        "trustDomain": inventory.mesh.trust_domain,
+        "accessLogFile": ACCESS_LOG,
+        "accessLogEncoding": "JSON",
+        "accessLogFormat": _access_log_format(),
+        "enableAutoMtls": True,
+        "defaultConfig": proxy,
+        **own,
+    }
+
+
+def around(inventory: Inventory, cacerts: Mapping[str, bytes]) -> list[dict[str, Any]]:
+    """What must be there before istiod starts: its namespace, and the lab's CA as the one that it signs with.
+
+    ``cacerts`` has Istio's file names (its task "Plug in CA Certificates"): pods and machines share the lab's root.
+    """
+    data = {name: content.decode() for name, content in sorted(cacerts.items())}
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}},
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "cacerts", "namespace": SYSTEM},
+            "type": "Opaque",
+            "stringData": data,
+        },
+    ]
+
+
+def in_order(manifests: Iterable[Manifest], inventory: Inventory) -> list[dict[str, Any]]:
+    """Generated objects as they go in: what others need first, webhooks last; istiod at its fixed address."""
+    found = [_fixed(m, inventory) for m in manifests if m]
+    return sorted(found, key=_rank)
+
+
+def _fixed(manifest: Manifest, inventory: Inventory) -> dict[str, Any]:
+    made = dict(manifest)
+    if made["kind"] == "Service" and made["metadata"]["name"] == "istiod":
+        made["spec"] = {**made["spec"], "clusterIP": str(istiod_address(inventory))}
+    if made["kind"] in _LAST:
+        # istiod writes its certificate and how strict they are into these itself, under its own name
+        made["webhooks"] = [{k: v for k, v in w.items() if k != "failurePolicy"} for w in made["webhooks"]]
+    return made
+
+
+def _rank(manifest: Manifest) -> int:
+    kind = manifest["kind"]
+    if kind in _FIRST:
+        return _FIRST.index(kind)
+    return len(_FIRST) + 1 + _LAST.index(kind) if kind in _LAST else len(_FIRST)
+
+
+def _requests(cpu: str, memory: str) -> dict[str, Any]:
+    return {"requests": {"cpu": cpu, "memory": memory}}
+
+
+def _access_log_format() -> str:
+    pairs = ", ".join(f'"{key}": "{value}"' for key, value in FIELDS.items())
+    return f"{{{pairs}}}\n"

@@ -1,0 +1,233 @@
+"""An inventory's services and workloads as objects of Kubernetes and Istio.  Pure.
+
+A workload on a node of the cluster is a Deployment of one pod that is bound to the node; one on a machine outside
+is a WorkloadGroup, into which its sidecar registers it and from which istiod takes it when it is gone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from testbed.backends.istio.applying import LAB_LABEL
+from testbed.backends.istio.installing import SYSTEM
+from testbed.backends.istio.places import WORKLOAD_LABEL
+from testbed.model.inventory import Inventory, Workload
+from testbed.model.reading import instance_name
+from testbed.model.topology import MeshService, MeshWorkload, Protocol, ProxyKind, Topology
+
+LOGS = "/var/log/testbed"
+PROGRAMS = "/opt/testbed/programs"
+
+_HEALTH_PERIOD = 5
+_FAILURES = 2
+
+
+def log_folder(workload: str) -> str:
+    """Where the workload's access log lies on its node."""
+    return f"{LOGS}/{workload}"
+
+
+def objects(inventory: Inventory, topology: Topology, image: str) -> list[dict[str, Any]]:
+    """Everything of the lab in the cluster beside its resources, in the order that it goes in.
+
+    ``image`` is the reference of the sample services' image.
+    """
+    made = [*_namespaces(topology), *_accounts(topology), *(_service(s) for s in topology.services)]
+    made += _workloads(inventory, topology, image)
+    for manifest in made:
+        labels = manifest["metadata"].setdefault("labels", {})
+        labels[LAB_LABEL] = inventory.id
+    return made
+
+
+def _namespaces(topology: Topology) -> Iterator[dict[str, Any]]:
+    names = {w.namespace for w in topology.workloads} | {s.namespace for s in topology.services}
+    for name in sorted(names - {SYSTEM}):
+        metadata = {"name": name, "labels": {"istio-injection": "enabled"}}
+        yield {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+
+
+def _accounts(topology: Topology) -> Iterator[dict[str, Any]]:
+    for namespace, name in sorted({(w.namespace, w.service_account) for w in topology.workloads}):
+        metadata = {"name": name, "namespace": namespace}
+        yield {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
+    for namespace in sorted({w.namespace for w in topology.workloads if w.kind is ProxyKind.GATEWAY}):
+        # a gateway reads the certificates that Gateway resources name (credentialName)
+        yield from _reads_secrets(namespace, topology)
+
+
+def _reads_secrets(namespace: str, topology: Topology) -> Iterator[dict[str, Any]]:
+    metadata = {"name": "testbed-gateways", "namespace": namespace}
+    group = "rbac.authorization.k8s.io"
+    rule = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "watch", "list"]}
+    yield {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": dict(metadata), "rules": [rule]}
+    accounts = {
+        w.service_account for w in topology.workloads if w.kind is ProxyKind.GATEWAY and w.namespace == namespace
+    }
+    yield {
+        "apiVersion": f"{group}/v1",
+        "kind": "RoleBinding",
+        "metadata": dict(metadata),
+        "roleRef": {"apiGroup": group, "kind": "Role", "name": metadata["name"]},
+        "subjects": [{"kind": "ServiceAccount", "name": a, "namespace": namespace} for a in sorted(accounts)],
+    }
+
+
+def _service(service: MeshService) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": service.name, "namespace": service.namespace, "labels": dict(service.selector)},
+        "spec": {
+            # known before the cluster is: machines outside it and scenarios call it by this address
+            "clusterIP": str(service.address),
+            "selector": dict(service.selector),
+            "ports": [
+                {
+                    "name": p.name,
+                    "port": p.number,
+                    "targetPort": p.target,
+                    "protocol": "TCP",
+                    **_protocol(p.protocol),
+                }
+                for p in service.ports
+            ],
+        },
+    }
+
+
+def _protocol(protocol: Protocol) -> dict[str, str]:
+    # Istio's protocol selection: appProtocol counts more than the port's name
+    return {} if protocol is Protocol.AUTO else {"appProtocol": protocol.value.lower()}
+
+
+def _workloads(inventory: Inventory, topology: Topology, image: str) -> Iterator[dict[str, Any]]:
+    declared = {instance_name(w, replica): w for w in inventory.workloads for replica in range(w.replicas)}
+    inside = {n.name for n in inventory.nodes if n.cluster is not None}
+    for workload in topology.workloads:
+        if workload.node not in inside:
+            yield _group(workload)
+        elif workload.kind is ProxyKind.GATEWAY:
+            yield _gateway(workload)
+            yield _gateway_service(workload)
+        else:
+            yield _pod(workload, declared[workload.name], image)
+
+
+def _deployment(workload: MeshWorkload, annotations: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, Any]:
+    """One pod, bound to its node, that is never beside its successor: they would be one workload."""
+    labels = {**workload.labels, WORKLOAD_LABEL: workload.name, "sidecar.istio.io/inject": "true"}
+    metadata = {"name": workload.name, "namespace": workload.namespace}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": metadata,
+        "spec": {
+            "replicas": 1,
+            "strategy": {"type": "Recreate"},
+            "selector": {"matchLabels": {WORKLOAD_LABEL: workload.name}},
+            "template": {
+                "metadata": {"labels": labels, "annotations": dict(annotations)},
+                "spec": {
+                    "serviceAccountName": workload.service_account,
+                    "nodeSelector": {"kubernetes.io/hostname": workload.node},
+                    "terminationGracePeriodSeconds": 5,
+                    **spec,
+                },
+            },
+        },
+    }
+
+
+def _pod(workload: MeshWorkload, declared: Workload, image: str) -> dict[str, Any]:
+    # the injected container is no part of the template: its volumes are asked for by annotation
+    volumes = {"access-log": {"hostPath": {"path": log_folder(workload.name), "type": "Directory"}}}
+    mounts = {"access-log": {"mountPath": LOGS}}
+    annotations = {
+        "sidecar.istio.io/userVolume": json.dumps(volumes),
+        "sidecar.istio.io/userVolumeMount": json.dumps(mounts),
+    }
+    container: dict[str, Any] = {
+        "name": "program",
+        "image": image,
+        "imagePullPolicy": "Never",
+        "args": [f"{PROGRAMS}/{declared.program}.py"],
+        "env": [{"name": k, "value": v} for k, v in environment(workload, declared).items()],
+        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
+    }
+    if declared.program == "none":
+        container["args"] = ["-c", "import signal; signal.pause()"]
+    return _deployment(workload, annotations, {"containers": [container]})
+
+
+def environment(workload: MeshWorkload, declared: Workload) -> dict[str, str]:
+    """What a program is told: as ``testbed_node.py`` does it on a machine."""
+    ports = [str(p.target) for p in workload.ports]
+    return {
+        "SERVICE": workload.service,
+        "VERSION": workload.version,
+        "NAMESPACE": workload.namespace,
+        "INSTANCE": workload.name,
+        "NODE": workload.node,
+        "PORT": ports[0] if ports else "",
+        "PORTS": ",".join(ports),
+        "PROGRAM": declared.program,
+        **declared.settings,
+    }
+
+
+def _gateway(workload: MeshWorkload) -> dict[str, Any]:
+    # Istio's gateway template makes the container: "auto" is replaced by the release's proxy
+    container = {
+        "name": "istio-proxy",
+        "image": "auto",
+        "volumeMounts": [{"name": "access-log", "mountPath": LOGS}],
+        "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}},
+    }
+    spec = {
+        "containers": [container],
+        "volumes": [
+            {"name": "access-log", "hostPath": {"path": log_folder(workload.name), "type": "Directory"}},
+        ],
+        # low ports without a capability
+        "securityContext": {"sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]},
+    }
+    return _deployment(workload, {"inject.istio.io/templates": "gateway"}, spec)
+
+
+def _gateway_service(workload: MeshWorkload) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": workload.name, "namespace": workload.namespace, "labels": dict(workload.labels)},
+        "spec": {
+            # an address of the mesh network that the gateway's node answers for: where callers outside find it
+            "externalIPs": [str(workload.address)],
+            "selector": {WORKLOAD_LABEL: workload.name},
+            "ports": [
+                {"name": p.name, "port": p.number, "targetPort": p.target, "protocol": "TCP"}
+                for p in workload.ports
+            ],
+        },
+    }
+
+
+def _group(workload: MeshWorkload) -> dict[str, Any]:
+    template: dict[str, Any] = {"serviceAccount": workload.service_account}
+    if workload.ports:
+        template["ports"] = {p.name: p.target for p in workload.ports}
+    if str(workload.locality):
+        template["locality"] = str(workload.locality)
+    spec: dict[str, Any] = {"metadata": {"labels": dict(workload.labels)}, "template": template}
+    if workload.ports:
+        # the sidecar asks and tells istiod, which takes a sick workload out of the endpoints
+        probe = {"periodSeconds": _HEALTH_PERIOD, "failureThreshold": _FAILURES, "timeoutSeconds": _HEALTH_PERIOD}
+        spec["probe"] = {**probe, "tcpSocket": {"port": workload.ports[0].target}}
+    return {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "WorkloadGroup",
+        "metadata": {"name": workload.name, "namespace": workload.namespace},
+        "spec": spec,
+    }

@@ -1,0 +1,110 @@
+"""Istio and the workloads in a cluster: the inventory in, objects out; compared with tests/golden/istio.
+
+Write these anew with: TESTBED_GOLDEN=write pytest tests/unit/istio/test_istio_installing.py
+"""
+
+import os
+
+import pytest
+import yaml
+
+from testbed.backends.istio.installing import around, in_order, mesh_config, operator
+from testbed.backends.istio.manifests import objects
+from testbed.host.directories import testbed_home as home
+from testbed.model.reading import read_inventory, topology_of
+from testbed.pki import LabCa
+
+GOLDEN = home() / "tests" / "golden" / "istio"
+
+
+def inventory(name, old="", new=""):
+    text = (home() / "inventories" / f"{name}.yaml").read_text()
+    assert old in text
+    return read_inventory(text.replace(old, new, 1), name)
+
+
+def golden(name, values):
+    text = yaml.safe_dump_all(values, sort_keys=False, width=200)
+    path = GOLDEN / f"{name}.yaml"
+    if os.environ.get("TESTBED_GOLDEN") == "write":
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def lab_objects(name):
+    there = inventory(name)
+    return objects(there, topology_of(there), "testbed.dev/samples:key")
+
+
+@pytest.mark.parametrize("lab", ["k3s-small", "k3s-istio"])
+def test_services_and_workloads_become_these_objects(lab):
+    golden(lab, lab_objects(lab))
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["istio's proxy", "plain Envoy"])
+def test_istioctl_is_told_these_settings(plain):
+    golden(
+        "operator-plain" if plain else "operator", [operator(inventory("k3s-small"), "1.31.0", plain_envoy=plain)]
+    )
+
+
+def test_the_inventorys_settings_of_the_mesh_count_more_than_the_labs():
+    own = "mesh:\n  config: {accessLogFile: /dev/stdout, defaultConfig: {concurrency: 2}}\n"
+    config = mesh_config(inventory("k3s-small", "mesh:\n", own))
+    assert config["accessLogFile"] == "/dev/stdout"
+    assert config["defaultConfig"] == {"concurrency": 2, "drainDuration": "3s", "terminationDrainDuration": "3s"}
+
+
+def test_istiod_signs_with_the_labs_ca(tmp_path):
+    ca = LabCa.create("lab")
+    namespace, secret = around(inventory("k3s-small"), ca.as_files())
+    assert (namespace["kind"], secret["metadata"]["name"]) == ("Namespace", "cacerts")
+    folder = tmp_path / "ca"
+    folder.mkdir()
+    for name, text in secret["stringData"].items():
+        (folder / name).write_text(text)
+    assert LabCa.load(folder).roots == ca.roots
+    assert set(secret["stringData"]) == {"ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem"}
+
+
+def test_objects_go_in_in_the_order_that_they_need_each_other_and_istiod_gets_its_address():
+    webhook = {"name": "w", "failurePolicy": "Ignore", "rules": []}
+    made = [
+        {"kind": "MutatingWebhookConfiguration", "metadata": {"name": "m"}, "webhooks": [webhook]},
+        {"kind": "Deployment", "metadata": {"name": "istiod"}},
+        None,
+        {"kind": "Service", "metadata": {"name": "istiod"}, "spec": {"selector": {"app": "istiod"}}},
+        {"kind": "CustomResourceDefinition", "metadata": {"name": "c"}},
+        {"kind": "Namespace", "metadata": {"name": "n"}},
+    ]
+    found = in_order(made, inventory("k3s-small"))
+    kinds = ["Namespace", "CustomResourceDefinition", "Deployment", "Service", "MutatingWebhookConfiguration"]
+    assert [m["kind"] for m in found] == kinds
+    assert found[3]["spec"] == {"selector": {"app": "istiod"}, "clusterIP": "10.43.0.20"}
+    assert found[4]["webhooks"] == [{"name": "w", "rules": []}], "istiod sets how strict they are"
+
+
+def test_every_workload_is_in_the_cluster_once_and_where_the_inventory_has_it():
+    there = inventory("k3s-istio")
+    made = lab_objects("k3s-istio")
+    pods = {
+        m["metadata"]["name"]: m["spec"]["template"]["spec"]["nodeSelector"]["kubernetes.io/hostname"]
+        for m in made
+        if m["kind"] == "Deployment"
+    }
+    groups = {m["metadata"]["name"] for m in made if m["kind"] == "WorkloadGroup"}
+    assert groups == {"reviews-v3", "ratings-v1", "client-v1"}
+    assert {**pods, **{w.name: w.node for w in topology_of(there).workloads if w.name in groups}} == {
+        w.name: w.node for w in topology_of(there).workloads
+    }
+    assert {m["metadata"]["labels"]["testbed.dev/lab"] for m in made} == {"k3s-istio"}
+
+
+def test_addresses_of_services_are_those_that_nobody_else_is_given():
+    addresses = [
+        int(s.address) - int(inventory("k3s-istio").cluster.services.network_address)
+        for s in topology_of(inventory("k3s-istio")).services
+    ]
+    assert min(addresses) > 20
+    assert max(addresses) < 256
