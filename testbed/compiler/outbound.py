@@ -77,7 +77,7 @@ def _ports(egress: Egress, service: Service) -> Iterator[ServicePort]:
     if declared is None:
         yield from service.ports
     else:
-        protocol = protocol_of(declared.protocol, declared.name)
+        protocol = protocol_of(declared.protocol)
         yield ServicePort(declared.name, declared.number, protocol, declared.number)
 
 

@@ -100,7 +100,7 @@ def _declared(sidecar: Sidecar, workload: MeshWorkload) -> Iterator[_Port]:
     """A Sidecar's ingress listeners stand in place of the services' ports."""
     for listener in sidecar.ingress:
         number = listener.port.number
-        protocol = protocol_of(listener.port.protocol, listener.port.name)
+        protocol = protocol_of(listener.port.protocol)
         real = listener.capture_mode is CaptureMode.NONE
         bind = (listener.bind or str(workload.address)) if real else ""
         own = None

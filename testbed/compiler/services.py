@@ -231,23 +231,22 @@ def _of_lab(service: MeshService) -> Service:
 _PROTOCOLS = {"GRPC-WEB": Protocol.HTTP, "HTTP_PROXY": Protocol.HTTP}
 
 
-def protocol_of(name: str, port_name: str = "") -> Protocol:
-    """Istio's protocol names; those that no filter of plain Envoy reads (Mongo, Redis, MySQL) are TCP."""
-    for text in (name.upper(), port_name.upper().partition("-")[0]):
-        if text in Protocol.__members__:
-            return Protocol[text]
-        if text in _PROTOCOLS:
-            return _PROTOCOLS[text]
-    return Protocol.TCP
+def protocol_of(name: str) -> Protocol:
+    """Of a ServiceEntry's or a Sidecar's port: what is not said is told by the first bytes, not by the port's name.
+
+    Those that no filter of plain Envoy reads (Mongo, Redis, MySQL) are TCP.
+    """
+    text = name.upper()
+    if not text:
+        return Protocol.AUTO
+    return _PROTOCOLS.get(text) or Protocol.__members__.get(text, Protocol.TCP)
 
 
 def _of_entry(resource: Resource[ServiceEntry], pool: IPv4Network, taken: set[str]) -> Iterator[Service]:
     entry = resource.spec
-    # the name of an entry's port says nothing, and nothing is UDP: istiod makes no cluster for it
+    # nothing is UDP: istiod makes no cluster for it
     ports = tuple(
-        ServicePort(
-            p.name, p.number, protocol_of(p.protocol) if p.protocol else Protocol.AUTO, p.target_port or p.number
-        )
+        ServicePort(p.name, p.number, protocol_of(p.protocol), p.target_port or p.number)
         for p in entry.ports
         if p.protocol.upper() != "UDP"
     )

@@ -6,7 +6,7 @@ evidence are read from there.  ``envoy`` is the only provider.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
@@ -15,8 +15,10 @@ from testbed.compiler.accesslog import file_log
 from testbed.compiler.security.selection import GATEWAY_NAME
 from testbed.model.topology import MeshWorkload, Topology
 from testbed.resources.resource import ResourceSet
-from testbed.resources.telemetry import Telemetry, WorkloadMode
+from testbed.resources.telemetry import AccessLogging, Telemetry, WorkloadMode
 from testbed.resources.values import selects
+
+PROVIDER = "envoy"
 
 
 @dataclass(frozen=True)
@@ -33,18 +35,35 @@ class Logging:
 
 def logging_of(resources: ResourceSet, workload: MeshWorkload, topology: Topology) -> tuple[Logging, Logging]:
     """What the proxy logs of requests it sends (gateways: of all), and of requests it gets."""
-    out = {WorkloadMode.CLIENT: Logging(), WorkloadMode.SERVER: Logging()}
-    for telemetry in _layers(resources, workload, topology):
-        for entry in telemetry.access_logging:
-            if entry.providers and all(p.name != "envoy" for p in entry.providers):
-                continue
-            mode = entry.match.mode if entry.match else WorkloadMode.CLIENT_AND_SERVER
-            for direction, wider in out.items():
-                if mode in (direction, WorkloadMode.CLIENT_AND_SERVER):
-                    # a narrower entry replaces what a wider one said, field by field
-                    expression = entry.filter.expression if entry.filter else wider.expression
-                    out[direction] = Logging(not entry.disabled, expression)
-    return out[WorkloadMode.CLIENT], out[WorkloadMode.SERVER]
+    layers = [layer.access_logging for layer in _layers(resources, workload, topology)]
+    return _merged(layers, WorkloadMode.CLIENT), _merged(layers, WorkloadMode.SERVER)
+
+
+def _merged(layers: Sequence[Sequence[AccessLogging]], direction: WorkloadMode) -> Logging:
+    """As istiod's mergeLogs has it: a filter counts where its entry names the provider, the last one for all entries.
+
+    Providers in scope are those of the narrowest layer that names any; an entry without goes for those of the
+    entry before it.  Where nothing is left of a provider that exists, everything is logged.
+    """
+
+    def meant(entry: AccessLogging) -> bool:
+        return entry.match is None or entry.match.mode in (direction, WorkloadMode.CLIENT_AND_SERVER)
+
+    scope: frozenset[str] = frozenset({PROVIDER})
+    expression = ""
+    for layer in layers:
+        named = [e for e in layer if e.providers and meant(e)]
+        scope = frozenset(p.name for e in named for p in e.providers) or scope
+        for entry in named:
+            if any(p.name == PROVIDER for p in entry.providers):
+                expression = entry.filter.expression if entry.filter else ""
+    found = Logging()
+    current: frozenset[str] = frozenset({PROVIDER})
+    for entry in (e for layer in layers for e in layer):
+        current = frozenset(p.name for p in entry.providers) or current
+        if PROVIDER in current & scope and meant(entry):
+            found = Logging(enabled=False) if entry.disabled else Logging(expression=expression)
+    return found
 
 
 def targets(spec: Telemetry, workload: MeshWorkload) -> bool:
