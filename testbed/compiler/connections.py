@@ -9,9 +9,11 @@ from enum import Enum
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
 from envoy.config.listener.v3.listener_components_pb2 import Filter, ListenerFilter
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.common.set_filter_state.v3.value_pb2 import FilterStateValue
 from envoy.extensions.filters.http.cors.v3.cors_pb2 import Cors
 from envoy.extensions.filters.http.fault.v3.fault_pb2 import HTTPFault
 from envoy.extensions.filters.http.router.v3.router_pb2 import Router
+from envoy.extensions.filters.http.set_filter_state.v3.set_filter_state_pb2 import Config as SetFilterState
 from envoy.extensions.filters.listener.http_inspector.v3.http_inspector_pb2 import HttpInspector
 from envoy.extensions.filters.listener.original_dst.v3.original_dst_pb2 import OriginalDst
 from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
@@ -24,9 +26,13 @@ from envoy.type.v3.hash_policy_pb2 import HashPolicy
 
 from testbed.compiler.protobuf import boolean, duration, packed
 from testbed.compiler.routes import CORS_FILTER, FAULT_FILTER
+from testbed.compiler.upstreamtls import MESH_ALPN
 from testbed.compiler.xdspaths import config_source, routes_path
 
 SERVER_NAME = "istio-envoy"
+APPLICATION_PROTOCOLS = "envoy.network.application_protocols"
+"""Filter state that stands in for the protocols that a cluster's TLS offers."""
+MESH_HTTP_ALPNS = ("istio-h2", "istio-http/1.1", MESH_ALPN)
 
 
 class Direction(Enum):
@@ -91,6 +97,17 @@ def http_connections(options: HttpOptions) -> Filter:
     manager.http_filters.append(HttpFilter(name=CORS_FILTER, typed_config=packed(Cors())))
     manager.http_filters.append(HttpFilter(name="envoy.filters.http.router", typed_config=packed(Router())))
     return Filter(name="envoy.filters.network.http_connection_manager", typed_config=packed(manager))
+
+
+def offer_http() -> HttpFilter:
+    """Has mutual TLS tell the other sidecar that requests come, where the port's protocol doesn't say it.
+
+    What Istio's own ALPN filter does; the names are none that a TLS library picks, so that each side's first bytes
+    go on to tell the version.
+    """
+    value = FilterStateValue(object_key=APPLICATION_PROTOCOLS)
+    value.format_string.text_format_source.inline_string = ",".join(MESH_HTTP_ALPNS)
+    return HttpFilter(name="istio.alpn", typed_config=packed(SetFilterState(on_request_headers=[value])))
 
 
 def tcp_proxy(

@@ -17,6 +17,7 @@ from testbed.compiler.connections import (
     HttpOptions,
     http_connections,
     http_inspector,
+    offer_http,
     tcp_proxy,
     tls_inspector,
 )
@@ -51,6 +52,8 @@ class _Entry:
     chains: list[TcpChain] = field(default_factory=list)
     sniffed: str = ""
     """The one host whose requests it takes, where connections may be HTTP or not."""
+    inside: bool = False
+    """Whether that host is one of the mesh, whose proxies want to be told that it is HTTP."""
 
     @property
     def route_name(self) -> str:
@@ -119,6 +122,7 @@ def _add(
             if sniffed:
                 entry.http = True
                 entry.sniffed = service.host if entry.bind != UNSPECIFIED else ""
+                entry.inside = bool(entry.sniffed) and not service.external
             owners = [v for v in egress.virtual_services if any(matches(h, service.host) for h in v.hosts)]
             caller = Caller(scope.namespace, labels, frozenset({"mesh"}), port.number)
             _merge(entry.chains, service_chains(service.at(address), port, owners, caller, around))
@@ -149,7 +153,12 @@ def listener(entry: _Entry, scope: Scope, logs: Sequence[AccessLog]) -> Listener
         out.listener_filters.append(tls_inspector())
     if entry.http:
         options = HttpOptions(
-            Direction.OUTBOUND, f"outbound_{name}", route_name=entry.route_name, logs=logs, proxy=entry.proxy
+            Direction.OUTBOUND,
+            f"outbound_{name}",
+            route_name=entry.route_name,
+            logs=logs,
+            filters=[offer_http()] if entry.inside else (),
+            proxy=entry.proxy,
         )
         chain = FilterChain(filters=[http_connections(options)])
         if entry.bind == UNSPECIFIED or entry.chains:

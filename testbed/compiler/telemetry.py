@@ -40,7 +40,7 @@ def logging_of(resources: ResourceSet, workload: MeshWorkload, topology: Topolog
 
 
 def _merged(layers: Sequence[Sequence[AccessLogging]], direction: WorkloadMode) -> Logging:
-    """As istiod's mergeLogs has it: a filter counts where its entry names the provider, the last one for all entries.
+    """As istiod's mergeLogs has it: a filter counts where its entry names the provider, and the last one for all.
 
     Providers in scope are those of the narrowest layer that names any; an entry without goes for those of the
     entry before it.  Where nothing is left of a provider that exists, everything is logged.

@@ -31,7 +31,8 @@ SYSTEM_ROOTS = "/etc/ssl/certs/ca-certificates.crt"
 MESH_ALPN = "istio"
 """What mesh clients offer, so that a PERMISSIVE port tells the mesh's TLS from the application's own.
 
-Istio's proxy replaces it for HTTP by ``istio-http/1.1`` and ``istio-h2`` in a filter that plain Envoy has not.
+Istio's proxy replaces it for HTTP by ``istio-http/1.1`` and ``istio-h2``; here that is done where the receiving
+port doesn't say what it is (``connections.offer_http``).
 """
 MESH_ALPNS = ("istio-peer-exchange", "istio", "istio-http/1.0", "istio-http/1.1", "istio-h2")
 """All that istiod matches on as the mesh's own."""

@@ -42,11 +42,6 @@ DEPARTURES = (
         "refuses the resources, with their place, while a node that needs a file lacks it",
     ),
     (
-        "requests between sidecars on a port without a protocol",
-        "tells by an ALPN of its own proxy that they are HTTP",
-        "carries them as TCP at the receiving end: they arrive, and policies there see a connection, not a request",
-    ),
-    (
         "ports of protocol GRPC-Web",
         "translates for browsers",
         "routes them as HTTP and translates nothing",

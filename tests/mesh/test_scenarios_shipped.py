@@ -16,6 +16,7 @@ from testbed.model.scenario import read_scenario
 from testbed.model.verdict import Outcome
 from testbed.report import write_bundle
 from testbed.scenarios import ScenarioFile, find, run_scenario
+from testbed.scenarios.loading import read_file
 from testbed.scenarios.mutants import run_mutants
 
 SEED = int(os.environ.get("TESTBED_ORDER_SEED", "5"))
@@ -47,6 +48,11 @@ def test_a_shipped_scenario_passes_and_leaves_the_lab_as_it_found_it(mesh, file,
     assert mesh.backend.applied() == before
     (written_record,) = write_bundle([record], tmp_path / "bundle", topology=mesh.topology)
     assert (Path(written_record.verdict.evidence) / "report.html").stat().st_size > 5000
+
+
+def test_the_articles_files_keep_what_they_promise(mesh):
+    record = run_scenario(read_file(HERE.with_name("article.yaml")), mesh.lab)
+    assert record.outcome is Outcome.PASS, record.verdict.reason
 
 
 @pytest.mark.slow

@@ -261,3 +261,29 @@ def test_a_port_without_a_protocol_takes_requests_and_any_other_bytes(mesh):
     )
     said = mesh.command(CLIENT, [sys.executable, "-ISE", "-c", code]).decode().strip()
     assert said == "web-v2"
+
+
+def test_policies_read_requests_on_a_port_without_a_protocol(mesh):
+    """The caller's proxy tells the other by ALPN that it is HTTP, as Istio's does; other bytes stay a connection."""
+    ends = [{"address": address(mesh, "web-v1"), "ports": {"any": 8099}, "serviceAccount": "web"}]
+    known = entry(
+        "any.example",
+        ports=[{"number": 7000, "name": "any"}],
+        resolution="STATIC",
+        location="MESH_INTERNAL",
+        endpoints=ends,
+    )
+    listens = {
+        "workloadSelector": {"labels": {"app": "web", "version": "v1"}},
+        "ingress": [{"port": {"number": 8099, "name": "any"}, "defaultEndpoint": "127.0.0.1:8080"}],
+    }
+    deny = {"action": "DENY", "rules": [{"to": [{"operation": {"paths": ["/no"]}}]}]}
+    mesh.apply(
+        together(
+            known,
+            manifest("Sidecar", "web", listens),
+            manifest("PeerAuthentication", "default", {"mtls": {"mode": "STRICT"}}),
+            manifest("AuthorizationPolicy", "no", deny),
+        )
+    )
+    assert [mesh.request(CLIENT, f"http://any.example:7000/{p}")[0].status for p in ("yes", "no")] == [200, 403]

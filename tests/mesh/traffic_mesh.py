@@ -35,7 +35,8 @@ CLIENT, GATEWAY = "client-v1", "gateway"
 
 def manifest(kind: str, name: str, spec: dict[str, Any], namespace: str = "default") -> str:
     """A resource as YAML text."""
-    group = {"PeerAuthentication": "security.istio.io", "Telemetry": "telemetry.istio.io"}
+    security = "security.istio.io"
+    group = {"PeerAuthentication": security, "AuthorizationPolicy": security, "Telemetry": "telemetry.istio.io"}
     return yaml.safe_dump(
         {
             "apiVersion": f"{group.get(kind, 'networking.istio.io')}/v1",

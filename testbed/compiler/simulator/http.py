@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from testbed.compiler.connections import APPLICATION_PROTOCOLS
 from testbed.compiler.simulator import matching, routes
 from testbed.compiler.simulator.explanation import Outcome
 from testbed.compiler.simulator.matching import Address
@@ -77,6 +78,11 @@ class HttpWalk:
                         result.http if anew else state.routed,
                         {**state.dynamic, JWT_METADATA: dict(result.claims)},
                     )
+                case "envoy.extensions.filters.http.set_filter_state.v3.Config":
+                    offered = [v for v in config.on_request_headers if v.object_key == APPLICATION_PROTOCOLS]
+                    for value in offered:
+                        alpn = tuple(value.format_string.text_format_source.inline_string.split(","))
+                        state = replace(state, http=replace(state.http, alpn=alpn))
                 case "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz":
                     asked = not config.HasField("filter_enabled_metadata") or matching.metadata(
                         config.filter_enabled_metadata, state.dynamic

@@ -20,6 +20,8 @@ class Http:
     """An HTTP request at one place of its way; pseudo headers under their names, all names in lower case."""
 
     headers: Mapping[str, str]
+    alpn: tuple[str, ...] = ()
+    """What the proxy that it goes through offers by TLS to the next one, instead of its cluster's own."""
 
     @property
     def host(self) -> str:

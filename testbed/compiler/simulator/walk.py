@@ -229,11 +229,11 @@ class Walk:
             destination=workload.address,
             port=target.port,
             tls=target.tls,
-            alpn=target.alpn,
+            alpn=(http.alpn if http is not None else ()) or target.alpn,
             sni=target.sni,
             identity=place.workload.spiffe_id(self.topology.trust_domain) if target.mutual else "",
         )
-        yield from self.arrive(workload, connection, http, trail)
+        yield from self.arrive(workload, connection, replace(http, alpn=()) if http else None, trail)
 
     def _program(self, workload: MeshWorkload, port: int, http: Http | None, trail: Trail) -> Outcome:
         if port not in {p.target for p in workload.ports}:
