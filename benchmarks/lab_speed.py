@@ -1,8 +1,8 @@
 """How long a lab takes to be there: `python benchmarks/lab_speed.py [INVENTORY] [--runs N]`.
 
-In one run, side by side: a cold `up`, a warm one, `reset`, and a snapshot (the pause, and all of it), each several
-times.  Beside it what no program can be quicker than: reading the images' bytes from this disk, and the processor
-time that the machines use from when their RAM is loaded until every edge has answered.
+In one run, side by side: a cold `up`, a warm one, `reset`, `scale` by one and back, and a snapshot (the pause, and
+all of it), each several times.  Beside it what no program can be quicker than: reading the images' bytes from this
+disk, and the processor time that the machines use from when their RAM is loaded until every edge has answered.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from testbed.host import processes
 from testbed.host.directories import LabDirectories
+from testbed.model.reading import instance_name
 from testbed.workflows.loading import load_lab
 
 COMMAND = [sys.executable, "-c", "from testbed.cli import main; main()"]
@@ -60,8 +61,8 @@ def read_seconds(files: list[Path]) -> float:
     return time.monotonic() - began
 
 
-def measure(inventory: str, lab_id: str) -> dict[str, float]:
-    """One of each, in seconds and MiB."""
+def measure(inventory: str, lab_id: str, workload: str) -> dict[str, float]:
+    """One of each, in seconds and MiB; ``workload`` is the one that is scaled."""
     testbed("down", "-i", inventory)
     cold, report = timed("up", "-i", inventory, "--cold")
     if report["verdict"] not in ("PASS", None):
@@ -78,6 +79,9 @@ def measure(inventory: str, lab_id: str) -> dict[str, float]:
     read = read_seconds(files)
     testbed("snapshot", "delete", "-i", inventory, NAME)
     reset, _ = timed("reset", "-i", inventory)
+    cpu = cpu_seconds(lab_id)
+    more, _ = timed("scale", "-i", inventory, workload, "2")
+    fewer, _ = timed("scale", "-i", inventory, workload, "1")
     return {
         "cold ready": ready,
         "cold verified": cold - keep,
@@ -85,7 +89,9 @@ def measure(inventory: str, lab_id: str) -> dict[str, float]:
         "warm thawed": thawed,
         "warm up": warm,
         "reset": reset,
-        "cpu reset": cpu_seconds(lab_id),
+        "cpu reset": cpu,
+        "scale +1": more,
+        "scale -1": fewer,
         "save": save,
         "pause": snapshot["pause"],
         "MiB": snapshot["bytes"] / 2**20,
@@ -99,11 +105,12 @@ def main() -> None:
     parser.add_argument("inventory", nargs="?", default="bookinfo")
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
-    lab_id = load_lab(options.inventory).id
+    lab = load_lab(options.inventory)
+    single = next(w for w in lab.inventory.workloads if w.program != "none" and w.replicas == 1)
     runs = []
     try:
         for number in range(options.runs):
-            runs.append(measure(options.inventory, lab_id))
+            runs.append(measure(options.inventory, lab.id, instance_name(single, 0)))
             if number == 0:
                 print("run  " + "".join(f"{name:>14}" for name in runs[0]))
             print(f"{number + 1:<5}" + "".join(f"{value:>14.1f}" for value in runs[-1].values()), flush=True)

@@ -22,6 +22,7 @@ _COMMANDS = {
     "stop": "lab",
     "start": "lab",
     "status": "lab",
+    "scale": "scale",
     "snapshot": "snapshots",
     "reset": "snapshots",
     "cache": "snapshots",

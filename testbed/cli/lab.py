@@ -7,6 +7,7 @@ import time
 import click
 
 from testbed.cli.options import inventory_option, json_option, print_json
+from testbed.cli.scale import tell_scale
 from testbed.cli.terminal import Progress, console
 from testbed.lab.lab import Lab
 
@@ -31,6 +32,8 @@ def plan_command(lab: Lab, as_json: bool, cold: bool, detailed_exitcode: bool) -
         click.echo(plan_table(plan))
     else:
         click.echo(f"{lab.id}: nothing to do")
+    if not as_json:
+        tell_scale(lab)
     return 5 if plan and detailed_exitcode else 0
 
 
@@ -58,6 +61,8 @@ def up_command(lab: Lab, as_json: bool, cold: bool, prove: bool) -> int:
         if report.result is not None:
             console.print("\n".join(verdict_lines(report.result)))
         click.echo(up_table(report))
+    if not as_json:
+        tell_scale(lab)
     return report.exit_code
 
 
@@ -115,4 +120,5 @@ def status_command(lab: Lab, as_json: bool) -> int:
         print_json(seen.as_dict())
     else:
         click.echo(status_table(seen))
+        tell_scale(lab)
     return 0 if seen.healthy or not seen.up else 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from testbed.host.directories import LabDirectories
 from testbed.host.namespaces import HostNetwork, LabNetwork, Network
 from testbed.hypervisor.machines import Hypervisor
 from testbed.model.inventory import Inventory
-from testbed.model.reading import topology_of
+from testbed.model.reading import instance_name, topology_of
 from testbed.model.topology import Topology
 
 SSH_PORT = 22
@@ -42,6 +42,7 @@ class Lab:
         self.id = inventory.id
         self.directories = LabDirectories(inventory.id)
         self.daemon = PrivateDaemon(inventory.id, self.directories)
+        self.scale: Mapping[str, int] = {}
         self._hypervisor: Hypervisor | None = None
         self._connections: dict[str, SshConnection] = {}
         self._lock = threading.Lock()
@@ -65,8 +66,14 @@ class Lab:
 
     @cached_property
     def topology(self) -> Topology:
-        """The mesh that the inventory describes."""
-        return topology_of(self.inventory)
+        """The mesh that the inventory describes, with as many instances as :attr:`scale` says."""
+        return topology_of(self.inventory, self.scale)
+
+    def hold_to(self, scale: Mapping[str, int]) -> None:
+        """Have as many instances as ``scale`` says (workload -> how many), of others what the inventory says."""
+        declared = {instance_name(w, 0): w.replicas for w in self.inventory.workloads}
+        self.scale = {name: n for name, n in scale.items() if declared.get(name, n) != n and name in declared}
+        self.__dict__.pop("topology", None)
 
     @property
     def has_cluster(self) -> bool:

@@ -178,6 +178,10 @@ class Service(_Model):
     ports: list[Port] = Field(min_length=1)
 
 
+MOST_REPLICAS = 50
+"""Of one workload."""
+
+
 def _nodes(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -190,7 +194,7 @@ class Workload(_Model):
     namespace: Name = "default"
     service_account: Name | None = Field(None, alias="serviceAccount")
     node: Annotated[list[Name], BeforeValidator(_nodes), Field(min_length=1)]
-    replicas: int = Field(1, ge=1, le=50)
+    replicas: int = Field(1, ge=1, le=MOST_REPLICAS)
     labels: dict[str, str] = {}
     program: Name = "bookinfo"
     """Which sample program runs (a folder's file in ``images/``); ``none`` runs nothing: a mere client."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
+from types import MappingProxyType
 
 from testbed.documents import Document, Path, parse, validate
 from testbed.errors import BadInput, Problem, bad_input
 from testbed.model.clusters import cluster_findings, first_service_address
-from testbed.model.inventory import Gateway, Inventory, Port, Workload, walk_names
+from testbed.model.inventory import MOST_REPLICAS, Gateway, Inventory, Port, Workload, walk_names
 from testbed.model.topology import Locality, MeshService, MeshWorkload, ProxyKind, ServicePort, Topology
 
 WORKLOADS_START = 1  # workload addresses count down from the end of the mesh network, nodes up from 10
@@ -137,11 +139,57 @@ def instance_name(workload: Workload, replica: int) -> str:
     return base if replica == 0 else f"{base}-{replica + 1}"
 
 
+@dataclass(frozen=True)
+class Instance:
+    """One instance of a declared workload."""
+
+    workload: Workload
+    name: str
+    node: str
+    place: int
+    """Its address is so many below the highest one that workloads have."""
+
+
+def instances(inventory: Inventory, scale: Mapping[str, int] = MappingProxyType({})) -> Iterator[Instance]:
+    """Every instance that there shall be; ``scale``: workload (its first instance's name) -> how many instead.
+
+    The place of an instance is the same whatever else is scaled: those that the inventory declares come first,
+    what is added to them is dealt out behind, one to each workload in turn.
+    """
+    declared = len(inventory.gateways)
+    behind = declared + sum(w.replicas for w in inventory.workloads)
+    for index, workload in enumerate(inventory.workloads):
+        for replica in range(scale.get(instance_name(workload, 0), workload.replicas)):
+            more = replica - workload.replicas
+            place = declared + replica if more < 0 else behind + index + more * len(inventory.workloads)
+            node = workload.node[replica % len(workload.node)]
+            yield Instance(workload, instance_name(workload, replica), node, place)
+        declared += workload.replicas
+
+
+def require_scale(inventory: Inventory, name: str, replicas: int, file: str) -> None:
+    """Raise BadInput unless the workload ``name`` can have so many instances."""
+    names = [instance_name(w, 0) for w in inventory.workloads]
+    if name not in names:
+        raise bad_input(file, f"the inventory has no workload {name!r}", f"one of: {', '.join(sorted(names))}")
+    if not 0 <= replicas <= MOST_REPLICAS:
+        raise bad_input(name, f"{replicas} instances are not possible", f"give a number from 0 to {MOST_REPLICAS}")
+    made = list(instances(inventory, {name: replicas}))
+    taken = {i.name for i in made} | {g.name for g in inventory.gateways}
+    if len(taken) < len(made) + len(inventory.gateways):
+        raise bad_input(name, "an instance would be called as another workload is", "give fewer")
+    highest = int(inventory.networks.mesh.broadcast_address) - WORKLOADS_START
+    nodes = [int(inventory.mesh_address(n.name)) for n in inventory.nodes]
+    if highest - max((i.place for i in made), default=0) <= max(nodes):
+        mesh = inventory.networks.mesh
+        raise bad_input(name, f"{mesh} has no room for {replicas} instances", "give fewer, or use a larger network")
+
+
 def _ports(ports: list[Port]) -> tuple[ServicePort, ...]:
     return tuple(ServicePort(p.name, p.port, p.protocol_or_default, p.target_port or p.port) for p in ports)
 
 
-def topology_of(inventory: Inventory) -> Topology:
+def topology_of(inventory: Inventory, scale: Mapping[str, int] = MappingProxyType({})) -> Topology:
     """The mesh that the inventory describes.  Addresses follow from names' order and never from what runs.
 
     Services get addresses from 240.240.0.0/16 in order, in a cluster from its own network of services.  A
@@ -161,22 +209,21 @@ def topology_of(inventory: Inventory) -> Topology:
     top = int(inventory.networks.mesh.broadcast_address) - WORKLOADS_START
     for gateway in inventory.gateways:
         workloads.append(_gateway(gateway, localities, top - len(workloads)))
-    for declared in inventory.workloads:
-        for replica in range(declared.replicas):
-            node = declared.node[replica % len(declared.node)]
-            workloads.append(
-                MeshWorkload(
-                    name=instance_name(declared, replica),
-                    namespace=declared.namespace,
-                    service_account=declared.service_account or declared.service,
-                    labels={"app": declared.service, "version": declared.version, **declared.labels},
-                    address=IPv4Address(top - len(workloads)),
-                    node=node,
-                    locality=localities[node],
-                    ports=ports.get((declared.namespace, declared.service), ()),
-                    service=declared.service if (declared.namespace, declared.service) in ports else "",
-                )
+    for instance in instances(inventory, scale):
+        declared = instance.workload
+        workloads.append(
+            MeshWorkload(
+                name=instance.name,
+                namespace=declared.namespace,
+                service_account=declared.service_account or declared.service,
+                labels={"app": declared.service, "version": declared.version, **declared.labels},
+                address=IPv4Address(top - instance.place),
+                node=instance.node,
+                locality=localities[instance.node],
+                ports=ports.get((declared.namespace, declared.service), ()),
+                service=declared.service if (declared.namespace, declared.service) in ports else "",
             )
+        )
     return Topology(services, tuple(workloads), inventory.mesh.trust_domain)
 
 

@@ -65,6 +65,8 @@ class Manifest(_Model):
     nodes: tuple[str, ...]
     disks: dict[str, tuple[str, ...]]
     """Node -> its disk's layers in the snapshot, lowest first; below them lies the image."""
+    scale: dict[str, int] = {}
+    """Workload -> its instances, where these are not the inventory's."""
     pause: float
     """How long the machines stood still for it, in seconds."""
     apart: float = 0.0

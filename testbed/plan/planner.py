@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from testbed.plan.cluster import cluster_steps
@@ -110,6 +111,27 @@ def plan_restore(wanted: WantedLab, observed: ObservedLab) -> Plan:
     """The steps from ``observed`` to the snapshot that is at hand, whatever state the machines are in."""
     unknown = {node: replace(machine, spec="") for node, machine in observed.machines.items()}
     return plan_up(wanted, replace(observed, snapshot=True, machines=unknown, mesh_in_force=False))
+
+
+def plan_scale(wanted: WantedLab, workloads: Mapping[str, str], *, fewer: bool) -> Plan:
+    """The steps of a lab that is all there to other numbers of instances; ``workloads``: node -> what it has now.
+
+    An instance is in force before others are told of it; one that goes is forgotten by others before it ends.
+    """
+    machines = {
+        node: ObservedMachine(machine.spec, running=True, answers=True, workloads=workloads[node])
+        for node, machine in wanted.machines.items()
+    }
+    networks = {role: (spec, True) for role, spec in wanted.networks.items()}
+    there = ObservedLab(
+        hypervisor=True, image=True, shared=True, networks=networks, machines=machines, forwards=wanted.forwards
+    )
+    plan = plan_up(wanted, there)
+    if not fewer:
+        return plan
+    needs = {"mesh": frozenset[str](), "workloads": frozenset({"mesh"})}
+    steps = [replace(step, needs=needs.get(step.name, step.needs)) for step in plan]
+    return Plan(tuple(sorted(steps, key=lambda step: step.name == "workloads")))
 
 
 def plan_save(where: str) -> Plan:

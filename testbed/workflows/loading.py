@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,8 +13,10 @@ from testbed.artifacts import read_catalogue
 from testbed.compiler.security import MeshConfig
 from testbed.documents import MAX_BYTES, Document, parse, problems_of
 from testbed.documents import Path as DocumentPath
-from testbed.errors import BadInput, Problem, bad_input
+from testbed.errors import BadInput, HostNotReady, Problem, bad_input
 from testbed.host.directories import testbed_home
+from testbed.hypervisor.connection import HypervisorError
+from testbed.hypervisor.scaling import kept_scale
 from testbed.lab.lab import Lab
 from testbed.model.inventory import Inventory
 from testbed.model.reading import check_fits, read_inventory
@@ -29,8 +32,17 @@ def load_lab(name: str) -> Lab:
     check_mesh_config(inventory, document)
     check_versions(inventory, document)
     lab = Lab(inventory, shown(path))
+    hold_to_scale(lab)
     log.configure(lab.directories.log if lab.directories.state.is_dir() else None)
     return lab
+
+
+def hold_to_scale(lab: Lab) -> None:
+    """Have as many instances as `scale` said last: the lab's machines know; one that is down has none."""
+    with suppress(HostNotReady, HypervisorError):  # whoever needs libvirt says so, with what to do
+        hypervisor = lab.hypervisor_if_up()
+        if hypervisor is not None:
+            lab.hold_to(kept_scale(hypervisor))
 
 
 def check_mesh_config(inventory: Inventory, document: Document) -> None:

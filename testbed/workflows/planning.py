@@ -50,8 +50,6 @@ def look(lab: Lab, machines: Machines, resources: ResourceSet) -> ObservedLab:
     """
     if not lab.has_cluster:
         compile_mesh(resources, lab.topology, security=security_of(lab))
-    if lab.is_stopped:
-        lab.daemon.start()  # only it knows the machines
     Breaker(lab).recover()
     observed = observe(lab, machines.disks)
     if lab.has_cluster:

@@ -16,6 +16,7 @@ from testbed.faults import network
 from testbed.faults.breaking import Breaker
 from testbed.host.directories import cache_root
 from testbed.host.lock import hold
+from testbed.hypervisor.scaling import keep_scale
 from testbed.lab.executor import execute
 from testbed.lab.lab import Lab
 from testbed.lab.machines import Machines
@@ -36,6 +37,7 @@ from testbed.plan import Plan, plan_restore, plan_save, plan_up
 from testbed.plan.steps import Action, SaveLab
 from testbed.resources import ResourceSet, dump
 from testbed.workflows.identity import Identity, identity_of
+from testbed.workflows.loading import hold_to_scale
 from testbed.workflows.mesh import backend_of, default_resources, security_of
 from testbed.workflows.nodes import require_up
 from testbed.workflows.performing import Performer
@@ -155,6 +157,7 @@ def _save(
                 verified=in_mesh.verified,
                 nodes=tuple(n.name for n in lab.inventory.nodes),
                 disks=saved.disks,
+                scale=dict(lab.scale),
                 pause=round(saved.pause, 3),
                 apart=round(saved.apart, 4),
                 files=checksums(folder, files),
@@ -176,12 +179,15 @@ def _needed(lab: Lab) -> int:
 def restore(lab: Lab, name: str, show: Show) -> RestoreReport:
     """Bring the lab to the state of its snapshot ``name``, whatever state it is in; the snapshot stays."""
     require_snapshots(lab)
-    return back_to(lab, named_store(lab.id).get(name), show, "snapshot restore")
+    snapshot = named_store(lab.id).get(name)
+    lab.hold_to(snapshot.manifest.scale)
+    return back_to(lab, snapshot, show, "snapshot restore")
 
 
 def reset(lab: Lab, show: Show) -> RestoreReport:
     """Bring the lab back to the state just after `up` was verified."""
     require_snapshots(lab)
+    lab.hold_to({})
     found = in_cache(lab, machines_of(lab), default_resources(lab))
     if found is None or not found.exact:
         raise LabError(
@@ -204,6 +210,8 @@ def back_to(lab: Lab, snapshot: Snapshot, show: Show, command: str) -> RestoreRe
             network.forget_all(lab)  # what faults hold outside the machines; all else goes with these
         performer = Performer(lab, machines, none, Restoring(machines, snapshot))
         seconds, timeline = run(plan, performer, show)
+        if lab.scale:
+            keep_scale(lab.hypervisor(), lab.scale, time.time())
         snapshot.touch()
     return RestoreReport(lab, snapshot.manifest.name, seconds, timeline.ended, time.monotonic() - begin)
 
@@ -252,6 +260,9 @@ def plan_with_cache(
     lab: Lab, machines: Machines, resources: ResourceSet, *, cold: bool = False
 ) -> tuple[Plan, Cached | None]:
     """The plan of `up`, and what it restores from if it does; ``cold``: from nothing, whatever the cache has."""
+    if lab.is_stopped:
+        lab.daemon.start()  # only it knows the machines, and how the lab is scaled
+        hold_to_scale(lab)
     goal, observed = wanted(lab, machines), look(lab, machines, resources)
     seen = {node: m.spec for node, m in observed.machines.items()}
     makes_all = all(seen.get(node) != m.spec for node, m in goal.machines.items())

@@ -115,6 +115,7 @@ def _up(lab: Lab, show: Show, *, prove: bool, defaults: bool, cold: bool) -> UpR
         result
         and result.verdict.outcome is Outcome.PASS
         and has_snapshots(lab)
+        and not lab.scale
         and (cached or _all_made(lab, plan))
     ):
         timeline.mark(Stage.KEEP)

@@ -10,7 +10,7 @@ from testbed.deploy.sidecar import routes
 from testbed.host.directories import testbed_home
 from testbed.lab.lab import Lab
 from testbed.model.inventory import Workload
-from testbed.model.reading import instance_name
+from testbed.model.reading import instances
 from testbed.model.topology import MeshWorkload, ProxyKind
 from testbed.workflows.istio import sidecar_of
 from testbed.workflows.nodes import ssh_config_file
@@ -21,7 +21,7 @@ DEPLOY_LIMIT = 120.0
 
 def workloads_document(lab: Lab, node: str) -> str:
     """``workloads.json`` of a node."""
-    declared = {instance_name(w, replica): w for w in lab.inventory.workloads for replica in range(w.replicas)}
+    declared = {i.name: i.workload for i in instances(lab.inventory, lab.scale)}
     inside = {n.name for n in lab.inventory.nodes if n.cluster is not None}
     here = [w for w in lab.topology.workloads if w.node == node and node not in inside]  # there they are pods
     entries = [_entry(w, declared.get(w.name), lab.inventory.networks.mesh.prefixlen) for w in here]

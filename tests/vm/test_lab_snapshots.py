@@ -214,12 +214,31 @@ def test_no_snapshot_is_saved_while_a_fault_stands_and_a_restore_ends_it(lab):
     assert "nothing is broken" in cli("fault", "list", "-i", LAB)
 
 
+def test_a_scaled_workload_stays_so_until_it_is_reset(lab):
+    began = json.loads(cli("scale", "-i", LAB, "echo-v1", "2", "--json"))
+    assert (began["before"], began["replicas"]) == (1, 2)
+    status = json.loads(cli("status", "-i", LAB, "--json"))
+    assert status["healthy"] and status["proxies"]["echo-v1-2"]["in_force"]
+    assert "echo-v1: 2 instances, 1 in the inventory" in cli("plan", "-i", LAB)
+    assert "nothing to do" in cli("up", "-i", LAB)
+    assert "echo-v1-2" in on("left", "ls", "/run/netns")
+    cli("snapshot", "save", "-i", LAB, "scaled")
+    cli("scale", "-i", LAB, "echo-v1", "0")
+    assert "echo-v1" not in on("left", "ls", "/run/netns")
+    cli("snapshot", "restore", "-i", LAB, "scaled")
+    assert "echo-v1: 2 instances" in cli("scale", "-i", LAB)
+    assert "nothing to do" in cli("up", "-i", LAB)
+
+
 def test_reset_undoes_what_was_done_since_up(lab, tmp_path):
+    """What was applied, written and scaled."""
     on("left", "touch", "/root/mess")
     cli("apply", "-i", LAB, "--delete", "playbooks/resources/two-nodes/security.yaml")
     cli("reset", "-i", LAB)
     assert "PeerAuthentication" in cli("applied", "-i", LAB)
     assert "mess" not in on("left", "ls", "/root")
+    assert "as the inventory says" in cli("scale", "-i", LAB)
+    assert "echo-v1-2" not in on("left", "ls", "/run/netns")
     assert "nothing to do" in cli("up", "-i", LAB)
 
 

@@ -1,0 +1,160 @@
+"""Another number of instances: whose addresses stay, which steps it takes, and who is told first."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from testbed.backends.standalone import StandaloneBackend
+from testbed.errors import BadInput, MeshError
+from testbed.guests import Completed
+from testbed.host.directories import testbed_home as home
+from testbed.lab.lab import Lab
+from testbed.model.reading import instance_name, read_inventory, require_scale, topology_of
+from testbed.model.topology import MeshWorkload, Topology
+from testbed.pki import LabCa
+from testbed.plan import WantedLab, WantedMachine, plan_scale
+from testbed.resources import ResourceSet
+
+BOOKINFO = read_inventory((home() / "inventories" / "bookinfo.yaml").read_text(), "bookinfo.yaml")
+NAMES = [instance_name(w, 0) for w in BOOKINFO.workloads]
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), st.integers(0, 20)))
+def test_no_address_changes_when_another_workload_is_scaled(scale):
+    alone = {
+        w.name: w.address
+        for name in [None, *scale]
+        for w in topology_of(BOOKINFO, {name: scale[name]} if name else {}).workloads
+    }
+    together = {w.name: w.address for w in topology_of(BOOKINFO, scale).workloads}
+    assert together.items() <= alone.items()
+    nodes = {BOOKINFO.mesh_address(n.name) for n in BOOKINFO.nodes}
+    assert len({*together.values()} | nodes) == len(together) + len(nodes)
+
+
+def test_instances_are_spread_over_the_workloads_nodes_and_none_is_possible():
+    spread = BOOKINFO.model_copy(
+        update={
+            "workloads": [w.model_copy(update={"node": ["app-1", "app-2"]}) for w in BOOKINFO.workloads],
+        }
+    )
+    made = [w for w in topology_of(spread, {"ratings-v1": 3}).workloads if w.service == "ratings"]
+    assert [(w.name, w.node) for w in made] == [
+        ("ratings-v1", "app-1"), ("ratings-v1-2", "app-2"), ("ratings-v1-3", "app-1"),
+    ]  # fmt: skip
+    assert not [w for w in topology_of(BOOKINFO, {"ratings-v1": 0}).workloads if w.service == "ratings"]
+
+
+@pytest.mark.parametrize(
+    ("name", "replicas", "said"),
+    [
+        ("nope-v1", 2, "has no workload 'nope-v1'"),
+        ("ingressgateway", 2, "has no workload"),
+        ("ratings-v1", -1, "not possible"),
+        ("ratings-v1", 51, "not possible"),
+        ("ratings-v1", 50, "has no room"),
+    ],
+)
+def test_what_can_not_be_is_refused(name, replicas, said):
+    with pytest.raises(BadInput, match=said):
+        require_scale(BOOKINFO, name, replicas, "bookinfo.yaml")
+
+
+def test_an_instance_takes_no_name_of_another_workload():
+    version = "v3-2"
+    workloads = [
+        *BOOKINFO.workloads,
+        BOOKINFO.workloads[0].model_copy(update={"service": "reviews", "version": version}),
+    ]
+    with pytest.raises(BadInput, match="called as another"):
+        require_scale(BOOKINFO.model_copy(update={"workloads": workloads}), "reviews-v3", 2, "bookinfo.yaml")
+
+
+def test_a_lab_forgets_what_its_inventory_does_not_have_and_what_it_says_itself():
+    lab = Lab(BOOKINFO, "bookinfo.yaml")
+    assert len(lab.topology.workloads) == 11
+    lab.hold_to({"reviews-v3": 2, "gone-v1": 4, "ratings-v1": 1})
+    assert lab.scale == {"reviews-v3": 2}
+    assert len(lab.topology.workloads) == 12
+
+
+WANTED = WantedLab(
+    "lab", True, {"mesh": "s"}, {"left": WantedMachine("l", "w1"), "right": WantedMachine("r", "w2")}, {"in": 0}
+)
+
+
+def test_more_are_set_up_before_the_mesh_and_fewer_after_it():
+    more = plan_scale(WANTED, {"left": "w1", "right": "before"}, fewer=False)
+    assert [(s.name, set(s.needs)) for s in more] == [("workloads", set()), ("mesh", {"workloads"})]
+    assert next(iter(more)).action.nodes == ("right",)
+    fewer = plan_scale(WANTED, {"left": "w1", "right": "before"}, fewer=True)
+    assert [(s.name, set(s.needs)) for s in fewer] == [("mesh", set()), ("workloads", {"mesh"})]
+
+
+class Node:
+    """A node that has ``old`` proxies in force and takes whatever it is given; it keeps who was told, in order."""
+
+    def __init__(self, node, old, told, refuses=()):
+        self.node, self._old, self._told, self._refuses = node, old, told, refuses
+
+    def run(self, argv, *, stdin=b"", limit=60, check=True):
+        del limit, check
+        if argv[0] == "bash":
+            return Completed(0, b"".join(self._texts(argv[-1])), b"")
+        verb, names = argv[-1], list(json.loads(stdin)["workloads"])
+        self._told.append((verb, *names))
+        outcomes = {n: {"refused": {"cds.json": "no"}} if n in self._refuses else {} for n in names}
+        return Completed(0, json.dumps({"workloads": outcomes}).encode(), b"")
+
+    def _texts(self, question) -> Iterator[bytes]:
+        yield b"\0\0"  # no resources, no names
+        for line in question.splitlines():
+            if line.startswith("proxy "):
+                name = line.split()[2]
+                revision = "old" if name in self._old else ""
+                manifest = {"revision": revision, "files": {}, "refused": {}}
+                yield json.dumps(manifest).encode() + b"\0\0there\0HTTP/1.1 200 OK\r\n\r\nserver.state: 0\n\0"
+
+    @contextmanager
+    def stream(self, argv, *, stdin=b"", limit=600):
+        raise NotImplementedError
+        yield
+
+
+def pushed(old, refuses=()):
+    workloads = tuple(
+        MeshWorkload(name, "default", name, {}, IPv4Address(f"10.0.0.{i + 1}"), node)
+        for i, (name, node) in enumerate([("a", "left"), ("b", "right"), ("c", "right")])
+    )
+    told = []
+    nodes = {node: Node(node, old, told, refuses) for node in ("left", "right")}
+    backend = StandaloneBackend(
+        Topology((), workloads, service_range=IPv4Network("240.240.0.0/16")), nodes, LabCa.create()
+    )
+    try:
+        backend.apply(ResourceSet())
+    except MeshError as e:
+        told.append(str(e))
+    return told
+
+
+def test_a_new_proxy_is_in_force_before_others_are_told_of_it():
+    first, *rest = pushed({"a", "b"})
+    assert first == ("apply", "c")
+    assert sorted(rest) == [("apply", "a"), ("apply", "b")]
+
+
+def test_a_new_proxy_that_refuses_keeps_others_from_being_told():
+    told = pushed({"a", "b"}, refuses={"c"})
+    assert told[0] == ("apply", "c")
+    assert not [t for t in told if t[0] == "apply" and t != ("apply", "c")]
+    assert "rejected" in told[-1]
+
+
+def test_proxies_that_are_all_new_are_told_together():
+    assert sorted(pushed(set())) == [("apply", "a"), ("apply", "b", "c")]
