@@ -72,11 +72,19 @@ class Machines:
 
     def define(self, node: str, spec: str) -> None:
         """Define the node over disks that somebody else puts there, with ``spec`` as its mark; writes its seed."""
+        self.lay_seed(node)
+        self.lab.hypervisor().define(self._machine(self._nodes[node], spec))
+
+    def lay_seed(self, node: str) -> None:
+        """Write the node's seed disk."""
         seed = self._seed(self._nodes[node])
-        machine = self._machine(self._nodes[node], spec)
         image, recipe = self.disks.node_image, self.disks.recipe
-        write_seed(seed, machine.seed, {} if image.direct else nocloud_files(seed, recipe.recipe, recipe.files))
-        self.lab.hypervisor().define(machine)
+        files = {} if image.direct else nocloud_files(seed, recipe.recipe, recipe.files)
+        write_seed(seed, self.definition(node).seed, files)
+
+    def definition(self, node: str) -> Machine:
+        """What the node's machine is."""
+        return self._machine(self._nodes[node], self._spec(self._nodes[node]))
 
     def disk_size(self, node: str) -> int:
         """Of the node's disk as its machine sees it, in bytes."""
