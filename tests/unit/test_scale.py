@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.backends.standalone import StandaloneBackend
+from testbed.cli import run
 from testbed.errors import BadInput, MeshError
 from testbed.guests import Completed
 from testbed.host.directories import testbed_home as home
@@ -158,3 +159,11 @@ def test_a_new_proxy_that_refuses_keeps_others_from_being_told():
 
 def test_proxies_that_are_all_new_are_told_together():
     assert sorted(pushed(set())) == [("apply", "a"), ("apply", "b", "c")]
+
+
+@pytest.mark.parametrize(
+    "words", [["reviews-v3"], ["--reset"], ["reviews-v3", "2", "--reset"], ["reviews-v3", "two"]]
+)
+def test_a_command_that_says_too_little_or_too_much_is_refused(words, capsys):
+    assert run(["scale", *words]) == 2
+    assert "Error: " in capsys.readouterr().err
