@@ -95,7 +95,7 @@ class Performer:
             case ThawMachine(node):
                 self._restore.thaw(node, cancel)
             case AskEdges():
-                ask_edges(self.lab, self._wanted_resources())
+                ask_edges(self.lab, self._restored_resources())
             case InstallNode(node):
                 join(self.lab, node, cancel)
             case InstallControlPlane():
@@ -123,18 +123,19 @@ class Performer:
 
     def _apply(self) -> None:
         if self.lab.has_cluster:
-            backend_of(self.lab).apply(self._wanted_resources(), limit=CLUSTER_LIMIT)
+            backend = backend_of(self.lab)
+            backend.apply(backend.applied().merged(self.resources), limit=CLUSTER_LIMIT)
             return
-        if self.restoring is None:  # a save that was killed may have left services standing
-            each((n.name for n in self.lab.inventory.nodes), lambda node: go_on(self.lab, node))
-        backend = backend_of(self.lab, restored=self.restoring is not None)
-        backend.apply(self._wanted_resources(), limit=IN_FORCE_LIMIT)
+        if self.restoring is not None:
+            backend_of(self.lab, restored=True).apply(self._restored_resources(), limit=IN_FORCE_LIMIT)
+            return
+        # a save that was killed may have left services standing
+        each((n.name for n in self.lab.inventory.nodes), lambda node: go_on(self.lab, node))
+        backend_of(self.lab).change(lambda there: there.merged(self.resources), limit=IN_FORCE_LIMIT)
 
-    def _wanted_resources(self) -> ResourceSet:
-        """What is in the mesh, asked of the nodes or of the snapshot that they come from, and ours on top."""
-        if self.restoring is None:
-            return backend_of(self.lab).applied().merged(self.resources)
-        saved = load(parse(self.restoring.snapshot.manifest.resources, "the snapshot"))
+    def _restored_resources(self) -> ResourceSet:
+        """What the snapshot has in the mesh, and ours on top."""
+        saved = load(parse(self._restore.snapshot.manifest.resources, "the snapshot"))
         return saved.merged(self.resources)
 
     @property
