@@ -1,6 +1,10 @@
 """A snapshot is whole or not there, is found damaged by its checksums, and refused where it can't run."""
 
 import os
+import runpy
+import shutil
+import sys
+from collections import namedtuple
 from datetime import UTC, datetime
 
 import pytest
@@ -8,6 +12,8 @@ import pytest
 from testbed.errors import BadInput, LabError
 from testbed.host.directories import testbed_home as home
 from testbed.lab.lab import Lab
+from testbed.lab.machines import Machines
+from testbed.lab.snapshots import Restoring
 from testbed.lab.snapshots.parcel import export, import_
 from testbed.lab.snapshots.saving import backing_file, share
 from testbed.lab.snapshots.store import Damaged, SnapshotStore, cache_store, checksums
@@ -101,6 +107,43 @@ def test_a_full_disk_is_said_before_anything_is_written(store):
     with pytest.raises(LabError, match="MiB free"), store.saving("first", 1 << 60):
         pass
     assert list(store.root.iterdir()) == []
+
+
+@pytest.mark.parametrize("same_disk", [True, False], ids=["shared", "copied"])
+def test_a_restore_on_a_full_disk_is_refused_before_anything_is_touched(store, monkeypatch, tmp_path, same_disk):
+    snapshot = save(store, "first")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path if same_disk else "/dev/shm"))
+    lab = Lab(read_inventory((home() / "inventories" / "two-nodes.yaml").read_text(), "two-nodes.yaml"))
+    lab.directories.create()
+    kept = lab.directories.pki / "key"
+    kept.write_text("the lab's own")
+    usage = namedtuple("usage", "free")
+    layer = snapshot.folder / "left.0.qcow2"
+    layer.write_bytes(os.urandom(1 << 20))
+    restoring = Restoring(Machines(lab, kvm=False), snapshot)
+    try:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(32 * 2**20))  # a layer's, and no byte for a copy
+        if same_disk:
+            monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(32 * 2**20 - 1))
+        with pytest.raises(LabError, match=r"restore of first: make room for it: .* MiB free"):
+            restoring.files()
+        assert kept.read_text() == "the lab's own"
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(34 * 2**20))
+        restoring.files()
+        assert (lab.directories.pki / "key").read_text() == "secret"
+    finally:
+        lab.directories.remove()
+
+
+def test_a_save_freezes_no_more_than_a_thaw_lets_go_on(monkeypatch):
+    """What stays frozen stops everything that systemd starts there later."""
+    node = home() / "images" / "shared" / "node"
+    monkeypatch.setattr(sys, "path", [str(node), *sys.path])
+    thawed = runpy.run_path(str(node / "testbed_thaw.py"))["SLICES"]
+    lines = (node / "freeze.sh").read_text().splitlines()
+    said = dict(line.split("=", 1) for line in lines if line.startswith(("slices=", "folders=")))
+    frozen = said["folders"].strip('"').replace("$slices", said["slices"]).split()
+    assert [pattern.replace("*", "\\x2d") for pattern in frozen] == thawed
 
 
 def test_an_unknown_name_is_answered_with_those_there_are(store):

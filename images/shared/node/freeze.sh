@@ -5,7 +5,9 @@
 # Whoever asked may die before it says "off": after two minutes of the machine's own time they go on by themselves.
 # Nothing but a shell: each further process costs an emulated machine a tenth of a second.
 set -u
-folders='/sys/fs/cgroup/system.slice/system-testbed*.slice'
+# no more than what a thaw lets go on: a namespace could not be made any more in a group that stays frozen
+slices=/sys/fs/cgroup/system.slice/system-testbed
+folders="$slices*sidecar.slice $slices*program.slice"
 watch=/run/testbed-freeze.pid
 thaw=/run/testbed-thaw
 program="import sys; sys.path.insert(0, '/opt/testbed/node'); import testbed_thaw; testbed_thaw.stay()"
