@@ -15,11 +15,15 @@ from testbed.hypervisor.memory import cut_power, load_memory, mark, resume
 from testbed.hypervisor.xml import METADATA
 from testbed.lab.machines import Machines
 from testbed.lab.snapshots.saving import each, share
-from testbed.lab.snapshots.store import Snapshot
+from testbed.lab.snapshots.store import Snapshot, require_space
 from testbed.lab.snapshots.thawing import Thawed, thaw
 
 HALF = f"{METADATA}:restoring"
 """The spec that a machine carries from when its RAM is loaded until it is thawed: nobody takes it for whole."""
+
+
+_OWN_LAYER = 32 * 2**20
+"""Bytes that a node's own layer may have taken by the time that the lab is checked: its logs, before all."""
 
 
 class Restoring:
@@ -34,9 +38,10 @@ class Restoring:
     def files(self) -> None:
         """Check every byte of the snapshot, then take the lab's keys from it.
 
-        Raises Damaged, with nothing touched.
+        Raises Damaged, or LabError when the disk has no room for the machines' own layers; with nothing touched.
         """
         self.snapshot.check()
+        require_space(self.lab.directories.state, self._needed(), f"restore of {self.snapshot.manifest.name}")
         pki = self.lab.directories.pki
         part = pki.with_name(".pki.part")
         shutil.rmtree(part, ignore_errors=True)
@@ -44,6 +49,15 @@ class Restoring:
         shutil.rmtree(pki, ignore_errors=True)
         part.rename(pki)
         self.lab.forget_connections()
+
+    def _needed(self) -> int:
+        """Bytes: a layer for each node, and those of the snapshot where they can't be shared."""
+        manifest, folder = self.snapshot.manifest, self.snapshot.folder
+        needed = _OWN_LAYER * len(manifest.nodes)
+        if folder.stat().st_dev != self.lab.directories.state.stat().st_dev:
+            layers = (folder / name for names in manifest.disks.values() for name in names)
+            needed += sum(layer.stat().st_blocks * 512 for layer in layers)
+        return needed
 
     def load(self, node: str) -> None:
         """End the node's machine if it runs, and start it from the snapshot, paused."""
