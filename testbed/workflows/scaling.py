@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from testbed.errors import bad_input
 from testbed.host.lock import hold
 from testbed.hypervisor.scaling import keep_scale
 from testbed.lab.lab import Lab
@@ -71,6 +72,10 @@ def scale(lab: Lab, workload: str, replicas: int | None, show: Show) -> ScaleRep
     that `up` brings to it.  Raises BadInput for a name or a number that can't be.
     """
     begin = time.monotonic()
+    if lab.has_cluster:
+        raise bad_input(
+            lab.file, "no `scale` of labs with a cluster yet", "change `replicas` in the inventory, then testbed up"
+        )
     declared = _declared(lab)
     number = declared.get(workload, 0) if replicas is None else replicas
     require_scale(lab.inventory, workload, number, lab.file)

@@ -167,3 +167,8 @@ def test_proxies_that_are_all_new_are_told_together():
 def test_a_command_that_says_too_little_or_too_much_is_refused(words, capsys):
     assert run(["scale", *words]) == 2
     assert "Error: " in capsys.readouterr().err
+
+
+def test_a_lab_with_a_cluster_is_refused(capsys):
+    assert run(["scale", "-i", "k3s-small", "reviews-v3", "2"]) == 2
+    assert "no `scale` of labs with a cluster" in capsys.readouterr().err
