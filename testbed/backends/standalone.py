@@ -7,6 +7,7 @@ from the Envoys' own statistics.  What is in the mesh is read back from the node
 from __future__ import annotations
 
 import difflib
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -81,7 +82,8 @@ class StandaloneBackend:
     ) -> None:
         """``look`` asks a program that waits on a node; without it a shell is started there for each look.
 
-        ``lasting``: many pushes follow, so the program that pushes is kept on each node while connected.
+        ``lasting``: more than one question or push follows, so a program that does both is kept on each node while
+        connected.
         """
         self._topology = topology
         self._connections = connections
@@ -90,7 +92,7 @@ class StandaloneBackend:
         self._security = security
         self._look = look
         self._cache = CompileCache()
-        self._pushers: dict[str, Program] = {}
+        self._programs: dict[str, Program] = {}
         self._lasting = lasting
         self._log = get("backends")
         self._on_node: dict[str, list[MeshWorkload]] = {}
@@ -283,21 +285,27 @@ class StandaloneBackend:
         about = (self._guest, workloads, hosts, self._guest.resources_of(node))
         if self._look is not None:
             said = self._look(node, looking.question_for_program(*about))
+        elif self._lasting:
+            question = {"do": "look", **looking.question_for_program(*about)}
+            said = str(json.loads(self._told(node, json.dumps(question).encode(), 60))).encode()
         else:
             said = self._connections[node].run(looking.question(*about), limit=60).stdout
         return looking.read(said, workloads, hosts, self.log)
 
     def _push(self, node: str, request: NodeRequest, limit: float) -> Mapping[str, ProxyOutcome]:
-        argv = [*self._guest.tool, "apply"]
-        connection, line = self._connections[node], request.encode()
-        if not self._lasting:
-            return ProxyOutcome.decode(connection.run(argv, stdin=line, limit=limit + 60).stdout)
-        pusher = self._pushers.pop(node, None)
-        if pusher is None or not pusher.alive:  # ended with its machine, or with a connection that broke
-            pusher = connection.start(argv)
-        outcome = ProxyOutcome.decode(pusher.ask(line, limit + 60))
-        self._pushers[node] = pusher
-        return outcome
+        argv, line = [*self._guest.tool, "apply"], request.encode()
+        if self._lasting:
+            return ProxyOutcome.decode(self._told(node, line, limit + 60))
+        return ProxyOutcome.decode(self._connections[node].run(argv, stdin=line, limit=limit + 60).stdout)
+
+    def _told(self, node: str, line: bytes, limit: float) -> bytes:
+        """The answer of the program that is kept on the node; it is started where there is none."""
+        program = self._programs.pop(node, None)
+        if program is None or not program.alive:  # ended with its machine, or with a connection that broke
+            program = self._connections[node].start([*self._guest.tool, "apply"])
+        answer = program.ask(line, limit)
+        self._programs[node] = program
+        return answer
 
     def _roll_back(self, outcomes: Mapping[str, ProxyOutcome]) -> None:
         """Give the proxies that took the new revision their old one; those that refused it have gone back."""

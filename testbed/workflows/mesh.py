@@ -109,7 +109,7 @@ def apply(lab: Lab, names: Iterable[str], *, prune: bool = False, delete: bool =
     given = load(read_manifests(names))
     require_up(lab)
     with hold(lab.directories, f"testbed apply -i {lab.file}"):
-        backend = backend_of(lab)
+        backend = backend_of(lab, lasting=True)
         made: list[Change] = []
 
         def edit(applied: ResourceSet) -> ResourceSet:

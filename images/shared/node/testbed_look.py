@@ -1,7 +1,8 @@
 """What this node's proxies were given and what they answer, told as the shell of Testbed's own question tells it.
 
-Asked by testbed_thaw.py: {"files": paths, "proxies": [[directory, network namespace, admin port], ...], "path": of
-the statistics}.  No process is started for it, which is most of what the question costs an emulated machine.
+Asked by testbed_thaw.py and testbed_xds.py: {"files": paths, "proxies": [[directory, network namespace, admin
+port], ...], "path": of the statistics}.  No process is started for it, which is most of what the question costs an
+emulated machine.
 """
 
 import ctypes

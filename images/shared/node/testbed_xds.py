@@ -1,7 +1,7 @@
 """Give the proxies of this node their files, and read from the proxies what they made of them.
 
     testbed_xds.py apply      JSON documents on stdin, one a line; answers each, in a line, when all is in force,
-                              or says what is not
+                              or says what is not; {"do": "look", ...} only looks (see testbed_look)
     testbed_xds.py rollback   the same without contents; back to what the last apply found
 
 Envoy's filesystem subscriptions have traps that give this file its shape:
@@ -409,6 +409,11 @@ def main():
         return 2
     for line in sys.stdin:
         document = json.loads(line)
+        if document.get("do") == "look":
+            import testbed_look  # not needed by who only pushes
+
+            print(json.dumps(testbed_look.look(document)), flush=True)
+            continue
         os.makedirs(document["resources"]["directory"], exist_ok=True)
         with open(os.path.join(document["resources"]["directory"], ".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
