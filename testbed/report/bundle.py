@@ -103,7 +103,13 @@ def _step(step: StepRecord, folder: Path) -> None:
         _write(folder / "traffic.json", step.spec.to_json())
     if step.revisions:
         machines = [
-            {"node": m.node, "waited": m.waited, "segments": m.sent, "sent_again": m.sent_again}
+            {
+                "node": m.node,
+                "waited": m.waited,
+                "segments": m.sent,
+                "sent_again": m.sent_again,
+                "needless": m.needless,
+            }
             for m in step.machines
         ]
         _write(folder / "lab.json", _json({"revisions": dict(step.revisions), "machines": machines}))

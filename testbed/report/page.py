@@ -92,7 +92,11 @@ def _step(step: StepRecord, topology: Topology | None) -> str:
     ]
     if step.discarded:
         facts.append(f"{step.discarded} samples thrown away: a revision changed while they were taken")
-    facts += [f"{m.node} sent {m.sent_again} of {m.sent} TCP segments again" for m in step.machines if m.sent_again]
+    facts += [
+        f"{m.node} sent {m.sent_again} of {m.sent} TCP segments again, {m.needless} without need"
+        for m in step.machines
+        if m.sent_again
+    ]
     plots = [
         *(_figure(path_plot(p), _PATH.format(arm=p.arm, declared=p.declared)) for p in step.paths if p.points),
         _figure(topology_plot(step, topology), "Who called whom, and how many of the requests each answered."),

@@ -49,6 +49,13 @@ class MachineRecord:
     """TCP segments sent by the workloads that took part."""
     sent_again: int
     """Of these, retransmissions."""
+    needless: int = 0
+    """Of these, what the other end said that it had already: late acknowledgements, nothing lost."""
+
+    @property
+    def lost(self) -> int:
+        """Segments that had to be sent again."""
+        return max(0, self.sent_again - self.needless)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from typing import Any
 
 from testbed.documents import parse
-from testbed.errors import BadInput
+from testbed.errors import BadInput, LabError
 from testbed.model.scenario import Scenario
 from testbed.model.verdict import Outcome, Verdict
 from testbed.report.record import ScenarioRecord
@@ -18,7 +18,7 @@ from testbed.scenarios.building import services_named, walk
 from testbed.scenarios.lab import LabUnderTest
 from testbed.scenarios.loading import ScenarioFile, given_resources
 from testbed.scenarios.mutations import Broken, Manifest, broken, broken_shares
-from testbed.scenarios.running import run_scenario
+from testbed.scenarios.running import put_back, run_scenario, why_not_applicable
 from testbed.statistics import DEFAULT_TOLERANCE
 
 
@@ -113,16 +113,28 @@ def mutants_of(file: ScenarioFile, base: ResourceSet) -> Iterator[Mutant]:
 def run_mutants(
     file: ScenarioFile, lab: LabUnderTest, *, progress: Callable[[str], None] = lambda _: None
 ) -> MutationScore:
-    """Run the scenario under each of its mutants.  Raises what reading the lab's resources raises."""
-    results = []
-    for mutant in list(mutants_of(file, lab.backend.applied())):
-        excuse = next((e.reason for e in file.scenario.equivalent if fnmatch(mutant.name, e.mutant)), "")
-        if excuse:
-            results.append(MutantResult(mutant, excused=excuse))
-            continue
-        progress(f"{file.scenario.name}: {mutant.name}")
-        record = run_scenario(file, lab, change=mutant.change, mutant=mutant.name)
-        results.append(MutantResult(mutant, record))
+    """Run the scenario under each of its mutants, one straight after the other; then the lab is put back.
+
+    Of a scenario that is not applicable in this lab there are none.
+    Raises what reading the lab's resources raises, and LabError when they could not be put back.
+    """
+    results: list[MutantResult] = []
+    if why_not_applicable(file.scenario, lab):
+        return MutationScore(file.scenario, ())
+    before = lab.backend.applied()
+    try:
+        for mutant in list(mutants_of(file, before)):
+            excuse = next((e.reason for e in file.scenario.equivalent if fnmatch(mutant.name, e.mutant)), "")
+            if excuse:
+                results.append(MutantResult(mutant, excused=excuse))
+                continue
+            progress(f"{file.scenario.name}: {mutant.name}")
+            record = run_scenario(file, lab, change=mutant.change, mutant=mutant.name, before=before)
+            results.append(MutantResult(mutant, record))
+    finally:
+        clean = put_back(before, lab)
+    if not clean:
+        raise LabError(file.scenario.name, "put the lab back as it was", "see the log", "run: testbed up")
     return MutationScore(file.scenario, tuple(results))
 
 

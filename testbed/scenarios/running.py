@@ -24,7 +24,7 @@ from testbed.resources import ResourceSet, dump
 from testbed.scenarios.building import build, headers_wanted, services_named, walk
 from testbed.scenarios.evidence import Evidence
 from testbed.scenarios.faulting import sample_under_faults, unable
-from testbed.scenarios.judge import Judge, Terms
+from testbed.scenarios.judge import BROKEN, Judge, Terms
 from testbed.scenarios.lab import LabUnderTest
 from testbed.scenarios.loading import ScenarioFile, given_resources, removed_keys
 from testbed.scenarios.overtime import unsound_before
@@ -56,17 +56,19 @@ def run_scenario(
     *,
     change: Callable[[ResourceSet], ResourceSet] | None = None,
     mutant: str = "",
+    before: ResourceSet | None = None,
     progress: Progress = lambda _: None,
 ) -> ScenarioRecord:
     """Run every step, whatever comes out, and leave the lab as it was.
 
     ``change`` is laid over each step's resources: it makes mutants.  With it only the steps that it changes are
-    run, up to the first that fails.  Never raises for what the lab or the mesh
-    does: machine trouble ends as INCONCLUSIVE, a configuration that the mesh refuses as FAIL.  Bad input raises.
+    run, up to the first that fails.  ``before`` is what the lab had, where the caller puts that back (see
+    :func:`put_back`) after several runs.  Never raises for what the lab or the mesh does: machine trouble ends as
+    INCONCLUSIVE, a configuration that the mesh refuses as FAIL.  Bad input raises.
     """
     started, began = datetime.now(UTC), time.monotonic()
     scenario = file.scenario
-    reason = _not_applicable(scenario, lab)
+    reason = why_not_applicable(scenario, lab)
     if reason:
         return ScenarioRecord(scenario, not_applicable(reason), started, time.monotonic() - began, mutant=mutant)
     steps: list[StepRecord] = []
@@ -74,21 +76,21 @@ def run_scenario(
     shown = ""
     clean = True
     try:
-        before = lab.backend.applied()
+        found = lab.backend.applied() if before is None else before
         try:
             for number, step in enumerate(scenario.each_step(), 1):
-                given = _wanted(before, (scenario.given, step.given), file.path)
+                given = _wanted(found, (scenario.given, step.given), file.path)
                 wanted = change(given) if change else given
                 name = step.name or (f"step {number}" if scenario.steps else "")
                 if change and wanted == given and not _looked_back_at(name, scenario):
                     continue
                 shown = dump(wanted)
                 progress(f"{scenario.name} {name}".rstrip())
-                steps.append(_run_step(step, name, run, wanted))
+                steps.append(_run_step(step, name, run, wanted, mutant=bool(mutant)))
                 if change and steps[-1].verdict.outcome is Outcome.FAIL:
                     break
         finally:
-            clean = _restore(before, lab)
+            clean = before is not None or put_back(found, lab)
         verdict = all_of((s.name or scenario.name, s.verdict) for s in steps)
     except LabError as e:
         verdict = inconclusive(f"the lab, not the mesh: {e}")
@@ -104,7 +106,8 @@ def _looked_back_at(name: str, scenario: Scenario) -> bool:
     return any(kind == "sticky" and value.since == name for kind, value in leaves)
 
 
-def _not_applicable(scenario: Scenario, lab: LabUnderTest) -> str:
+def why_not_applicable(scenario: Scenario, lab: LabUnderTest) -> str:
+    """Why the question does not arise in this lab; empty when it does."""
     for name in scenario.needs:
         if not lab.of_name(name):
             return f"the lab has no {name}"
@@ -122,7 +125,7 @@ def _wanted(before: ResourceSet, givens: tuple[Given, ...], path: Path) -> Resou
     return wanted
 
 
-def _restore(before: ResourceSet, lab: LabUnderTest) -> bool:
+def put_back(before: ResourceSet, lab: LabUnderTest) -> bool:
     """Put the resources back and look whether they are; never raises."""
     try:
         # an apply that finds nothing to change has looked at every node; one that changed something is looked after
@@ -132,7 +135,7 @@ def _restore(before: ResourceSet, lab: LabUnderTest) -> bool:
         return False
 
 
-def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet) -> StepRecord:
+def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet, *, mutant: bool = False) -> StepRecord:
     began = time.monotonic()
     lab, scenario = run.lab, run.scenario
     try:
@@ -185,7 +188,8 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet) -> StepReco
             )
     if verdict.outcome is Outcome.FAIL:
         verdict = _blame(verdict, step, lab, watched, machines)
-    evidence.gather(concerned, everything=not verdict.passed)
+    if not (mutant and verdict.outcome is Outcome.FAIL):  # that one was noticed: nobody asks why
+        evidence.gather(concerned, everything=not verdict.passed)
     return StepRecord(
         name=name,
         verdict=verdict,
@@ -308,16 +312,35 @@ def _blame(
             ask(lab, workload.name, "/count")
     except LabError as e:
         return inconclusive(f"the lab, not the mesh: {e}\n{verdict.reason.splitlines()[0]}", verdict.numbers)
-    failing = set(_failing(verdict)) or {name for name, _ in walk(step.expect)}
-    why = lossy(machines) if failing <= PATIENT else ""
-    why = why or (crowded(machines) if failing <= TIMED else "")
-    if lab.machines and why:
-        return inconclusive(f"the lab, not the mesh: {why}\n{verdict.reason.splitlines()[0]}", verdict.numbers)
+    failing = list(_failing(verdict)) or [(name, verdict) for name, _ in walk(step.expect)]
+    excuses = [_excuse(name, part, step, machines) for name, part in failing]
+    if lab.machines and all(excuses):
+        return inconclusive(
+            f"the lab, not the mesh: {excuses[0]}\n{verdict.reason.splitlines()[0]}", verdict.numbers
+        )
     return verdict
 
 
-def _failing(verdict: Verdict) -> Iterator[str]:
+def _excuse(name: str, verdict: Verdict, step: Step, machines: Sequence[MachineRecord]) -> str:
+    """What the machines did that explains this FAIL; empty when it is the mesh's.
+
+    A packet that was lost spoils one request, or, where they share a connection, as many as are under way.
+    """
+    if name in TIMED and (why := crowded(machines)):
+        return why
+    if name not in PATIENT:
+        return ""
+    if (broken := verdict.numbers.get(BROKEN)) is None:
+        return lossy(machines)
+    spoils = 1 if step.when.protocol == "http1" else step.when.concurrency
+    lost = sum(m.lost for m in machines)
+    if lost * spoils < broken:
+        return ""
+    return f"{broken:.0f} requests broke what was expected, and the machines lost {lost} TCP segments"
+
+
+def _failing(verdict: Verdict) -> Iterator[tuple[str, Verdict]]:
     """The expectations that failed, of a verdict that was put together."""
     for name, part in verdict.parts:
         if part.outcome is Outcome.FAIL:
-            yield from _failing(part) if part.parts else [name]
+            yield from _failing(part) if part.parts else [(name, part)]

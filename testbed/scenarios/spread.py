@@ -7,7 +7,7 @@ from collections import Counter
 from testbed.model.scenario import Attempts, Balance, Ejected, Readmitted, Sticky
 from testbed.model.verdict import Verdict, failed, inconclusive, passed
 from testbed.scenarios.evidence import Evidence
-from testbed.scenarios.judge import PLENTY, Afterwards, Terms
+from testbed.scenarios.judge import BROKEN, PLENTY, Afterwards, Terms
 from testbed.statistics import binomial_cdf, binomial_sf, chi_square, chi_square_sf
 from testbed.traffic import Sample
 
@@ -33,10 +33,11 @@ class AttemptsJudge(Afterwards):
         seen = [counts.get(evidence.spec.request_id(s.seq), 0) for s in self.samples]
         numbers = {"requests": float(len(seen)), "arrivals": float(sum(seen)), "most": float(max(seen))}
         declared = str(least) if least == most else f"{least} or more" if most is None else f"{least} to {most}"
-        for sample, count in zip(self.samples, seen, strict=True):
-            if count < least or (most is not None and count > most):
-                text = f"request {sample.seq} arrived {_times(count)} at {where}; declared: {declared}"
-                return failed(text, numbers)
+        pairs = zip(self.samples, seen, strict=True)
+        if broken := [(s, n) for s, n in pairs if n < least or (most is not None and n > most)]:
+            sample, count = broken[0]
+            text = f"request {sample.seq} arrived {_times(count)} at {where}; declared: {declared}"
+            return failed(text, numbers | {BROKEN: float(len(broken))})
         if want.average is None:
             return passed(f"each of {len(seen)} requests arrived {declared} times at {where}", numbers)
         average = sum(seen) / len(seen)
@@ -46,7 +47,10 @@ class AttemptsJudge(Afterwards):
             f"declared: {least_average:g} to {most_average:g}"
         )
         numbers["average"] = round(average, 3)
-        return (passed if least_average <= average <= most_average else failed)(text, numbers)
+        if least_average <= average <= most_average:
+            return passed(text, numbers)
+        astray = max(average - most_average, least_average - average) * len(seen)
+        return failed(text, numbers | {BROKEN: astray})
 
 
 class StickyJudge(Afterwards):

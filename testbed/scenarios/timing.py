@@ -7,7 +7,7 @@ from statistics import median
 from testbed.model.scenario import Latency, Timeout
 from testbed.model.verdict import Verdict, failed, inconclusive, passed
 from testbed.scenarios.evidence import Evidence
-from testbed.scenarios.judge import Afterwards, Terms
+from testbed.scenarios.judge import BROKEN, Afterwards, Terms
 from testbed.scenarios.shares import described
 from testbed.statistics import quantile_interval
 
@@ -30,25 +30,26 @@ class TimeoutJudge(Afterwards):
         want = self.expected
         good, lost = self.sound()
         numbers = {"requests": float(len(self.samples))}
-        for sample in good:
-            if sample.status != want.status:
-                return failed(f"request {sample.seq} was answered {described(sample)}, not {want.status}", numbers)
-            if sample.took < want.after * (1 - EARLY):
-                text = f"request {sample.seq} was given up after {sample.took:.2f} s, before {want.after:g} s"
-                return failed(text, numbers)
+        if other := [s for s in good if s.status != want.status]:
+            text = f"request {other[0].seq} was answered {described(other[0])}, not {want.status}"
+            return failed(text, numbers | {BROKEN: float(len(other))})
+        if early := [s for s in good if s.took < want.after * (1 - EARLY)]:
+            text = f"request {early[0].seq} was given up after {early[0].took:.2f} s, before {want.after:g} s"
+            return failed(text, numbers | {BROKEN: float(len(early))})
         if lost:
             return lost
         middle = median(s.took for s in good)
         numbers |= {"median seconds": round(middle, 3)}
         if middle > want.after + want.within:
-            return failed(
-                f"given up after {middle:.2f} s (median), not within {want.after + want.within:g} s", numbers
-            )
+            late = sum(s.took > want.after + want.within for s in good)
+            text = f"given up after {middle:.2f} s (median), not within {want.after + want.within:g} s"
+            return failed(text, numbers | {BROKEN: float(late)})
         if want.reached:
             arrived = evidence.arrivals_at(want.reached)
             missed = [s for s in good if evidence.spec.request_id(s.seq) not in arrived]
             if missed:
-                return failed(f"request {missed[0].seq} never reached {want.reached}", numbers)
+                text = f"request {missed[0].seq} never reached {want.reached}"
+                return failed(text, numbers | {BROKEN: float(len(missed))})
         return passed(f"all {len(good)} requests were given up after {middle:.2f} s (median)", numbers)
 
 

@@ -70,7 +70,7 @@ def test_versions_revisions_and_machines_are_in_the_bundle(tmp_path: Path):
     assert {"testbed", "python", "system"} <= versions.keys()
     lab = json.loads((tmp_path / "run/half/1/lab.json").read_text())
     assert lab["revisions"] == {"client-v1": "ab12"}
-    assert lab["machines"] == [{"node": "app-1", "waited": 0.25, "segments": 900, "sent_again": 2}]
+    assert lab["machines"] == [{"node": "app-1", "waited": 0.25, "segments": 900, "sent_again": 2, "needless": 0}]
 
 
 def test_a_bundle_is_never_written_over(tmp_path: Path):

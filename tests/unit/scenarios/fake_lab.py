@@ -62,7 +62,7 @@ class FakeMesh(socketserver.ThreadingTCPServer):
         self.dead_nodes: set[str] = set()
         self.revisions_change = 0
         self.refuse = False
-        self.looks, self.waited, self.sent_again = 0, 0.2, 0
+        self.looks, self.waited, self.sent_again, self.needless = 0, 0.2, 0, 0
         self.applies = 0
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
         port = ServicePort("http", 9080, Protocol.HTTP, 9080)
@@ -128,6 +128,7 @@ class FakeMesh(socketserver.ThreadingTCPServer):
     def vitals(self, namespaces: int) -> bytes:
         self.looks += 1
         snmp = f"Tcp: OutSegs RetransSegs\nTcp: {1000 * self.looks} {self.sent_again * self.looks}\n"
+        snmp += f"TcpExt: TCPDSACKRecv TCPDSACKOfoRecv\nTcpExt: {self.needless * self.looks} 0\n"
         pressure = f"some avg10=0.00 total={int(1e6 * self.waited * self.looks)}\nfull total=0\n"
         return "\n".join([f"{self.looks}.00 0.00\n", pressure, *[snmp] * namespaces]).encode()
 

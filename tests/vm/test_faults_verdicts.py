@@ -1,0 +1,53 @@
+"""A client's machine that is slow, or loses packets: the verdict never blames the mesh for it."""
+
+import pytest
+from commands import SHARED
+
+from testbed.faults.breaking import Breaker
+from testbed.model.fault import Fault
+from testbed.model.verdict import Outcome
+from testbed.scenarios import check
+from testbed.workflows.loading import load_lab
+from testbed.workflows.verify import lab_under_test
+
+CLIENT = "client"
+GIVES_UP = {
+    "apiVersion": "networking.istio.io/v1",
+    "kind": "VirtualService",
+    "metadata": {"name": "ratings"},
+    "spec": {"hosts": ["ratings"], "http": [{"route": [{"destination": {"host": "ratings"}}], "timeout": "1s"}]},
+}
+
+
+@pytest.fixture(scope="module")
+def lab(bookinfo):
+    with load_lab(SHARED).closing() as made:
+        yield made
+
+
+def shares(lab):
+    """Exact counts and a share: what packets that are late or sent again could spoil."""
+    when = {"from": "client", "service": "reviews", "path": "/reviews/0", "requests": 300, "timeout": "30s"}
+    split = {"service": "reviews", "weights": {"v1": 50, "v2": 50}, "tolerance": 20}
+    return check(
+        lab, when=when, expect={"split": split, "status": 200, "attempts": {"service": "reviews", "each": 1}}
+    )
+
+
+def timeout(lab):
+    """A second, give or take little: what a machine that is slow could spoil."""
+    when = {"from": "client", "service": "ratings", "path": "/ratings/0", "headers": {"x-testbed-delay": "20"}}
+    expect = {"timeout": {"after": "1s", "within": "100ms", "reached": "ratings"}}
+    given = {"resources": [GIVES_UP]}
+    return check(lab, given=given, when={**when, "concurrency": 5, "requests": 15}, expect=expect)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "asked"), [({"kind": "slow-link", "loss": 1}, shares), ({"kind": "cpu-starvation"}, timeout)]
+)
+def test_a_client_in_trouble_is_no_fault_of_the_mesh(lab, trouble, asked):
+    with Breaker(lab).breaking(Fault.model_validate({**trouble, "target": CLIENT})) as made:
+        assert made.proof.held, made.proof.words
+        record = asked(lab_under_test(lab))
+    assert record.outcome in (Outcome.PASS, Outcome.INCONCLUSIVE), record.verdict.reason
+    assert record.clean
