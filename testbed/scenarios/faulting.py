@@ -82,7 +82,7 @@ class Schedule:
         self.trouble: list[TestbedError] = []
 
     def start(self, began: float) -> None:
-        """``began``: the first request's time on the host's monotonic clock."""
+        """``began``: when the traffic began, on the host's monotonic clock."""
         for fault in self._faults:
             thread = threading.Thread(target=self._one, args=(fault, began), name=fault.title)
             self._threads.append(thread)
@@ -119,13 +119,13 @@ def sample_under_faults(
     revisions = {s.workload: s.revision_wanted for s in lab.backend.states()}
     held = holdings(lab)
     schedule = Schedule(step.when.faults, breaker)
-    began = 0.0
+
+    def start(at: float) -> None:  # with the traffic: a slow first answer must not put off what is broken
+        schedule.start(at - clock.monotonic)
+
     try:
-        with companions(step, evidence), send(spec, who.at, who.argv) as run:
+        with companions(step, evidence), send(spec, who.at, who.argv, began=start) as run:
             for sample in run:
-                if not began and run.began is not None:
-                    began = run.began - clock.monotonic
-                    schedule.start(began)
                 evidence.samples.append(sample)
                 judge.take(sample)
     finally:
@@ -133,6 +133,7 @@ def sample_under_faults(
         breaker.settle(schedule.made)
     if schedule.trouble:
         raise schedule.trouble[0]
+    began = (run.began or 0.0) - clock.monotonic
     evidence.resolution = clock.resolution
     evidence.faults += sorted((_span(m, began) for m in schedule.made), key=lambda s: s.began)
     evidence.marks += _ejections(lab, who, began)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -41,11 +41,14 @@ class TrafficRun:
     see the quick version's first.
     """
 
-    def __init__(self, spec: TrafficSpec, lines: Iterator[bytes], node: str) -> None:
+    def __init__(
+        self, spec: TrafficSpec, lines: Iterator[bytes], node: str, began: Callable[[float], None] = lambda _: None
+    ) -> None:
         self.spec = spec
         self.summary = TrafficSummary(0)
         self.began: float | None = None
-        """The sender's monotonic clock when the run began, in seconds; known with the first sample."""
+        """The sender's monotonic clock when the run began, in seconds; known before the first sample."""
+        self._tell = began
         self._lines = lines
         self._node = node
         self._held: dict[int, Sample] = {}
@@ -76,6 +79,7 @@ class TrafficRun:
                 yield from (Sample.from_row(row) for row in said)
             elif "start" in said:
                 self.began = float(said["start"]["monotonic"])
+                self._tell(self.began)
             elif "failed" in said:
                 raise self._trouble(str(said["failed"]))
             elif "end" in said:
@@ -91,10 +95,20 @@ class TrafficRun:
 
 
 @contextmanager
-def send(spec: TrafficSpec, at: Streams, argv: Sequence[str], *, limit: float = 600) -> Iterator[TrafficRun]:
+def send(
+    spec: TrafficSpec,
+    at: Streams,
+    argv: Sequence[str],
+    *,
+    limit: float = 600,
+    began: Callable[[float], None] = lambda _: None,
+) -> Iterator[TrafficRun]:
     """Send what ``spec`` says from ``at``; ``argv`` starts the agent there.  Leaving the context stops it.
 
-    ``limit`` is in seconds.  Raises :class:`TrafficFailed`, and what the connection raises.
+    ``limit`` is in seconds; what is sent at a rate may take as long as that needs, and so much more.  ``began`` is
+    told the sender's monotonic clock when it begins, while nothing has been answered yet.  Raises
+    :class:`TrafficFailed`, and what the connection raises.
     """
+    limit += spec.count / spec.rate if spec.rate else 0.0
     with at.stream(argv, stdin=spec.to_json(), limit=limit) as lines:
-        yield TrafficRun(spec, lines, at.node)
+        yield TrafficRun(spec, lines, at.node, began)
