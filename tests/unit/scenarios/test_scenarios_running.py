@@ -122,6 +122,20 @@ def test_a_machine_that_is_busy_or_loses_packets_is_blamed_for_what_came_late_an
     assert check(mesh.lab(), when=when, expect={"status": 200}).outcome is Outcome.PASS
 
 
+def test_a_lost_packet_excuses_one_request_and_no_more(mesh):
+    """Eight answers are looked at, all of them wrong."""
+    when = {"from": "client", "service": "reviews"}
+    mesh.sent_again = 1
+    record = check(mesh.lab(), when=when, expect={"status": 418})
+    lost = sum(m.lost for m in record.steps[0].machines)
+    assert 0 < lost < 8
+    assert record.outcome is Outcome.FAIL
+    mesh.sent_again = 8
+    record = check(mesh.lab(), when=when, expect={"status": 418})
+    assert record.outcome is Outcome.INCONCLUSIVE
+    assert "8 requests broke what was expected, and the machines lost" in record.verdict.reason
+
+
 def test_ids_missing_at_a_backend_are_inconclusive(mesh):
     mesh.forget = 0.02
     record = run_scenario(scenario(HALF), mesh.lab())
