@@ -20,10 +20,10 @@ from scenario_lab import ROOT, ScenarioMesh, shipped_resources
 from testbed.faults.breaking import Made
 from testbed.faults.proof import Proof
 from testbed.model.fault import Fault
-from testbed.model.scenario import Expectation, Setting
+from testbed.model.scenario import Expectation, Setting, read_scenario
 from testbed.model.verdict import Outcome
 from testbed.report.timeline import timeline_plot
-from testbed.scenarios import find, run_scenario
+from testbed.scenarios import ScenarioFile, find, run_scenario
 from testbed.scenarios.mutants import mutants_of
 from testbed.waiting import NotYet, wait_until
 
@@ -160,6 +160,55 @@ def test_without_its_retries_a_killed_sidecar_costs_what_was_under_way(mesh):
     [control] = mutants_of(file, mesh.backend.applied())
     record = run_scenario(file, replace(mesh.lab, breaker=SidecarKiller(mesh)), change=control.change)
     assert record.outcome is Outcome.FAIL, record.verdict.reason
+
+
+WHEN = """name: broken
+description: Nothing protects from what is broken.
+promise: None that is kept.
+when:
+  {from: client, service: reviews, path: /reviews/0, rate: 20, for: 6s, timeout: 1s, faults: [
+    {kind: freeze, target: [reviews-v2, details-v1], at: 2s, for: 2s}]}
+"""
+UNPROTECTED = """expect:
+  timeToEject: {workload: reviews-v2, within: 1s}
+  timeToFailover: {within: 500ms}
+  errorsDuring: {atMost: 2}
+  goodput: {during: 100, after: false}
+  isolation: {service: details, path: /details/0, rate: 20}
+"""
+LEFT_OUT = """given:
+  resources:
+    - apiVersion: networking.istio.io/v1
+      kind: DestinationRule
+      metadata: {name: reviews}
+      spec:
+        host: reviews
+        subsets: [{name: v2, labels: {version: v2}}]
+        trafficPolicy:
+          connectionPool: {tcp: {connectTimeout: 200ms}}
+          outlierDetection: {consecutive5xxErrors: 2, interval: 1s, baseEjectionTime: 60s, maxEjectionPercent: 100}
+    - apiVersion: networking.istio.io/v1
+      kind: VirtualService
+      metadata: {name: reviews}
+      spec:
+        hosts: [reviews]
+        http: [{route: [{destination: {host: reviews, subset: v2}}], timeout: 300ms, retries: {attempts: 0}}]
+expect:
+  timeToReadmit: {workload: reviews-v2, within: 1s}
+  timeToRecover: {within: 1s}
+  goodput: {after: true, settle: 1s}
+  invariants: {explained: 0s, stranger: false}
+"""
+
+
+@pytest.mark.parametrize("expected", [UNPROTECTED, LEFT_OUT], ids=["unprotected", "left out"])
+def test_every_expectation_over_time_fails_on_a_mesh_that_does_not_keep_it(mesh, expected):
+    """But noErrors, see below.  Who is sent to the instance in the fault's last second is answered once it is over."""
+    file = ScenarioFile(Path(__file__), read_scenario(WHEN + expected, "broken.yaml"))
+    record = run_scenario(file, replace(mesh.lab, breaker=Stopper(mesh)))
+    outcomes = {name: (verdict.outcome, verdict.reason) for name, verdict in record.verdict.parts}
+    assert len(outcomes) == len(file.scenario.each_step()[0].expect.parts())
+    assert {name: said for name, said in outcomes.items() if said[0] is not Outcome.FAIL} == {}
 
 
 def test_a_fault_that_did_not_prove_itself_proves_nothing(mesh):
