@@ -137,18 +137,39 @@ steps:
 """
 
 
+PLAIN = """given:
+  resources:
+    - apiVersion: security.istio.io/v1
+      kind: PeerAuthentication
+      metadata: {name: default, namespace: istio-system}
+      spec: {mtls: {mode: PERMISSIVE}}
+    - apiVersion: networking.istio.io/v1
+      kind: DestinationRule
+      metadata: {name: reviews}
+      spec: {host: reviews, trafficPolicy: {tls: {mode: DISABLE}}}
+    - apiVersion: networking.istio.io/v1
+      kind: VirtualService
+      metadata: {name: reviews}
+      spec: {hosts: [reviews], http: [{route: [{destination: {host: reviews}}]}]}
+when: {from: client, service: reviews, path: /reviews/0, requests: 10}
+expect: {%s: {service: reviews}}
+"""
+
+
 @pytest.mark.parametrize(
     ("kept", "broken"),
     [
         (ROUTE % (V1, "{never: {arm: v3, below: 10}}"), ROUTE % (V1_AND_V3, "{never: {arm: v3, below: 10}}")),
         (ROUTE % (V1_AND_V3, "{atLeastOnce: {arm: v3, above: 10}}"), ROUTE % (V1, "{atLeastOnce: {arm: v3, above: 10}}")),
         (ROUTE % (V1, "{body: {contains: reviewer}}"), ROUTE % (ABORTED, "{body: {contains: reviewer}}")),
-        (None, OUTLIER),  # the shipped outlier shows that it can pass
+        (None, OUTLIER),  # the shipped outlier shows that it can pass, and mtls that the next two can
+        (None, PLAIN % "encrypted"),
+        (None, PLAIN % "identity"),
     ],
-    ids=["never", "atLeastOnce", "body", "readmitted"],
+    ids=["never", "atLeastOnce", "body", "readmitted", "encrypted", "identity"],
 )  # fmt: skip
-def test_what_no_shipped_scenario_expects_fails_on_a_broken_mesh_too(mesh, kept, broken):
-    """All other expectations fail under the mutants, or above."""
+def test_what_no_mutant_makes_fail_by_itself_fails_on_a_broken_mesh_too(mesh, kept, broken):
+    """All other expectations fail under the mutants, or above; those over time in test_faults_mesh.py."""
     assert kept is None or run_scenario(written(kept), mesh.lab).outcome is Outcome.PASS
     record = run_scenario(written(broken), mesh.lab)
     assert [s.verdict.outcome for s in record.steps][-1] is Outcome.FAIL, record.verdict.reason
