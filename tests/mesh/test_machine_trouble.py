@@ -84,9 +84,9 @@ def test_a_client_that_loses_packets_is_no_fault_of_the_mesh(mesh, name):
     assert record.outcome in (Outcome.PASS, Outcome.INCONCLUSIVE), record.verdict.reason
 
 
-@pytest.mark.parametrize("name", ["reviews-split", "timeout-retries"])
-def test_a_client_that_hardly_runs_is_no_fault_of_the_mesh(mesh, name):
-    (file,) = find([name])
+def test_a_client_that_hardly_runs_is_no_fault_of_the_mesh(mesh):
+    """Of time a namespace says nothing: its processor is the host's."""
+    (file,) = find(["reviews-split"])
     with hogged(mesh, "client-v1"):
         record = run_scenario(file, replace(mesh.lab, machines=True))
     assert record.outcome in (Outcome.PASS, Outcome.INCONCLUSIVE), record.verdict.reason
