@@ -270,3 +270,46 @@ def test_grpc_routes_go_by_service_method_and_headers(mesh):
 def test_nothing_listens_without_a_gateway(mesh):
     mesh.apply("")
     assert [a.status for a in at_edge(mesh, "http://one.example/")] == [0]
+
+
+@pytest.mark.proves(
+    "DestinationRule.spec.trafficPolicy.tls.mode",
+    "DestinationRule.spec.trafficPolicy.tls.credentialName",
+    "DestinationRule.spec.trafficPolicy.tls.sni",
+    "ServiceEntry.spec.ports[].targetPort",
+)
+def test_a_sidecar_begins_tls_for_its_program(mesh):
+    """SIMPLE where the server wants no certificate, MUTUAL where it does; with SIMPLE there it is sent away."""
+
+    def server(mode: str, name: str) -> dict:
+        tls = {"mode": mode, "credentialName": f"{name}-cert"}
+        return {"port": {**HTTPS, "name": name}, "hosts": [f"{name}.example"], "tls": tls}
+
+    def origin(mode: str, name: str) -> str:
+        tls = {"mode": mode, "credentialName": "out", "sni": f"{name}.example"}
+        spec = {
+            "host": "edge.test",
+            "workloadSelector": {"matchLabels": {"app": "client"}},
+            "trafficPolicy": {"tls": tls},
+        }
+        return manifest("DestinationRule", "edge", spec)
+
+    edge = {
+        "hosts": ["edge.test"],
+        "location": "MESH_EXTERNAL",
+        "resolution": "STATIC",
+        "ports": [{"number": 80, "name": "http", "protocol": "HTTP", "targetPort": 443}],
+        "endpoints": [{"address": str(mesh.topology.workload(GATEWAY).address)}],
+    }
+    around = together(
+        gateway(server("SIMPLE", "open"), server("MUTUAL", "strict")),
+        bound({"route": [to("v2")]}, host="*"),
+        rule(),
+        manifest("ServiceEntry", "edge", edge),
+    )
+    for mode, name, status in (("SIMPLE", "open", 200), ("SIMPLE", "strict", 503), ("MUTUAL", "strict", 200)):
+        rewritten = {"rewrite": {"authority": f"{name}.example"}, "route": [{"destination": {"host": "edge.test"}}]}
+        caller = manifest("VirtualService", "edge", {"hosts": ["edge.test"], "http": [rewritten]})
+        mesh.apply(together(around, origin(mode, name), caller))
+        (answer,) = mesh.request(CLIENT, "http://edge.test/")
+        assert answer.status == status, (mode, name)

@@ -287,3 +287,62 @@ def test_policies_read_requests_on_a_port_without_a_protocol(mesh):
         )
     )
     assert [mesh.request(CLIENT, f"http://any.example:7000/{p}")[0].status for p in ("yes", "no")] == [200, 403]
+
+
+@pytest.mark.proves(
+    "VirtualService.spec.tcp[].match[].destinationSubnets[]",
+    "VirtualService.spec.tcp[].match[].port",
+    "VirtualService.spec.tcp[].match[].sourceLabels{}",
+)
+def test_connections_are_routed_by_port_address_and_caller(mesh):
+    where = str(mesh.topology.service("web.default.svc.cluster.local").address)
+
+    def part(subset: str, **match) -> dict:
+        destination = {"host": "web", "subset": subset, "port": {"number": 9000}}
+        return {"match": [match], "route": [{"destination": destination}]}
+
+    for first, caller, answer in (
+        (part("v2", port=9000), CLIENT, "web-v2"),
+        (part("v2", port=9001), CLIENT, "web-v1"),
+        (part("v2", destinationSubnets=[f"{where}/32"]), CLIENT, "web-v2"),
+        (part("v2", destinationSubnets=["10.250.0.0/16"]), CLIENT, "web-v1"),
+        (part("v2", sourceLabels={"app": "client"}), CLIENT, "web-v2"),
+        (part("v2", sourceLabels={"app": "client"}), "spare-v1", "web-v1"),
+    ):
+        spec = {"hosts": ["web"], "tcp": [first, part("v1", port=9000)]}
+        mesh.apply(together(manifest("VirtualService", "tcp", spec), rule()))
+        assert echo(mesh, where, 9000, caller=caller) == answer, first
+
+
+@pytest.mark.proves(
+    "VirtualService.spec.tls[].match[].sniHosts[]",
+    "VirtualService.spec.tls[].match[].port",
+    "VirtualService.spec.tls[].match[].sourceLabels{}",
+    "VirtualService.spec.tls[].match[].sourceNamespace",
+    "VirtualService.spec.tls[].match[].gateways[]",
+    "VirtualService.spec.tls[].route[].destination.*",
+)
+def test_the_programs_own_tls_is_routed_by_name_and_caller(mesh):
+    """The ports speak no TLS, so handshakes fail at the workload; the caller's log says which one that was."""
+    ends = [{"address": address(mesh, "web-v1"), "ports": {"tls": 9000}}]
+    ports = [{"number": 8443, "name": "tls", "protocol": "TLS"}]
+    known = entry("tls.example", ports=ports, resolution="STATIC", location="MESH_EXTERNAL", endpoints=ends)
+
+    def part(subset: str, **match) -> dict:
+        destination = {"host": "web", "subset": subset, "port": {"number": 9000}}
+        return {"match": [{"sniHosts": ["tls.example"], **match}], "route": [{"destination": destination}]}
+
+    for match, subset in (
+        ({"port": 8443}, "v2"),
+        ({"port": 8444}, "v1"),
+        ({"sourceLabels": {"app": "client"}, "sourceNamespace": "default"}, "v2"),
+        ({"sourceLabels": {"app": "spare"}}, "v1"),
+        ({"sourceNamespace": "other"}, "v1"),
+        ({"gateways": ["mesh"]}, "v2"),
+    ):
+        spec = {"hosts": ["tls.example"], "tls": [part("v2", **match), part("v1", port=8443)]}
+        mesh.apply(together(known, rule(), manifest("VirtualService", "tls", spec)))
+        mesh.clear_logs()
+        mesh.request(CLIENT, "https://tls.example:8443/")
+        (line,) = mesh.access_log(CLIENT, at_least=1)
+        assert line["upstream_cluster"] == f"outbound|9000|{subset}|web.default.svc.cluster.local", match

@@ -90,13 +90,13 @@ def behaving(mesh: MeshHarness, workload: str, **how: Any) -> Iterator[None]:
         mesh.control(workload)
 
 
-def echo(mesh: MeshHarness, address: str, port: int, user: int = 0) -> str:
-    """Who answers a plain connection from the client's namespace."""
+def echo(mesh: MeshHarness, address: str, port: int, user: int = 0, caller: str = CLIENT) -> str:
+    """Who answers a plain connection from a workload's namespace."""
     code = (
         f"import socket; s = socket.create_connection(({address!r}, {port}), 5); s.settimeout(5)\n"
         "print(s.recv(100).decode().strip())"
     )
-    return mesh.command(CLIENT, [sys.executable, "-ISE", "-c", code], user=user).decode().strip()
+    return mesh.command(caller, [sys.executable, "-ISE", "-c", code], user=user).decode().strip()
 
 
 def started() -> Iterator[MeshHarness]:
