@@ -34,6 +34,9 @@ def lint_command(lab: Lab, as_json: bool, sarif: bool, files: tuple[str, ...]) -
     else:
         for finding in findings:
             click.echo(str(finding))
+            click.echo(f"    Istio: {finding.effect}")
+            if finding.advice:
+                click.echo(f"    next: {finding.advice}")
         click.echo(f"{len(findings)} findings" if findings else "nothing to say")
     return 2 if any(f.severity is Severity.ERROR for f in findings) else 0
 

@@ -56,6 +56,15 @@ def test_broken_yaml_is_located(capsys, tmp_path):
     assert re.search(r"lab\.yaml:\d+:\d+: not valid YAML", refused(capsys, 2, "plan", "-i", str(file)))
 
 
+def test_lint_says_what_istio_does_and_what_to_write(capsys, tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_text("apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: x}\nspec: {egres: []}\n")
+    assert run(["lint", str(file)]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{file}:4:8: spec.egres: error: unknown field 'egres'")
+    assert lines[1:3] == ["    Istio: nothing of it is applied", "    next: did you mean egress?"]
+
+
 def test_every_problem_of_an_inventory_is_a_line(capsys, tmp_path):
     file = tmp_path / "lab.yaml"
     file.write_text("id: x\nnodes:\n  - {name: a, cpus: 3}\n  - {name: B}\n")

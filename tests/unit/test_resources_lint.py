@@ -93,7 +93,17 @@ def entry(host: str) -> Plain:
     return made("ServiceEntry", {"hosts": [host], "ports": ports}, "e")
 
 
+def logs(**more: Any) -> Plain:
+    entry = {"filter": {"expression": "response.code >= 400"}, **more}
+    return made("Telemetry", {"accessLogging": [entry]}, "logs", api="telemetry.istio.io/v1")
+
+
 CASES: dict[str, tuple[list[Plain], str, list[Plain]]] = {
+    "log-filter-without-provider": (
+        [logs()],
+        "spec.accessLogging[0].filter",
+        [logs(providers=[{"name": "envoy"}])],
+    ),
     "unknown-host": ([service(to("nobody"))], "spec.http[0].route[0].destination.host", [service(to("ratings"))]),
     "unknown-subset": (
         [service(to("reviews", subset="v9")), rule(subsets=[{"name": "v1", "labels": {"version": "v1"}}])],

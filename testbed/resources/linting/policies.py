@@ -243,3 +243,13 @@ def private_key_in_jwks(context: Context) -> Iterator[Hit]:
             keys = json.loads(rule.jwks).get("keys", []) if rule.jwks else []
             if any("d" in key or key.get("kty") == "oct" for key in keys if isinstance(key, dict)):
                 yield policy, ("spec", "jwtRules", i, "jwks"), "a private key in jwks", "write its public part"
+
+
+@check("log-filter-without-provider", Severity.WARNING, "a filter counts beside providers only: all is logged")
+def log_filter_without_provider(context: Context) -> Iterator[Hit]:
+    """A Telemetry's filter of an access log in an entry that names no provider."""
+    for telemetry in context.resources.telemetries:
+        for i, entry in enumerate(telemetry.spec.access_logging):
+            if entry.filter is not None and not entry.providers:
+                path = ("spec", "accessLogging", i, "filter")
+                yield telemetry, path, "the filter is not read", "add providers: [{name: envoy}]"
