@@ -91,6 +91,9 @@ def _environment(inventory: Inventory, workload: MeshWorkload, proxy: str) -> st
         # who has a certificate proves itself with it; kept on the disk, so that a reboot changes no identity
         "PROV_CERT": "./etc/certs",
         "OUTPUT_CERTS": "./etc/certs",
+        # else the root is looked for among the certificates, before there are any
+        "CA_ROOT_CA": "./var/run/secrets/istio/root-cert.pem",
+        "XDS_ROOT_CA": "./var/run/secrets/istio/root-cert.pem",
         "ISTIO_BOOTSTRAP": f"{UNPACKED}/var/lib/istio/envoy/envoy_bootstrap_tmpl.json",
         "TRUST_DOMAIN": inventory.mesh.trust_domain,
         "INSTANCE_IP": str(workload.address),
