@@ -47,6 +47,11 @@ DEPARTURES = (
         "routes them as HTTP and translates nothing",
     ),
     (
+        "bytes that are no HTTP, at a ServiceEntry's port of protocol HTTP_PROXY",
+        "answers 400",
+        "passes them on, as at every port of HTTP",
+    ),
+    (
         "a ServiceEntry with addresses for the host of a service of the lab",
         "gives the service those addresses",
         "adds the entry's endpoints, and leaves the service its address",
