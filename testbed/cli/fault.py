@@ -33,6 +33,7 @@ from testbed.model.fault import FaultKind
 @click.option("--rate", type=int, metavar="KIB/S", help="slow-link, disk-slow")
 @click.option("--leave", type=int, metavar="MIB", help="memory-pressure: what stays available")
 @click.option("--by", metavar="TIME", help="clock-jump: how far, such as 1h or -90s")
+@click.option("--drift", type=float, metavar="PERCENT", help="clock-drift: too fast, or too slow (-10 to 10)")
 @click.option(
     "--only", type=click.Choice(["dns", "control-plane"]), help="partition: from that alone, without a peer"
 )

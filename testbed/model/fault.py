@@ -27,6 +27,7 @@ class FaultKind(StrEnum):
     MEMORY = "memory-pressure"
     CPU = "cpu-starvation"
     CLOCK = "clock-jump"
+    CLOCK_DRIFT = "clock-drift"
     SIDECAR_KILL = "sidecar-kill"
     SIDECAR_HANG = "sidecar-hang"
     SIDECAR_RESTART = "sidecar-restart"
@@ -61,6 +62,7 @@ OPTIONS: dict[str, tuple[FaultKind, ...]] = {
     "rate": (FaultKind.SLOW_LINK, FaultKind.DISK_SLOW),
     "leave": (FaultKind.MEMORY,),
     "by": (FaultKind.CLOCK,),
+    "drift": (FaultKind.CLOCK_DRIFT,),
     "only": (FaultKind.PARTITION,),
 }
 """Field -> the kinds that have it."""
@@ -82,7 +84,7 @@ class Fault(BaseModel):
     kind: FaultKind
     target: Annotated[Names, Field(min_length=1)]
     at: Duration = 0.0
-    """So long after the first request.  Not used by hand."""
+    """So long after the traffic began.  Not used by hand."""
     duration: Duration | None = Field(None, alias="for", gt=0)
     """How long it lasts; left out: until it is cleared, in a scenario until the traffic ends."""
     peer: Names | None = None
@@ -104,6 +106,8 @@ class Fault(BaseModel):
     """memory-pressure: MiB that stay available on the machine; 48 when left out."""
     by: SignedDuration | None = None
     """clock-jump: how far."""
+    drift: float | None = Field(None, ge=-10, le=10)
+    """clock-drift: so many percent too fast, or too slow (the kernel's tick goes no further: adjtimex(2))."""
     only: Literal["dns", "control-plane"] | None = None
     """partition: cut off from that alone, in place of a peer."""
 
@@ -115,6 +119,8 @@ class Fault(BaseModel):
                 raise ValueError(f"{self.kind} has no {name.replace('one_way', 'oneWay')}")
         if self.kind is FaultKind.PARTITION and bool(self.peer) == bool(self.only):
             raise ValueError("a partition needs the other side: peer, or only")
+        if self.kind is FaultKind.CLOCK_DRIFT and not self.drift:
+            raise ValueError("a clock-drift needs how much: drift, in percent")
         if self.kind is FaultKind.CLOCK and not self.by:
             raise ValueError("a clock-jump needs how far: by")
         shaped = {"delay", "loss", "duplicate", "reorder", "rate"} & given
@@ -132,9 +138,22 @@ class Fault(BaseModel):
             words += ["to" if self.one_way else "and", ", ".join(self.peer)]
         if self.only:
             words += ["and", self.only]
-        for name in ("port", "delay", "jitter", "loss", "duplicate", "reorder", "rate", "leave", "by", "period"):
+        numbers = (
+            "port",
+            "delay",
+            "jitter",
+            "loss",
+            "duplicate",
+            "reorder",
+            "rate",
+            "leave",
+            "by",
+            "period",
+            "drift",
+        )
+        for name in numbers:
             value = getattr(self, name)
             if value is not None:
-                unit = " s" if name in ("delay", "jitter", "by", "period") else ""
+                unit = {"drift": "%", **dict.fromkeys(("delay", "jitter", "by", "period"), " s")}.get(name, "")
                 words.append(f"{name} {value:g}{unit}")
         return " ".join(words)

@@ -202,6 +202,8 @@ def _on_machine(fault: Fault, machine: Machine, machines: Mapping[str, Machine])
             return _starved(node)
         case FaultKind.CLOCK:
             return _clock(node, fault.by or 0.0)
+        case FaultKind.CLOCK_DRIFT:
+            return _drifting(node, fault.drift or 0.0)
         case FaultKind.SLOW_LINK:
             other = next((m for m in machines.values() if m.name != node), machine)
             return _slow_link(node, fault, other.address)
@@ -299,6 +301,21 @@ def _clock(node: str, by: float) -> InGuest:
         end="date -s @$NOW >/dev/null",
         proof='off=$(($(date +%s) - ${NOW%.*})); echo "the guest\'s clock is off by $off s"; '
         f"[ $off -ge {int(low)} ] && [ $off -le {int(high)} ] && [ ${{off#-}} -ge 1 ]",
+        part="clock",
+    )
+
+
+def _drifting(node: str, percent: float) -> InGuest:
+    # the raw clock is the one that the tick does not touch
+    off = "time.time() - time.clock_gettime(time.CLOCK_MONOTONIC_RAW)"
+    measure = f"import time; a = {off}; time.sleep(2); gained = ({off} - a) * 50; "
+    wrong = f"abs(gained - {percent:g}) > {abs(percent) / 2:g}"
+    judge = f"print(f'its clock gains {{gained:.1f}}%'); raise SystemExit({wrong})"
+    return InGuest(
+        node,
+        begin=f"busybox adjtimex -q -t {round(10_000 * (1 + percent / 100))}",
+        end="busybox adjtimex -q -t 10000; date -s @$NOW >/dev/null",
+        proof=f"python3 -IS -c {shlex.quote(measure + judge)}",
         part="clock",
     )
 

@@ -57,6 +57,7 @@ def fault(kind, target=NODE, **options):
         fault("memory-pressure"),
         fault("cpu-starvation"),
         fault("clock-jump", by="1h"),
+        fault("clock-drift", drift=-5),
         fault("partition", WORKLOAD, peer=OTHER, port=9080),
         fault("sidecar-hang", WORKLOAD),
         fault("sidecar-kill", WORKLOAD),

@@ -96,7 +96,11 @@ def test_nft_takes_the_rules():
 
 @pytest.mark.parametrize("kind", [k for k in FaultKind if k is not FaultKind.PARTITION])
 def test_every_script_is_one_that_a_shell_reads(kind):
-    options = {"clock-jump": {"by": "1h"}, "slow-link": {"delay": "50ms", "jitter": "5ms", "loss": 1, "rate": 100}}
+    options = {
+        "clock-jump": {"by": "1h"},
+        "clock-drift": {"drift": 5},
+        "slow-link": {"delay": "50ms", "jitter": "5ms", "loss": 1, "rate": 100},
+    }
     for action in plan(kind.value, "reviews-v2", **options.get(kind.value, {})):
         if isinstance(action, InGuest):
             for script in (action.begin, action.end, action.proof):
@@ -135,7 +139,9 @@ def test_partitions_compose_with_everything():
     assert conflict(silence, [*silence, *plan("freeze", "one")]) == ""
 
 
-KINDS = st.sampled_from([k.value for k in FaultKind if k.value not in ("partition", "clock-jump", "slow-link")])
+KINDS = st.sampled_from(
+    [k.value for k in FaultKind if k.value not in ("partition", "clock-jump", "clock-drift", "slow-link")]
+)
 TARGETS = st.sampled_from(["one", "two", "reviews-v1", "reviews-v2", "ratings-v1"])
 
 
@@ -163,6 +169,8 @@ def test_a_fault_survives_being_noted(kind, seconds, targets):
         ({"kind": "partition"}, "other side"),
         ({"kind": "freeze", "loss": 3}, "freeze has no loss"),
         ({"kind": "clock-jump"}, "how far"),
+        ({"kind": "clock-drift"}, "how much"),
+        ({"kind": "clock-drift", "drift": 11}, "less than or equal"),
         ({"kind": "partition", "peer": "two", "only": "dns"}, "peer, or only"),
         ({"kind": "slow-link"}, "needs delay"),
         ({"kind": "slow-link", "loss": 3, "jitter": "1s"}, "need a delay"),
