@@ -230,6 +230,15 @@ def test_a_scaled_workload_stays_so_until_it_is_reset(lab):
     assert "nothing to do" in cli("up", "-i", LAB)
 
 
+def test_a_killed_scale_is_made_whole_by_up(lab):
+    """The number was noted before anything was done."""
+    with running("scale", "-i", LAB, "echo-v1", "3") as scale:
+        wait_for_step(LAB, "mesh", scale)
+    cli("up", "-i", LAB, "--no-verify")
+    status = json.loads(cli("status", "-i", LAB, "--json"))
+    assert status["healthy"] and status["proxies"]["echo-v1-3"]["in_force"]
+
+
 def test_reset_undoes_what_was_done_since_up(lab, tmp_path):
     """What was applied, written and scaled."""
     on("left", "touch", "/root/mess")
