@@ -69,6 +69,12 @@ def hosts_file(inventory: Inventory, topology: Topology) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def probe(workload: MeshWorkload) -> dict[str, object]:
+    """Istio's ReadinessProbe of a workload with ports: it is well while its first port takes connections."""
+    timing = {"periodSeconds": 5, "failureThreshold": 2, "timeoutSeconds": 5}
+    return {**timing, "tcpSocket": {"port": workload.ports[0].target}}
+
+
 def routes(inventory: Inventory) -> list[tuple[str, str]]:
     """(network, next hop) of what a machine's workloads reach through the cluster: its pods and its services.
 
@@ -85,6 +91,13 @@ def _environment(inventory: Inventory, workload: MeshWorkload, proxy: str) -> st
         "binaryPath": f"{UNPACKED}/usr/local/bin/envoy",
         "serviceCluster": f"{workload.labels.get('app', workload.name)}.{workload.namespace}",
     }
+    if workload.ports:
+        # the agent takes it from here; the one in the WorkloadGroup is for who reads it
+        config["readinessProbe"] = probe(workload)
+    labels = dict(sorted(workload.labels.items()))
+    if str(workload.locality):
+        # the bootstrap's locality counts more than the group's, and is empty without this (a label has no slash)
+        labels["istio-locality"] = str(workload.locality).replace("/", ".")
     values = {
         "PROXY_CONFIG": json.dumps(config),  # JSON is YAML
         "CA_ADDR": f"{ISTIOD}:15012",
@@ -105,7 +118,7 @@ def _environment(inventory: Inventory, workload: MeshWorkload, proxy: str) -> st
         "ISTIO_META_CLUSTER_ID": "Kubernetes",
         "ISTIO_META_WORKLOAD_NAME": workload.name,
         "ISTIO_META_MESH_ID": inventory.mesh.trust_domain,
-        "ISTIO_METAJSON_LABELS": json.dumps(dict(sorted(workload.labels.items()))),
+        "ISTIO_METAJSON_LABELS": json.dumps(labels),
         "ISTIO_META_DNS_CAPTURE": "false",
         "CANONICAL_SERVICE": workload.labels.get("app", workload.name),
         "CANONICAL_REVISION": workload.version or "latest",

@@ -67,9 +67,8 @@ def test_the_exported_kubeconfig_is_merged_and_leads_to_the_cluster(lab, tmp_pat
 
 
 def test_a_machines_workload_keeps_its_identity_over_a_reboot(lab):
-    look = ["ssh", "machine", "sha256sum", "/var/lib/testbed-istio/echo-v2/etc/certs/cert-chain.pem"]
-    before = run(*look)
+    """Its certificate is on the disk and renews itself: no token is needed, which may have run out meanwhile."""
+    run("ssh", "machine", "sh", "-c", "'echo none >/etc/testbed/istio/echo-v2/token'")
     run("fault", "reset", "machine")
     run("up", limit=UP_LIMIT)
-    assert run(*look) == before
     run("verify", "echo-split", limit=UP_LIMIT)

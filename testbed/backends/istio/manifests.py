@@ -13,15 +13,13 @@ from typing import Any
 from testbed.backends.istio.applying import LAB_LABEL
 from testbed.backends.istio.installing import SYSTEM
 from testbed.backends.istio.places import WORKLOAD_LABEL
+from testbed.deploy.sidecar import probe
 from testbed.model.inventory import Inventory, Workload
 from testbed.model.reading import instance_name
 from testbed.model.topology import MeshService, MeshWorkload, Protocol, ProxyKind, Topology
 
 LOGS = "/var/log/testbed"
 PROGRAMS = "/opt/testbed/programs"
-
-_HEALTH_PERIOD = 5
-_FAILURES = 2
 
 
 def log_folder(workload: str) -> str:
@@ -223,8 +221,7 @@ def _group(workload: MeshWorkload) -> dict[str, Any]:
     spec: dict[str, Any] = {"metadata": {"labels": dict(workload.labels)}, "template": template}
     if workload.ports:
         # the sidecar asks and tells istiod, which takes a sick workload out of the endpoints
-        probe = {"periodSeconds": _HEALTH_PERIOD, "failureThreshold": _FAILURES, "timeoutSeconds": _HEALTH_PERIOD}
-        spec["probe"] = {**probe, "tcpSocket": {"port": workload.ports[0].target}}
+        spec["probe"] = probe(workload)
     return {
         "apiVersion": "networking.istio.io/v1",
         "kind": "WorkloadGroup",
