@@ -32,8 +32,9 @@ _LAST = ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration")
 def operator(inventory: Inventory, version: str, *, plain_envoy: bool) -> dict[str, Any]:
     """The IstioOperator document that ``istioctl`` reads.
 
-    ``plain_envoy``: the release's proxy is Envoy without the filters that Istio's own build adds (metadata exchange
-    and ALPN override), which istiod must then not ask for: a proxy rejects a listener with a filter that it lacks.
+    ``plain_envoy``: the release's proxy is Envoy without the filters that Istio's own build adds (metadata exchange,
+    ALPN override and statistics), which istiod must then not ask for: a proxy rejects a listener with a filter that
+    it lacks.
     """
     env: dict[str, str] = {}
     if plain_envoy:
@@ -61,6 +62,7 @@ def operator(inventory: Inventory, version: str, *, plain_envoy: bool) -> dict[s
                     # a request is what the scheduler keeps free, and a lab's machines are small
                     "resources": _requests("50m", "256Mi"),
                 },
+                "telemetry": {"enabled": not plain_envoy},
             },
         },
     }
