@@ -32,9 +32,9 @@ _LAST = ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration")
 def operator(inventory: Inventory, version: str, *, plain_envoy: bool) -> dict[str, Any]:
     """The IstioOperator document that ``istioctl`` reads.
 
-    ``plain_envoy``: the release's proxy is Envoy without the filters that Istio's own build adds (metadata exchange,
-    ALPN override and statistics), which istiod must then not ask for: a proxy rejects a listener with a filter that
-    it lacks.
+    ``plain_envoy``: the release's proxy is Envoy without the filters that Istio's own build adds (metadata
+    exchange, ALPN override and statistics), which istiod must then not ask for: a proxy rejects a listener with a
+    filter that it lacks.
     """
     env: dict[str, str] = {}
     if plain_envoy:
