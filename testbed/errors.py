@@ -50,6 +50,10 @@ class MeshError(TestbedError):
     """Mesh trouble: a proxy rejected or never took up what it was given."""
 
 
+class MeshLate(MeshError):
+    """A proxy said nothing against what it was given, and had not taken it up when the time was over."""
+
+
 class WaitTimeout(LabError, TimeoutError):
     """A named wait ran out of time; ``last_seen`` is what its probe saw last."""
 

@@ -26,7 +26,7 @@ from testbed.backends.push import NodeReport, NodeRequest, ProxyOutcome, ProxyRe
 from testbed.backends.secrets import Secrets
 from testbed.compiler import CompileCache, SecurityInputs, bootstrap, compile_mesh, service_addresses
 from testbed.documents import parse
-from testbed.errors import LabError, MeshError, TestbedError
+from testbed.errors import LabError, MeshError, MeshLate, TestbedError
 from testbed.guests import NodeConnection, Program
 from testbed.log import get
 from testbed.model.proxy import ProxyConfiguration, XdsFile, content_hash
@@ -123,7 +123,8 @@ class StandaloneBackend:
         """Make ``wanted`` the mesh's whole configuration and return when it is in force everywhere.
 
         Only nodes that have something else than they must are written to.  When a proxy refuses or lags, all
-        of them go back to what they had, and :class:`~testbed.errors.MeshError` says who and why.
+        of them go back to what they had, and :class:`~testbed.errors.MeshError` says who and why
+        (:class:`~testbed.errors.MeshLate` when none of them rejected it).
         """
         return self.push(self.compile(wanted), wanted, limit=limit)
 
@@ -363,4 +364,5 @@ def _trouble(proxies: Mapping[str, ProxyOutcome], nodes: Mapping[str, TestbedErr
     outcome = proxies[first_name]
     more = f" (and {len(ordered) - 1} more: {', '.join(ordered[1:])})" if len(ordered) > 1 else ""
     kept = "; the last good revision is kept" if outcome.back else ""
-    return MeshError(first_name, outcome.verb, outcome.trouble + more + kept, f"testbed proxy {first_name} log")
+    kind = MeshError if outcome.refused else MeshLate
+    return kind(first_name, outcome.verb, outcome.trouble + more + kept, f"testbed proxy {first_name} log")

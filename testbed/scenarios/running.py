@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from testbed.backends.contract import Applied
-from testbed.errors import LabError, MeshError, TestbedError
+from testbed.errors import LabError, MeshError, MeshLate, TestbedError
 from testbed.log import get
 from testbed.model.scenario import Given, Scenario, Step
 from testbed.model.topology import MeshWorkload, ProxyKind
@@ -140,7 +140,7 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet, *, mutant: 
     lab, scenario = run.lab, run.scenario
     try:
         known, run.in_force = run.in_force, None
-        applied = known[1] if known is not None and known[0] == wanted else lab.backend.apply(wanted)
+        applied = known[1] if known is not None and known[0] == wanted else _apply(wanted, lab)
     except MeshError as e:
         return StepRecord(name, failed(f"the mesh refused or never took up the resources: {e}"))
     applied_after = time.monotonic()
@@ -209,6 +209,18 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet, *, mutant: 
         faults=tuple(evidence.faults),
         marks=tuple(evidence.marks),
     )
+
+
+def _apply(wanted: ResourceSet, lab: LabUnderTest) -> Applied:
+    """Put it in force.  MeshError when that is the mesh's fault; LabError when a machine was too busy."""
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(look, lab, lab.topology.workloads)
+        try:
+            return lab.backend.apply(wanted)
+        except MeshLate as e:
+            if lab.machines and (why := crowded(between(asked.result(), look(lab, lab.topology.workloads)))):
+                raise LabError(e.subject, e.action, f"{e.cause}; {why}", "testbed status") from e
+            raise
 
 
 def _count(step: Step, judge: Judge) -> int:

@@ -6,6 +6,7 @@ Names carry the pid and start time of their maker, so what a killed run left beh
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -45,12 +46,15 @@ def _is_leftover(name: str) -> bool:
 
 
 def remove_leftovers() -> None:
-    """Take away namespaces and directories whose maker is gone."""
-    names = [p.name for p in Path("/run/netns").glob(f"{PREFIX}-*")] if Path("/run/netns").exists() else []
-    at_once(remove_namespace, [n for n in names if _is_leftover(n)])
-    for directory in RUN_ROOT.glob(f"{PREFIX}-*") if RUN_ROOT.exists() else []:
-        if _is_leftover(f"{directory.name}-"):
-            shutil.rmtree(directory, ignore_errors=True)
+    """Take away namespaces and directories whose maker is gone; one process at a time, as several may find them."""
+    RUN_ROOT.mkdir(parents=True, exist_ok=True)
+    with (RUN_ROOT / "leftovers.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        names = [p.name for p in Path("/run/netns").glob(f"{PREFIX}-*")] if Path("/run/netns").exists() else []
+        at_once(remove_namespace, [n for n in names if _is_leftover(n)])
+        for directory in RUN_ROOT.glob(f"{PREFIX}-*"):
+            if _is_leftover(f"{directory.name}-"):
+                shutil.rmtree(directory, ignore_errors=True)
 
 
 def at_once(work: Callable[[str], object], names: Iterable[str]) -> None:

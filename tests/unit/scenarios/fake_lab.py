@@ -61,7 +61,7 @@ class FakeMesh(socketserver.ThreadingTCPServer):
         self.forget = 0.0
         self.dead_nodes: set[str] = set()
         self.revisions_change = 0
-        self.refuse = False
+        self.refuse: MeshError | None = None
         self.looks, self.waited, self.sent_again, self.needless = 0, 0.2, 0, 0
         self.applies = 0
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
@@ -102,7 +102,7 @@ class FakeMesh(socketserver.ThreadingTCPServer):
 
     def apply(self, wanted: ResourceSet, *, limit: float = 60) -> Applied:
         if self.refuse:
-            raise MeshError("client-v1", "apply", "rejected")
+            raise self.refuse
         self.applies += wanted != self.resources
         changed = {} if wanted == self.resources else {"client-v1": ("rds/9080.json",)}
         self.resources = wanted

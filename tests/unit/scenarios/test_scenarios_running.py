@@ -1,11 +1,12 @@
 """A scenario's run, from resources to verdict, on a mesh that is played (see ``fake_lab``)."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fake_lab import FakeMesh, weights
 
-from testbed.errors import BadInput
+from testbed.errors import BadInput, MeshError, MeshLate
 from testbed.model.scenario import read_scenario
 from testbed.model.verdict import Outcome
 from testbed.scenarios import ScenarioFile, check, run_scenario
@@ -77,8 +78,20 @@ def test_given_resources_are_applied_and_taken_back(mesh):
 
 
 def test_resources_that_the_mesh_refuses_are_a_fail(mesh):
-    mesh.refuse = True
+    mesh.refuse = MeshError("client-v1", "rejected its configuration", "no such cluster")
+    mesh.waited = 0.97
     assert run_scenario(scenario(HALF), mesh.lab()).outcome is Outcome.FAIL
+
+
+def test_a_proxy_that_is_late_is_the_meshs_fault_unless_its_machine_had_too_much_to_do(mesh):
+    mesh.refuse = MeshLate("client-v1", "take up its configuration", "it has not answered after 60 s")
+    assert run_scenario(scenario(HALF), mesh.lab()).outcome is Outcome.FAIL
+    mesh.waited = 0.97
+    record = run_scenario(scenario(HALF), mesh.lab())
+    assert record.outcome is Outcome.INCONCLUSIVE
+    assert "after 60 s; processes on one waited for a processor 97% of the time" in record.verdict.reason
+    namespaces = replace(mesh.lab(), machines=False)
+    assert run_scenario(scenario(HALF), namespaces).outcome is Outcome.FAIL
 
 
 def test_a_machine_that_does_not_answer_is_inconclusive_not_a_fail(mesh):
