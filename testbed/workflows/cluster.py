@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 
-from testbed.artifacts import Catalogue, archives_for, read_catalogue
+from testbed.artifacts import Catalogue, archives_for, needed, on_nodes, read_catalogue
 from testbed.backends.istio.installing import mesh_config
 from testbed.backends.istio.manifests import objects
 from testbed.deploy.files import UnitFiles
 from testbed.deploy.k3s import k3s_files
 from testbed.host.directories import cache_root, testbed_home
-from testbed.images.samples import planned_samples
+from testbed.images.samples import SamplesImage, planned_samples
 from testbed.model.inventory import Inventory, Node
 from testbed.model.proxy import content_hash
 from testbed.model.reading import topology_of
@@ -49,6 +49,13 @@ def node_files(inventory: Inventory, node: Node, token: str, catalogue: Catalogu
     return k3s_files(inventory, node, token, archives_for(inventory, node, catalogue))
 
 
+def images_on(inventory: Inventory, node: Node) -> tuple[str, ...]:
+    """References of the images that a node brings into its store from those archives."""
+    released = on_nodes(needed(inventory))
+    archives = archives_for(inventory, node)
+    return tuple(released[a].address if a in released else _samples().reference for a in archives)
+
+
 def node_digest(inventory: Inventory, node: Node, catalogue: Catalogue | None = None) -> str:
     """Content hash of that, without the token, and of k3s's version."""
     found = catalogue or read_catalogue()
@@ -58,6 +65,9 @@ def node_digest(inventory: Inventory, node: Node, catalogue: Catalogue | None = 
 
 def cluster_objects(inventory: Inventory) -> list[dict[str, object]]:
     """The services and workloads as the cluster gets them."""
+    return objects(inventory, topology_of(inventory), _samples().reference)
+
+
+def _samples() -> SamplesImage:
     images = testbed_home() / "images"
-    samples = planned_samples(images / "samples", images / "shared" / "programs", cache_root())
-    return objects(inventory, topology_of(inventory), samples.reference)
+    return planned_samples(images / "samples", images / "shared" / "programs", cache_root())

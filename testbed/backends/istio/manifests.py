@@ -181,6 +181,7 @@ def _gateway(workload: MeshWorkload) -> dict[str, Any]:
     container = {
         "name": "istio-proxy",
         "image": "auto",
+        "imagePullPolicy": "IfNotPresent",  # said, as Kubernetes makes of "auto" (no tag) that it is always pulled
         "volumeMounts": [{"name": "access-log", "mountPath": LOGS}],
         "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}},
     }

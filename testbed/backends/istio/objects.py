@@ -139,6 +139,12 @@ def node_state(api: KubeApi, node: str) -> Health:
     return Health(ready["status"] == "True", f"Ready is {ready['status']}: {ready.get('message', '')}")
 
 
+def images_of(api: KubeApi, node: str) -> frozenset[str]:
+    """References of the images in the node's store, as its kubelet tells them, some seconds after they came."""
+    found = api.get(api.path("v1", "Node", "", node))
+    return frozenset(name for i in found.get("status", {}).get("images", []) for name in i.get("names") or ())
+
+
 def pod_state(pod: Mapping[str, Any]) -> str:
     """Why a pod is not ready, as briefly as the API tells it."""
     status = pod.get("status") or {}
