@@ -11,8 +11,8 @@ from testbed.plan.steps import DeployPods, InstallControlPlane, InstallNode, Sta
 def cluster_steps(wanted: WantedLab, observed: ObservedLab, renewed: frozenset[str]) -> Iterator[Step]:
     """What makes ``wanted.cluster``; ``renewed`` are nodes whose machine is made anew in this plan.
 
-    etcd takes one new member at a time, so servers join in turn.  An agent starts at once and asks for the first one
-    until it answers: unpacking k3s and its images, most of its work, needs no server.
+    etcd takes one new member at a time, so servers join in turn.  An agent starts at once and asks for the first
+    server until that answers: unpacking k3s and its images, most of its work, needs no server.
     """
     cluster = wanted.cluster
     if cluster is None:
