@@ -56,12 +56,15 @@ def pods():
 
 def ask(address, port=15000):
     place = Place("pod.default", "here", address)
-    return body_of(LocalConnection("here").run(exchange(place, port, "/stats?filter=a|b")).stdout).decode()
+    command = exchange(place, port, "/stats?filter=a|b", "/info")
+    *answers, rest = LocalConnection("here").run(command).stdout.split(b"\0")
+    assert rest == b""
+    return [body_of(answer).decode() for answer in answers]
 
 
-def test_a_question_comes_to_the_namespace_that_has_the_address(pods):
+def test_questions_come_to_the_namespace_that_has_the_address(pods):
     assert {address: ask(address) for address in pods} == {
-        a: f"{name} /stats?filter=a|b" for a, name in pods.items()
+        a: [f"{name} /stats?filter=a|b", f"{name} /info"] for a, name in pods.items()
     }
 
 

@@ -156,7 +156,8 @@ class IstioBackend:
 
     def admin(self, workload: str, path: str) -> bytes:
         """``GET path`` on the proxy's admin port."""
-        return self._get(self._place(workload), self._guest.admin_port, path)
+        [body] = self._get(self._place(workload), self._guest.admin_port, path)
+        return body
 
     def log(self, workload: str, since: datetime | None = None) -> str:
         """The proxy's own log: of its container, or of its unit on a machine outside the cluster."""
@@ -215,11 +216,10 @@ class IstioBackend:
 
     def _state(self, workload: str, place: Place, standing: str, synced: ProxySync | None) -> ProxyState:
         try:
-            has = revisions_of(self._get(place, self._guest.admin_port, CLUSTERS))
-            figures = busy(self._get(place, self._guest.admin_port, SETTLING))
-            server = str(json.loads(self._get(place, self._guest.admin_port, "/server_info"))["state"])
+            clusters, settling, info = self._get(place, self._guest.admin_port, CLUSTERS, SETTLING, "/server_info")
         except LabError:
             return ProxyState(workload, standing, in_force=False)
+        has, figures, server = revisions_of(clusters), busy(settling), str(json.loads(info)["state"])
         behind: tuple[str, ...] = () if standing in has else (f"revision {standing}",)
         if synced is None:
             behind += ("istiod, which it is not connected to",)
@@ -247,17 +247,19 @@ class IstioBackend:
 
         def ask(path: str) -> bytes:
             try:
-                return self._get(place, port, path)
+                [body] = self._get(place, port, path)
             except CommandFailed as e:
                 raise NotYet(f"{place.proxy} does not answer: {e.cause}") from None
+            return body
 
         return ask
 
-    def _get(self, place: Place, port: int, path: str) -> bytes:
-        said = self._connections[place.node].run(exchange(place, port, path)).stdout
-        if not said:  # it closed the connection, as a program does that ends
-            raise CommandFailed(place.node, f"ask {place.proxy} for {path}", "the answer is empty")
-        return body_of(said)
+    def _get(self, place: Place, port: int, *paths: str) -> list[bytes]:
+        """The bodies, in order.  No text of an admin port holds a NUL."""
+        answers = self._connections[place.node].run(exchange(place, port, *paths)).stdout.split(b"\0")[:-1]
+        if len(answers) < len(paths) or not all(answers):  # it closed the connection, as a program does that ends
+            raise CommandFailed(place.node, f"ask {place.proxy} for {', '.join(paths)}", "the answer is empty")
+        return [body_of(said) for said in answers]
 
 
 def _text(resources: Iterable[Resource[Message]]) -> str:

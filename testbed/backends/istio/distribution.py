@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,18 +137,25 @@ def await_proxies(
     """
 
     def probe() -> None:
-        for name, admin in proxies.items():
-            if why := _revision_lag(admin(CLUSTERS), revision):
+        for name, dump in everywhere(CLUSTERS):
+            if why := _revision_lag(dump, revision):
                 _check_rejected(read_syncz(istiod("/debug/syncz")), name)
                 raise NotYet(f"{name} {why}")
         # after the witness was seen everywhere: what was sent before it says nothing
         synced = read_syncz(istiod("/debug/syncz"))
-        for name, admin in proxies.items():
+        for name in proxies:
             _check_rejected(synced, name)
-            if why := synced[name].lag or _unsettled(admin(SETTLING)):
+            if why := synced[name].lag:
+                raise NotYet(f"{name} {why}")
+        for name, stats in everywhere(SETTLING):
+            if why := _unsettled(stats):
                 raise NotYet(f"{name} {why}")
 
-    wait_until(f"revision {revision} in force", probe, limit=limit, interval=interval)
+    def everywhere(path: str) -> Iterable[tuple[str, bytes]]:
+        return zip(proxies, pool.map(lambda admin: admin(path), proxies.values()), strict=True)
+
+    with ThreadPoolExecutor(max_workers=max(1, len(proxies))) as pool:
+        wait_until(f"revision {revision} in force", probe, limit=limit, interval=interval)
 
 
 CLUSTERS = "/config_dump?resource=dynamic_active_clusters&mask=cluster.name"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from testbed.backends.istio.api import KubeApi
-from testbed.backends.looking import EXCHANGE, request_of
+from testbed.backends.looking import request_of
 from testbed.errors import MeshError
 from testbed.model.topology import Topology
 
@@ -26,10 +26,17 @@ _PODS = "/api/v1/pods"
 _AT = """
 for net in /run/netns/*; do
   [ -n "$(ip -n "${net##*/}" -4 -o address show to "$1" 2>/dev/null)" ] || continue
-  exec nsenter "--net=$net" timeout 20 bash -c "$2" - "$3" "$4"
+  exec nsenter "--net=$net" timeout 20 bash -c "$2" - "${@:3}"
 done
 echo "no namespace here has the address $1" >&2
 exit 1
+"""
+
+_EACH = """
+for request in "${@:2}"; do
+  exec 3<>"/dev/tcp/127.0.0.1/$1" || exit
+  printf %s "$request" >&3; cat <&3; printf '\\0'
+done
 """
 
 
@@ -46,12 +53,14 @@ class Place:
     """Or a workload on a machine outside the cluster."""
 
 
-def exchange(place: Place, port: int, path: str) -> list[str]:
-    """The command, for the place's node, that sends ``GET path`` to a port on the loopback of its namespace.
+def exchange(place: Place, port: int, *paths: str) -> list[str]:
+    """The command, for the place's node, that sends ``GET path`` to a port on the loopback of its namespace, one
+    path after the other: to find the namespace and to enter it costs an emulated node more than the questions.
 
-    It prints the answer as it came, head and all, and fails when the namespace is not there or nobody listens.
+    It prints each answer as it came, head and all, and a NUL; it fails when the namespace is not there or nobody
+    listens.
     """
-    return ["bash", "-c", _AT, "-", place.address, EXCHANGE, str(port), request_of(path)]
+    return ["bash", "-c", _AT, "-", place.address, _EACH, str(port), *map(request_of, paths)]
 
 
 class Places(Protocol):

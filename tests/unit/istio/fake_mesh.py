@@ -83,12 +83,11 @@ class FakeNode:
         self.commands.append(list(argv))
         if argv[0] == "journalctl":
             return Completed(0, b"a line of the unit\n", b"")
-        *_, address, _, port, request = argv
-        path = request.split()[1]
+        address, _, port, *requests = argv[4:]
         if address in self.mesh.dying:
             return Completed(0, b"", b"")
-        body = self.mesh.answer(self.node, address, int(port), path).encode()
-        return Completed(0, b"HTTP/1.1 200 OK\r\n\r\n" + body, b"")
+        answers = [self.mesh.answer(self.node, address, int(port), r.split()[1]) for r in requests]
+        return Completed(0, b"".join(b"HTTP/1.1 200 OK\r\n\r\n" + a.encode() + b"\0" for a in answers), b"")
 
     def stream(self, argv, *, stdin=b"", limit=600):
         raise LabError(self.node, "stream", "nobody needs it here")
