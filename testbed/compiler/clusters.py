@@ -149,7 +149,7 @@ def outbound(view: View, destination: Destination, seen_from: Viewer, takes_tls:
     cluster = Cluster(name=destination.cluster, type=_discovery(view, destination))
     cluster.common_lb_config.SetInParent()
     options = HttpProtocolOptions()
-    if port.protocol in (Protocol.HTTP2, Protocol.GRPC):
+    if port.protocol.is_http2:
         http2(options)
     elif port.protocol is Protocol.AUTO and view.sidecar:
         as_the_caller(options)
@@ -197,7 +197,7 @@ def inbound(
     """
     cluster = Cluster(name=inbound_cluster(listen))
     options = HttpProtocolOptions()
-    if target.protocol in (Protocol.HTTP2, Protocol.GRPC):
+    if target.protocol.is_http2:
         http2(options)
     elif target.protocol is Protocol.AUTO:
         as_the_caller(options)

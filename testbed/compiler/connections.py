@@ -12,6 +12,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.common.set_filter_state.v3.value_pb2 import FilterStateValue
 from envoy.extensions.filters.http.cors.v3.cors_pb2 import Cors
 from envoy.extensions.filters.http.fault.v3.fault_pb2 import HTTPFault
+from envoy.extensions.filters.http.grpc_web.v3.grpc_web_pb2 import GrpcWeb
 from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 from envoy.extensions.filters.http.set_filter_state.v3.set_filter_state_pb2 import Config as SetFilterState
 from envoy.extensions.filters.listener.http_inspector.v3.http_inspector_pb2 import HttpInspector
@@ -58,6 +59,8 @@ class HttpOptions:
     http2: bool = False
     proxy: bool = False
     """Whether callers send absolute URLs, as to a forward proxy."""
+    grpc_web: bool = False
+    """Whether calls of browsers are translated to gRPC."""
 
 
 def http_connections(options: HttpOptions) -> Filter:
@@ -93,6 +96,8 @@ def http_connections(options: HttpOptions) -> Filter:
     if options.proxy:
         manager.http_protocol_options.allow_absolute_url.value = True
     manager.http_filters.extend(options.filters)
+    if options.grpc_web:
+        manager.http_filters.append(HttpFilter(name="envoy.filters.http.grpc_web", typed_config=packed(GrpcWeb())))
     manager.http_filters.append(HttpFilter(name=FAULT_FILTER, typed_config=packed(HTTPFault())))
     manager.http_filters.append(HttpFilter(name=CORS_FILTER, typed_config=packed(Cors())))
     manager.http_filters.append(HttpFilter(name="envoy.filters.http.router", typed_config=packed(Router())))

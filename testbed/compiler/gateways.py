@@ -27,7 +27,7 @@ from testbed.compiler.scope import Scope
 from testbed.compiler.services import UNSPECIFIED
 from testbed.compiler.virtualhosts import MAX_DIRECT_RESPONSE, RuleOf, rendered, surroundings
 from testbed.compiler.virtualservices import RoutedHosts, ranked
-from testbed.model.topology import MeshWorkload
+from testbed.model.topology import MeshWorkload, Protocol
 from testbed.resources.gateway import Gateway, Server, ServerTLSMode
 from testbed.resources.resource import Resource, ResourceSet
 from testbed.resources.values import selects
@@ -191,6 +191,7 @@ class GatewayView:
             route_name=server.route_name,
             logs=self.around.logs,
             filters=self.http_filters,
+            grpc_web=server.server.port.protocol.upper() == Protocol.GRPC_WEB,
         )
         return FilterChain(filters=[http_connections(options)])
 
@@ -266,13 +267,16 @@ class GatewayView:
     def _routes(self, name: str, servers: Sequence[BoundServer], cache: CompileCache) -> Fragment:
         hosts: dict[str, list[Fragment]] = {}
         redirected: set[str] = set()
+        # of several servers of a Gateway the first that a VirtualService is bound to decides what its rules see
+        seen_from: dict[tuple[str, str, str], BoundServer] = {}
         for server in servers:
             to_tls = server.server.tls is not None and server.server.tls.https_redirect
             for routed in virtual_services_for(server.gateway, self.routed, self.workload.namespace):
                 shared = server.shares(routed)
                 if not shared:
                     continue
-                built = self._of_routes(routed, server, cache)
+                first = seen_from.setdefault((server.gateway, routed.namespace, routed.name), server)
+                built = self._of_routes(routed, first, cache)
                 for host in shared if built else ():
                     hosts.setdefault(host, []).extend(built)
                     if to_tls:

@@ -149,7 +149,6 @@ def port_chains(port: InboundPort, modes: PeerModes, chains: Chains) -> list[Fil
     mode = modes.of(port.number)
     cluster = inbound_cluster(port.number)
     name = listener_name(port.bind or UNSPECIFIED, port.number)
-    http2 = port.protocol in (Protocol.HTTP2, Protocol.GRPC)
     protocol_http = None if port.protocol is Protocol.AUTO else port.protocol.is_http
     if port.own_tls is not None and mode is PeerMode.DISABLE:
         protocol_http = protocol_http or port.protocol is Protocol.HTTPS
@@ -160,7 +159,7 @@ def port_chains(port: InboundPort, modes: PeerModes, chains: Chains) -> list[Fil
     for kind in kinds:
         chain = _chain(kind, name, port.number, chains, port.own_tls)
         if kind.http:
-            chain.filters.append(_http(cluster, port, chains, http2=http2))
+            chain.filters.append(_http(cluster, port, chains))
         else:
             chain.filters.extend(chains.network_filters)
             chain.filters.append(tcp_proxy(cluster, [(cluster, 1)], chains.logs))
@@ -180,17 +179,17 @@ def _chain(
     return chain
 
 
-def _http(cluster: str, port: InboundPort, chains: Chains, *, http2: bool) -> Filter:
+def _http(cluster: str, port: InboundPort, chains: Chains) -> Filter:
     name = listener_name(port.bind or UNSPECIFIED, port.number)
-    grpc = port.protocol is Protocol.GRPC
     return http_connections(
         HttpOptions(
             Direction.INBOUND,
             f"inbound_{name}",
-            routes=_routes(cluster, f"inbound|http|{port.number}", retries=not grpc),
+            routes=_routes(cluster, f"inbound|http|{port.number}", retries=not port.protocol.is_grpc),
             logs=chains.logs,
             filters=chains.http_filters,
-            http2=http2,
+            http2=port.protocol.is_http2,
+            grpc_web=port.protocol is Protocol.GRPC_WEB,
         )
     )
 

@@ -335,7 +335,7 @@ class _Mesh:
             return receiving(
                 workload,
                 self.topology,
-                own,
+                self.registry,
                 sidecar.spec if sidecar else None,
                 rules,
                 peer_modes(self.resources, workload, self.topology),

@@ -45,6 +45,8 @@ class _Entry:
     http: bool = False
     proxy: bool = False
     """A forward proxy: callers ask it for absolute URLs."""
+    grpc_web: bool = False
+    """Whether the first service on it is one that browsers call; then, as in istiod, all are translated for."""
     real: bool = False
     """Whether it listens by itself, and does not wait for redirected connections."""
     locked: bool = False
@@ -108,7 +110,7 @@ def _add(
     bind, real = _bind(egress)
     if port.protocol.is_http:
         key = bind or UNSPECIFIED, port.number
-        entry = found.setdefault(key, _Entry(*key, real=real))
+        entry = found.setdefault(key, _Entry(*key, real=real, grpc_web=port.protocol is Protocol.GRPC_WEB))
         if not entry.locked:
             declared = egress.declared.port if egress.declared is not None else None
             entry.http = True
@@ -159,6 +161,7 @@ def listener(entry: _Entry, scope: Scope, logs: Sequence[AccessLog]) -> Listener
             logs=logs,
             filters=[offer_http()] if entry.inside else (),
             proxy=entry.proxy,
+            grpc_web=entry.grpc_web,
         )
         chain = FilterChain(filters=[http_connections(options)])
         if entry.bind == UNSPECIFIED or entry.chains:

@@ -15,7 +15,7 @@ from testbed.compiler.downstreamtls import mesh_tls, server_tls
 from testbed.compiler.inbound import Chains, InboundPort, bound_listener, virtual_inbound
 from testbed.compiler.protobuf import LISTENER, Fragments, fragment
 from testbed.compiler.security import PeerModes
-from testbed.compiler.services import Service, protocol_of
+from testbed.compiler.services import Registry, protocol_of
 from testbed.model.topology import MeshWorkload, ServicePort, Topology
 from testbed.resources.destination_rule import ConnectionPoolSettings
 from testbed.resources.gateway import ServerTLSMode
@@ -43,7 +43,7 @@ class _Port:
 def receiving(
     workload: MeshWorkload,
     topology: Topology,
-    services: Sequence[Service],
+    registry: Registry,
     sidecar: Sidecar | None,
     rules: Mapping[str, MergedRule | None],
     modes: PeerModes,
@@ -51,11 +51,11 @@ def receiving(
     network_filters: Sequence[Filter],
     logs: Sequence[AccessLog],
 ) -> Receiving:
-    """Put the inbound side together.  ``services``: those that the workload answers for."""
+    """Put the inbound side together.  ``rules``: of each host that the workload answers for."""
     if sidecar is not None and sidecar.ingress:
         ports = list(_declared(sidecar, workload))
     else:
-        ports = list(_of_services(services, workload, sidecar, rules))
+        ports = list(_of_services(registry, workload, sidecar, rules))
     chains = Chains(mesh_tls(topology.trust_domain), http_filters, network_filters, logs)
     made = [virtual_inbound([p.inbound for p in ports], modes, chains)]
     made += [bound_listener(p.inbound, modes, chains) for p in ports if p.inbound.bind]
@@ -66,7 +66,7 @@ def receiving(
 
 
 def _of_services(
-    services: Sequence[Service],
+    registry: Registry,
     workload: MeshWorkload,
     sidecar: Sidecar | None,
     rules: Mapping[str, MergedRule | None],
@@ -74,17 +74,17 @@ def _of_services(
     """One for each port that it listens on; of two services on the same port the first counts."""
     seen: set[int] = set()
     override = sidecar.inbound_connection_pool if sidecar is not None else None
-    for service in services:
+    for service in registry.services_of(workload):
         rule = rules[service.host]
         for port in service.ports:
-            target = next((p.target for p in workload.ports if p.name == port.name), port.target)
-            if target in seen:
-                continue
-            seen.add(target)
-            # limits are set on both ends, or the receiving one would keep its defaults
-            policy = for_port(rule.spec.traffic_policy, port.number)[0] if rule else None
-            pool = override or (policy.connection_pool if policy else None)
-            yield _Port(InboundPort(target, port.protocol), port, pool)
+            for target in registry.listens(workload, service, port):
+                if target in seen:
+                    continue
+                seen.add(target)
+                # limits are set on both ends, or the receiving one would keep its defaults
+                policy = for_port(rule.spec.traffic_policy, port.number)[0] if rule else None
+                pool = override or (policy.connection_pool if policy else None)
+                yield _Port(InboundPort(target, port.protocol), port, pool)
     for port in _rest(workload.ports, seen):
         yield _Port(InboundPort(port.target, port.protocol), port, override)
 

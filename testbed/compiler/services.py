@@ -134,6 +134,11 @@ class Registry:
         found: tuple[Service, ...] = self._known[key].get(workload.name, ())
         return found
 
+    def listens(self, workload: MeshWorkload, service: Service, port: ServicePort) -> tuple[int, ...]:
+        """Where the workload takes what is sent to that port of a service; empty if it does not answer for it."""
+        own = (e.port for e in self.endpoints(service, port) if e.workload and e.workload.name == workload.name)
+        return tuple(dict.fromkeys(own))
+
     def content(self, service: Service) -> str:
         """A digest of the service and all its endpoints."""
         key = service.digest, service.namespace, service.host
@@ -228,7 +233,7 @@ def _of_lab(service: MeshService) -> Service:
     return Service(service.host, service.namespace, service.ports, (str(service.address),))
 
 
-_PROTOCOLS = {"GRPC-WEB": Protocol.HTTP, "HTTP_PROXY": Protocol.HTTP}
+_PROTOCOLS = {p.value: p for p in Protocol if p is not Protocol.AUTO} | {"HTTP_PROXY": Protocol.HTTP}
 
 
 def protocol_of(name: str) -> Protocol:
@@ -239,7 +244,7 @@ def protocol_of(name: str) -> Protocol:
     text = name.upper()
     if not text:
         return Protocol.AUTO
-    return _PROTOCOLS.get(text) or Protocol.__members__.get(text, Protocol.TCP)
+    return _PROTOCOLS.get(text, Protocol.TCP)
 
 
 def _of_entry(resource: Resource[ServiceEntry], pool: IPv4Network, taken: set[str]) -> Iterator[Service]:

@@ -166,6 +166,8 @@ class Port(_Model):
         """Istio's protocol selection: the field, else the name's prefix, else TCP."""
         if self.protocol is not None:
             return self.protocol
+        if self.name.lower().startswith("grpc-web"):
+            return Protocol.GRPC_WEB
         prefix = self.name.split("-")[0].upper()
         return Protocol(prefix) if prefix in Protocol.__members__ else Protocol.TCP
 

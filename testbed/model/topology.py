@@ -19,6 +19,8 @@ class Protocol(StrEnum):
     HTTP = "HTTP"
     HTTP2 = "HTTP2"
     GRPC = "GRPC"
+    GRPC_WEB = "GRPC-WEB"
+    """gRPC as browsers speak it; proxies translate it to gRPC."""
     HTTPS = "HTTPS"
     TLS = "TLS"
     TCP = "TCP"
@@ -28,7 +30,17 @@ class Protocol(StrEnum):
     @property
     def is_http(self) -> bool:
         """Whether proxies read this protocol as HTTP (requests are routed, not connections)."""
-        return self in (Protocol.HTTP, Protocol.HTTP2, Protocol.GRPC)
+        return self is Protocol.HTTP or self.is_http2
+
+    @property
+    def is_http2(self) -> bool:
+        """Whether the workload is spoken to in HTTP/2."""
+        return self in (Protocol.HTTP2, Protocol.GRPC, Protocol.GRPC_WEB)
+
+    @property
+    def is_grpc(self) -> bool:
+        """Whether calls are gRPC's, from browsers or not."""
+        return self in (Protocol.GRPC, Protocol.GRPC_WEB)
 
     @property
     def may_be_http(self) -> bool:

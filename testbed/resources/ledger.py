@@ -42,19 +42,44 @@ DEPARTURES = (
         "refuses the resources, with their place, while a node that needs a file lacks it",
     ),
     (
-        "ports of protocol GRPC-Web",
-        "translates for browsers",
-        "routes them as HTTP and translates nothing",
-    ),
-    (
-        "bytes that are no HTTP, at a ServiceEntry's port of protocol HTTP_PROXY",
-        "answers 400",
+        "bytes that are no HTTP, at a port of protocol HTTP_PROXY, or at an address that a Sidecar binds",
+        "answers 400, or closes",
         "passes them on, as at every port of HTTP",
     ),
     (
-        "a ServiceEntry with addresses for the host of a service of the lab",
-        "gives the service those addresses",
-        "adds the entry's endpoints, and leaves the service its address",
+        "a ServiceEntry with addresses or other ports for the host of a service of the lab",
+        "gives the service those addresses, and listens at those ports",
+        "adds the entry's endpoints, and leaves the service its address and ports",
+    ),
+    (
+        "an endpoint that an entry names for several addresses, or a service and an entry both have",
+        "lists it for each, and so sends it a greater share",
+        "lists it once",
+    ),
+    (
+        "an address as Host, at a ServiceEntry with `resolution: NONE` and several addresses",
+        "knows the first",
+        "knows each",
+    ),
+    (
+        "a ServiceEntry's port of protocol UDP, at a workload that it selects",
+        "takes TCP connections there",
+        "has nothing for that port: what comes is passed on as at a port of no service",
+    ),
+    (
+        "two HTTPRoutes at one listener, one with the listener's hostname and one without any",
+        "has the rules of the one without hostnames come first",
+        "orders the rules of both by what they match, as the Gateway API says",
+    ),
+    (
+        "a listener of the Gateway API on a port that the gateway's Service lacks",
+        "leaves it out",
+        "listens: a lab's gateway is a machine's address, not a Service",
+    ),
+    (
+        "a listener of the Gateway API whose `certificateRefs` name no Secret",
+        "leaves it out",
+        "listens: a lab has no Secrets, each name stands for a certificate of its CA",
     ),
 )
 """What was seen to differ in effect when configurations were laid side by side: where, istiod, this mesh."""

@@ -370,6 +370,8 @@ class MeshHarness:
         roots: str = "",
         credential: Credential | None = None,
         alpn: Sequence[str] = (),
+        tls: str = "",
+        ciphers: str = "",
         pause: float = 0,
         gate: Path | None = None,
         user: int = 0,
@@ -378,13 +380,15 @@ class MeshHarness:
 
         ``reuse`` keeps one connection per lane of ``concurrency``; ``connect`` is the address to dial instead of
         the host's; ``roots`` is the PEM to trust for https (nothing is verified without); ``credential`` and
-        ``alpn`` are shown for https; ``pause`` is in seconds between requests; all but the first wait until the
+        ``alpn`` are shown for https; ``tls`` is the only version to speak (a name of ``ssl.TLSVersion``), ``ciphers``
+        what OpenSSL calls those of 1.2; ``pause`` is in seconds between requests; all but the first wait until the
         file ``gate`` is there; ``user`` 1337 goes past the sidecar.
         """
         pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
         job = {
             "url": url, "method": method, "headers": pairs, "n": n, "body": body, "concurrency": concurrency,
-            "reuse": reuse, "timeout": timeout, "connect": connect, "roots": roots, "alpn": list(alpn),
+            "reuse": reuse, "timeout": timeout, "connect": connect, "roots": roots, "alpn": list(alpn), "tls": tls,
+            "ciphers": ciphers,
             "pause": pause, "gate": str(gate or ""),
             "certificate": self._certificate_file(credential) if credential else "",
         }  # fmt: skip

@@ -23,6 +23,10 @@ def connect(job, url):
             context.load_cert_chain(job["certificate"])
         if job.get("alpn"):
             context.set_alpn_protocols(job["alpn"])
+        if job.get("tls"):
+            context.minimum_version = context.maximum_version = ssl.TLSVersion[job["tls"]]
+        if job.get("ciphers"):
+            context.set_ciphers(job["ciphers"])
         made = http.client.HTTPSConnection(url.hostname, port, timeout=job["timeout"], context=context)
     else:
         made = http.client.HTTPConnection(url.hostname, port, timeout=job["timeout"])

@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import yaml
 from harness import MeshHarness
-from traffic_mesh import CLIENT, GATEWAY, echo, manifest, rule, said, started, to, together, versions
+from traffic_mesh import (
+    CLIENT,
+    GATEWAY,
+    at_edge,
+    behaving,
+    echo,
+    manifest,
+    rule,
+    said,
+    started,
+    to,
+    together,
+    versions,
+)
 
 SELECTOR = {"istio": "ingressgateway"}
 HTTP = {"number": 80, "name": "http", "protocol": "HTTP"}
@@ -26,12 +38,6 @@ def gateway(*servers: dict, name: str = "front", namespace: str = "default") -> 
 def bound(*http: dict, host: str, name: str = "", namespace: str = "default", gateways=("default/front",)) -> str:
     spec = {"hosts": [host], "gateways": list(gateways), "http": list(http)}
     return manifest("VirtualService", name or host.replace("*", "any"), spec, namespace)
-
-
-def at_edge(mesh: MeshHarness, url: str, **how):
-    """Ask the gateway from outside of the mesh."""
-    address = str(mesh.topology.workload(GATEWAY).address)
-    return mesh.request(CLIENT, url, connect=address, user=1337, **how)
 
 
 @pytest.mark.proves(
@@ -129,6 +135,57 @@ def test_client_certificates_are_asked_for(mesh):
     assert status("named", credential) == 0
 
 
+@pytest.mark.proves(
+    "Gateway.spec.servers[].tls.minProtocolVersion",
+    "Gateway.spec.servers[].tls.maxProtocolVersion",
+    "Gateway.spec.servers[].tls.cipherSuites[]",
+)
+def test_clients_must_speak_the_version_and_cipher_that_is_asked_for(mesh):
+    strong, weak = "ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-ECDSA-AES128-GCM-SHA256"
+
+    def server(name: str, **tls) -> dict:
+        settings = {"mode": "SIMPLE", "credentialName": f"{name}-cert", **tls}
+        return {"port": {**HTTPS, "name": name}, "hosts": [f"{name}.example"], "tls": settings}
+
+    mesh.apply(
+        together(
+            gateway(
+                server("new", minProtocolVersion="TLSV1_3"),
+                server("old", maxProtocolVersion="TLSV1_2"),
+                server("strong", maxProtocolVersion="TLSV1_2", cipherSuites=[strong]),
+            ),
+            bound({"route": [to("v1")]}, host="*.example"),
+            rule(),
+        )
+    )
+
+    def accepted(name: str, version: str, ciphers: str = "") -> bool:
+        (answer,) = at_edge(mesh, f"https://{name}.example/", tls=version, ciphers=ciphers)
+        assert answer.status == 200 or "SSL" in answer.error, answer
+        return answer.status == 200
+
+    assert (accepted("new", "TLSv1_3"), accepted("new", "TLSv1_2")) == (True, False)
+    assert (accepted("old", "TLSv1_3"), accepted("old", "TLSv1_2")) == (False, True)
+    assert (accepted("strong", "TLSv1_2", strong), accepted("strong", "TLSv1_2", weak)) == (True, False)
+    assert accepted("old", "TLSv1_2", weak)
+
+
+@pytest.mark.proves("Gateway.spec.servers[].port.*")
+def test_calls_of_browsers_are_translated_to_grpc(mesh):
+    web = {"number": 80, "name": "grpc-web", "protocol": "GRPC-WEB"}
+    mesh.apply(
+        together(gateway({"port": web, "hosts": ["*"]}), bound({"route": [to("v1")]}, host="a.example"), rule())
+    )
+    asked = {"content-type": "application/grpc-web+proto", "x-grpc-web": "1"}
+    own = {"content-type": "application/grpc", "grpc-status": "5"}
+    with behaving(mesh, "web-v1", headers=own):
+        (answer,) = at_edge(
+            mesh, "http://a.example/shop.Cart/Take", method="POST", headers=asked, body="\0\0\0\0\0"
+        )
+    assert said(answer)["content-type"] == "application/grpc"
+    assert (answer.headers["content-type"], answer.headers["grpc-status"]) == ("application/grpc-web+proto", "5")
+
+
 @pytest.mark.proves("VirtualService.spec.tcp[].*")
 def test_plain_connections_are_carried(mesh):
     spec = {
@@ -169,102 +226,6 @@ def test_tls_is_passed_through_by_name(mesh):
     (line,) = mesh.access_log(GATEWAY, at_least=1)
     assert line["requested_server_name"] == "out.example"
     assert line["upstream_cluster"] == "outbound|9000|v2|web.default.svc.cluster.local"
-
-
-def kubernetes(kind: str, name: str, spec: dict) -> str:
-    return yaml.safe_dump(
-        {
-            "apiVersion": "gateway.networking.k8s.io/v1",
-            "kind": kind,
-            "metadata": {"name": name, "namespace": "default"},
-            "spec": spec,
-        }
-    )
-
-
-def test_routes_of_the_gateway_api_work(mesh):
-    listener = {"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "All"}}}
-    path = {"path": {"type": "PathPrefix", "value": "/shop"}}
-    rewritten = {
-        "type": "URLRewrite",
-        "urlRewrite": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}},
-    }
-    header = {"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "x-a", "value": "b"}]}}
-    moved = {
-        "type": "RequestRedirect",
-        "requestRedirect": {
-            "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/new"},
-            "statusCode": 302,
-        },
-    }
-    route = {
-        "parentRefs": [{"name": "edge"}],
-        "hostnames": ["api.example"],
-        "rules": [
-            {"matches": [path], "filters": [rewritten, header], "backendRefs": [{"name": "web", "port": 80}]},
-            {"matches": [{"path": {"type": "PathPrefix", "value": "/old"}}], "filters": [moved]},
-            {
-                "matches": [{"path": {"type": "PathPrefix", "value": "/gone"}}],
-                "backendRefs": [{"name": "nobody", "port": 80}],
-            },
-        ],
-    }
-    mesh.apply(
-        together(
-            kubernetes("Gateway", "edge", {"gatewayClassName": "istio", "listeners": [listener]}),
-            kubernetes("HTTPRoute", "shop", route),
-        )
-    )
-    (answer,) = at_edge(mesh, "http://api.example/shop/item")
-    assert (answer.json()["path"], said(answer)["x-a"]) == ("/item", "b")
-    assert [a.status for a in at_edge(mesh, "http://api.example/shopping")] == [404]  # whole path elements
-    (answer,) = at_edge(mesh, "http://api.example/old/x")
-    assert (answer.status, answer.headers["location"]) == (302, "http://api.example/new/x")
-    assert [a.status for a in at_edge(mesh, "http://api.example/gone")] == [500]
-
-
-@pytest.mark.proves(
-    "GRPCRoute.spec.hostnames[]", "GRPCRoute.spec.rules[].matches[].method.*",
-    "GRPCRoute.spec.rules[].matches[].headers[].*", "GRPCRoute.spec.rules[].backendRefs[].name",
-    "GRPCRoute.spec.rules[].backendRefs[].port",
-    "GRPCRoute.spec.rules[].filters[].requestHeaderModifier.set[].*",
-)  # fmt: skip
-def test_grpc_routes_go_by_service_method_and_headers(mesh):
-    listener = {"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "All"}}}
-    marked = {"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "x-rule", "value": "2"}]}}
-    web, spare = [{"name": "web", "port": 80}], [{"name": "spare", "port": 80}]
-    rules = [
-        {"matches": [{"method": {"service": "shop.Cart", "method": "Add"}}], "backendRefs": spare},
-        {"matches": [{"method": {"service": "shop.Cart"}}], "filters": [marked], "backendRefs": web},
-        {
-            "matches": [
-                {"method": {"type": "RegularExpression", "service": "shop[.]V[0-9]", "method": "Get.*"}},
-                {"headers": [{"name": "x-user", "value": "jason"}]},
-            ],
-            "backendRefs": spare,
-        },
-        {"matches": [{"method": {"service": "shop.Gone"}}], "backendRefs": [{"name": "nobody", "port": 80}]},
-    ]
-    route = {"parentRefs": [{"name": "edge"}], "hostnames": ["grpc.example"], "rules": rules}
-    mesh.apply(
-        together(
-            kubernetes("Gateway", "edge", {"gatewayClassName": "istio", "listeners": [listener]}),
-            kubernetes("GRPCRoute", "shop", route),
-        )
-    )
-
-    def called(path: str, **headers: str) -> str:
-        asked = {"content-type": "application/grpc", "te": "trailers", **headers}
-        (answer,) = at_edge(mesh, f"http://grpc.example{path}", method="POST", headers=asked)
-        service = answer.workload.partition("-")[0]
-        return service + said(answer).get("x-rule", "") if service else answer.headers.get("grpc-status", "none")
-
-    assert called("/shop.Cart/Add") == "spare"
-    assert called("/shop.Cart/Take") == "web2"
-    assert called("/shop.V1/GetAll") == "spare"
-    assert called("/other.Service/Do", **{"x-user": "jason"}) == "spare"
-    assert called("/shop.V1/Put") == "12"  # no route: UNIMPLEMENTED
-    assert called("/shop.Gone/Do") == "2"  # a backend that is not there: 500, and so UNKNOWN
 
 
 def test_nothing_listens_without_a_gateway(mesh):

@@ -320,6 +320,7 @@ def test_connections_are_routed_by_port_address_and_caller(mesh):
     "VirtualService.spec.tls[].match[].sourceLabels{}",
     "VirtualService.spec.tls[].match[].sourceNamespace",
     "VirtualService.spec.tls[].match[].gateways[]",
+    "VirtualService.spec.tls[].match[].destinationSubnets[]",
     "VirtualService.spec.tls[].route[].destination.*",
 )
 def test_the_programs_own_tls_is_routed_by_name_and_caller(mesh):
@@ -327,6 +328,7 @@ def test_the_programs_own_tls_is_routed_by_name_and_caller(mesh):
     ends = [{"address": address(mesh, "web-v1"), "ports": {"tls": 9000}}]
     ports = [{"number": 8443, "name": "tls", "protocol": "TLS"}]
     known = entry("tls.example", ports=ports, resolution="STATIC", location="MESH_EXTERNAL", endpoints=ends)
+    where = service_addresses(mesh.resources(known), mesh.topology)["tls.example"]
 
     def part(subset: str, **match) -> dict:
         destination = {"host": "web", "subset": subset, "port": {"number": 9000}}
@@ -339,10 +341,32 @@ def test_the_programs_own_tls_is_routed_by_name_and_caller(mesh):
         ({"sourceLabels": {"app": "spare"}}, "v1"),
         ({"sourceNamespace": "other"}, "v1"),
         ({"gateways": ["mesh"]}, "v2"),
+        ({"destinationSubnets": [f"{where}/32"]}, "v2"),
+        # istiod carries subnets over to the rules that follow
+        ({"destinationSubnets": ["10.250.0.0/16"]}, ""),
     ):
         spec = {"hosts": ["tls.example"], "tls": [part("v2", **match), part("v1", port=8443)]}
         mesh.apply(together(known, rule(), manifest("VirtualService", "tls", spec)))
         mesh.clear_logs()
         mesh.request(CLIENT, "https://tls.example:8443/")
         (line,) = mesh.access_log(CLIENT, at_least=1)
-        assert line["upstream_cluster"] == f"outbound|9000|{subset}|web.default.svc.cluster.local", match
+        wanted = f"outbound|9000|{subset}|web.default.svc.cluster.local" if subset else "PassthroughCluster"
+        assert line["upstream_cluster"] == wanted, match
+
+
+@pytest.mark.proves("VirtualService.spec.tls[].route[].weight")
+def test_the_programs_own_tls_is_split_by_weight(mesh):
+    ends = [{"address": address(mesh, "web-v1"), "ports": {"tls": 9000}}]
+    ports = [{"number": 8443, "name": "tls", "protocol": "TLS"}]
+    known = entry("tls.example", ports=ports, resolution="STATIC", location="MESH_EXTERNAL", endpoints=ends)
+    split = [
+        {"destination": {"host": "web", "subset": s, "port": {"number": 9000}}, "weight": w}
+        for s, w in (("v1", 30), ("v2", 70))
+    ]
+    spec = {"hosts": ["tls.example"], "tls": [{"match": [{"sniHosts": ["tls.example"]}], "route": split}]}
+    mesh.apply(together(known, rule(), manifest("VirtualService", "tls", spec)))
+    mesh.clear_logs()
+    mesh.request(CLIENT, "https://tls.example:8443/", n=100)
+    ways = Counter(line["upstream_cluster"].split("|")[2] for line in mesh.access_log(CLIENT, at_least=100))
+    assert ways.keys() == {"v1", "v2"}
+    assert 8 <= ways["v1"] <= 52  # 30 expected, by chance less than one in a million runs falls outside

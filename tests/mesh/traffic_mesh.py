@@ -99,6 +99,12 @@ def echo(mesh: MeshHarness, address: str, port: int, user: int = 0, caller: str 
     return mesh.command(caller, [sys.executable, "-ISE", "-c", code], user=user).decode().strip()
 
 
+def at_edge(mesh: MeshHarness, url: str, **how):
+    """Ask the gateway from outside of the mesh."""
+    address = str(mesh.topology.workload(GATEWAY).address)
+    return mesh.request(CLIENT, url, connect=address, user=1337, **how)
+
+
 def started() -> Iterator[MeshHarness]:
     """A running mesh."""
     with MeshHarness.from_inventory(INVENTORY) as mesh:
