@@ -11,8 +11,8 @@ from testbed.plan.steps import DeployPods, InstallControlPlane, InstallNode, Sta
 def cluster_steps(wanted: WantedLab, observed: ObservedLab, renewed: frozenset[str]) -> Iterator[Step]:
     """What makes ``wanted.cluster``; ``renewed`` are nodes whose machine is made anew in this plan.
 
-    etcd takes one new member at a time, so servers join in turn.  An agent starts at once and asks for the first
-    server until that answers: unpacking k3s and its images, most of its work, needs no server.
+    etcd takes one new member at a time, so servers join in turn; an agent needs only the first one.  Begun with the
+    server, it is no sooner there: it asks again and again, and the server's start took longer (263 s, 138 s alone).
     """
     cluster = wanted.cluster
     if cluster is None:
@@ -27,7 +27,8 @@ def cluster_steps(wanted: WantedLab, observed: ObservedLab, renewed: frozenset[s
             before = _name(node)
     for node in cluster.agents:
         if seen.get(node) != cluster.nodes[node]:
-            yield _node(node, "let it join the cluster", "the API says that it is Ready", {f"boot:{node}"})
+            needs = {f"boot:{node}", _name(first)}
+            yield _node(node, "let it join the cluster", "the API says that it is Ready", needs)
     changed = any(seen.get(n) != cluster.nodes[n] for n in (*cluster.servers, *cluster.agents))
     if observed.control_plane != cluster.control_plane or first in renewed:
         yield Step(

@@ -35,13 +35,13 @@ def test_nothing_to_do_is_an_empty_plan():
     assert steps(THERE) == {}
 
 
-def test_servers_join_in_turn_and_agents_start_with_the_first():
+def test_servers_join_in_turn_and_agents_all_at_once():
     found = steps(ObservedLab())
     assert found["cluster:one"].needs == {"boot:one"}
     assert found["cluster:two"].needs == {"boot:two", "cluster:one"}
     assert found["cluster:three"].needs == {"boot:three", "cluster:two"}
     for agent in ("agent-1", "agent-2"):
-        assert found[f"cluster:{agent}"].needs == {f"boot:{agent}"}
+        assert found[f"cluster:{agent}"].needs == {f"boot:{agent}", "cluster:one"}
     assert "cluster:machine" not in found
 
 
