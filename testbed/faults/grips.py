@@ -14,7 +14,7 @@ from typing import Protocol
 from testbed.errors import LabError
 from testbed.faults import network
 from testbed.faults.certificates import CertificateGrip
-from testbed.faults.inside import GuestGrip, await_ready, in_guest
+from testbed.faults.inside import GuestGrip, RestartGrip, await_ready, in_guest
 from testbed.faults.proof import Proof
 from testbed.guests.ssh import NotReachable
 from testbed.hypervisor.breaking import DomainBreaker
@@ -54,6 +54,8 @@ def grip_of(action: Action, lab: Lab, fault: str) -> Grip:  # noqa: PLR0911  (on
     """The grip for an action of the fault with that id."""
     breaker = DomainBreaker(lab.hypervisor())
     match action:
+        case Power(how=FaultKind.RESTART):
+            return RestartGrip(action, lab)
         case Power():
             return PowerGrip(action, lab, breaker)
         case Link():

@@ -1,4 +1,4 @@
-"""Inside the guest, over SSH: scripts that begin and end a fault, and whether the proxies are ready."""
+"""Grips inside the guest, over SSH: scripts that begin and end a fault, and a clean restart of the machine."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import shlex
 import time
 from dataclasses import dataclass
 
+from testbed.backends.guest import Guest
+from testbed.backends.looking import exchange
 from testbed.errors import LabError
 from testbed.faults.proof import Proof
+from testbed.guests.ssh import NotReachable
 from testbed.lab.lab import Lab
+from testbed.lab.machines import BOOT_LIMIT
 from testbed.model.topology import MeshWorkload
-from testbed.plan.faults import InGuest
+from testbed.plan.faults import InGuest, Power
 from testbed.waiting import NotYet, wait_until
 
 WELL_LIMIT = 120.0
 """Seconds for the proxies of a machine that has booted to be ready."""
+DRAIN = 5
+"""Seconds from the order to drain until the machine goes down: the sidecars' drain time is three."""
 
 
 def in_guest(lab: Lab, node: str, script: str, limit: float = 60) -> tuple[int, str]:
@@ -79,3 +85,65 @@ class GuestGrip:
         """Where a unit was meant, until the node's proxies are ready."""
         if self.action.part.startswith("testbed-"):
             await_ready(self.lab, self.action.node)
+
+
+@dataclass
+class RestartGrip:
+    """The machine restarts as an operator does it: its sidecars are drained, then it shuts down and boots."""
+
+    action: Power
+    lab: Lab
+    boot: str = ""
+
+    def begin(self) -> None:
+        """Drain as Istio's agent does when it ends (``drain_listeners?inboundonly&graceful``), then restart."""
+        node = self.action.node
+        self.boot = self._boot_id()
+        here = [w.name for w in self.lab.topology.workloads if w.node == node]
+        drained = [exchange(Guest(), w, 15000, "/drain_listeners?inboundonly&graceful", "") for w in here]
+        script = "".join(f"{shlex.join(d)} >/dev/null\n" for d in drained)
+        status, said = in_guest(
+            self.lab, node, f"{script}sleep {DRAIN if here else 0}\nsystemctl --no-block reboot"
+        )
+        if status != 0:
+            raise LabError(node, "restart it", said or f"exit status {status}")
+        self.lab.connection(node).close()
+
+    def prove(self) -> Proof:
+        """It answers, and with another boot."""
+        node = self.action.node
+
+        def booted() -> str:
+            try:
+                self.lab.connection(node).connect(limit=15)
+                now = self._boot_id()
+            except LabError as e:
+                self.lab.connection(node).close()
+                raise NotYet(e.cause) from None
+            if now in ("", self.boot):  # nothing is said by a command that the shutdown cut off
+                raise NotYet("it has not gone down yet")
+            return now
+
+        now = wait_until(f"{node} boots again", booted, limit=BOOT_LIMIT, interval=0.5)
+        return Proof(bool(self.boot and now), f"its boot {self.boot[:8]} became {now[:8]}")
+
+    def end(self) -> None:
+        """Start it, should it be off."""
+        self.lab.connection(self.action.node).close()
+        self.lab.hypervisor().start(self.action.node)
+
+    def await_well(self) -> None:
+        """Until it answers and its proxies are ready."""
+        node = self.action.node
+
+        def answers() -> None:
+            try:
+                self.lab.connection(node).connect(limit=15)
+            except NotReachable as e:
+                raise NotYet(e.cause) from None
+
+        wait_until(f"{node} answers on SSH", answers, limit=BOOT_LIMIT, interval=0.2)
+        await_ready(self.lab, node)
+
+    def _boot_id(self) -> str:
+        return in_guest(self.lab, self.action.node, "cat /proc/sys/kernel/random/boot_id")[1]

@@ -17,6 +17,7 @@ class FaultKind(StrEnum):
     POWER_OFF = "power-off"
     RESET = "reset"
     CRASH = "crash"
+    RESTART = "restart"
     LINK_DOWN = "link-down"
     LINK_FLAP = "link-flap"
     PARTITION = "partition"
@@ -40,7 +41,12 @@ class FaultKind(StrEnum):
     @property
     def momentary(self) -> bool:
         """Whether it happens at one moment: there is nothing to undo, only its end to wait for."""
-        return self in (FaultKind.RESET, FaultKind.SIDECAR_RESTART, FaultKind.CERTIFICATE_ROTATED)
+        return self in (
+            FaultKind.RESET,
+            FaultKind.RESTART,
+            FaultKind.SIDECAR_RESTART,
+            FaultKind.CERTIFICATE_ROTATED,
+        )
 
     @property
     def forgets(self) -> bool:

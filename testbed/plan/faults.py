@@ -25,7 +25,7 @@ class NoSuchTarget(ValueError):
 
 @dataclass(frozen=True)
 class Power:
-    """The whole machine: freeze, power-off, reset or crash."""
+    """The whole machine: freeze, power-off, reset, crash or restart."""
 
     node: str
     how: FaultKind
@@ -184,7 +184,7 @@ def doubled(actions: Iterable[Action]) -> str:
 def _on_machine(fault: Fault, machine: Machine, machines: Mapping[str, Machine]) -> Action:  # noqa: PLR0911
     node = machine.name
     match fault.kind:
-        case FaultKind.FREEZE | FaultKind.POWER_OFF | FaultKind.RESET | FaultKind.CRASH:
+        case FaultKind.FREEZE | FaultKind.POWER_OFF | FaultKind.RESET | FaultKind.CRASH | FaultKind.RESTART:
             return Power(node, fault.kind)
         case FaultKind.LINK_DOWN:
             return Link(node)
