@@ -12,7 +12,7 @@ def cluster_steps(wanted: WantedLab, observed: ObservedLab, renewed: frozenset[s
     """What makes ``wanted.cluster``; ``renewed`` are nodes whose machine is made anew in this plan.
 
     etcd takes one new member at a time, so servers join in turn; an agent needs only the first one.  Begun with the
-    server, it is no sooner there: it asks again and again, and the server's start took longer (263 s, 138 s alone).
+    server, it was no sooner there in the one run that tried it: it asks a server that still starts over and over.
     """
     cluster = wanted.cluster
     if cluster is None:

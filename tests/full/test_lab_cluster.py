@@ -18,7 +18,7 @@ from commands import COMMAND
 pytestmark = pytest.mark.full
 
 LAB = "k3s-small"
-UP_LIMIT = 960
+UP_LIMIT = 1800
 
 
 def run(*words, status=0, limit=300):
