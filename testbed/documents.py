@@ -168,4 +168,8 @@ def _syntax_error(error: yaml.YAMLError, file: str) -> BadInput:
     mark = getattr(error, "problem_mark", None)
     location = Location(file, mark.line + 1, mark.column + 1) if mark else Location(file)
     message = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return bad_input(location, f"not valid YAML: {message}", "mend the syntax at that place")
+    advice = "mend the syntax at that place"
+    if message == "did not find expected '-' indicator":  # as libyaml says it
+        message = "a field at the column of the dashes of the list above it"
+        advice = f"indent it with its entry, or like the list's own name; for resources: testbed migrate {file} --write"
+    return bad_input(location, f"not valid YAML: {message}", advice)
