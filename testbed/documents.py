@@ -171,5 +171,5 @@ def _syntax_error(error: yaml.YAMLError, file: str) -> BadInput:
     advice = "mend the syntax at that place"
     if message == "did not find expected '-' indicator":  # as libyaml says it
         message = "a field at the column of the dashes of the list above it"
-        advice = f"indent it with its entry, or like the list's own name; for resources: testbed migrate {file} --write"
+        advice = f"indent it with its entry, or like the list's own name; resources: testbed migrate {file} --write"
     return bad_input(location, f"not valid YAML: {message}", advice)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 
 from harness_network import command, processes_in
 from scenario_lab import ScenarioMesh
 
-from testbed.backends.looking import exchange
 from testbed.faults.breaking import Made
 from testbed.faults.proof import Proof
-from testbed.model.fault import Fault, FaultKind
+from testbed.model.fault import Fault
 from testbed.model.topology import MeshWorkload
 from testbed.plan.faults import workloads_of
 from testbed.waiting import NotYet, wait_until
@@ -24,11 +21,10 @@ from testbed.waiting import NotYet, wait_until
 
 class PowerCutter:
     """Takes machines off the wire, kills all that runs on them, and starts that again: as after a boot, what they
-    knew is gone.  A ``restart`` drains their sidecars first, and is off the wire for ``boots`` seconds."""
+    knew is gone."""
 
-    def __init__(self, mesh: ScenarioMesh, boots: float = 1.0) -> None:
+    def __init__(self, mesh: ScenarioMesh) -> None:
         self.mesh = mesh
-        self.boots = boots
 
     def unable(self, fault: Fault) -> str:
         return ""
@@ -39,9 +35,6 @@ class PowerCutter:
         nodes = {w.node: None for name in fault.target for w in workloads_of(name, topology)}
         hit = [w for w in topology.workloads if w.node in nodes]
         made = Made(fault, "1", tuple(nodes), began=time.monotonic())
-        if fault.kind is FaultKind.RESTART:
-            named = {w.name for name in fault.target for w in workloads_of(name, topology)}
-            self._drain(hit, named)
         try:
             self._wire(hit, "down")
             for workload in hit:
@@ -50,8 +43,6 @@ class PowerCutter:
             wait_until("end of every process", lambda: self._dead(hit), limit=10, interval=0.01)
             made.bit = time.monotonic()
             made.proof = Proof(True, "nothing runs there")
-            if fault.kind is FaultKind.RESTART:
-                threading.Event().wait(self.boots)  # what a boot takes, which is the fault here and no wait for one
             yield made
         finally:
             made.ended = time.monotonic()
@@ -71,20 +62,6 @@ class PowerCutter:
     def _dead(self, hit: Iterable[MeshWorkload]) -> None:
         if left := [p for w in hit for p in processes_in(self.mesh.network.namespace(w.name))]:
             raise NotYet(f"processes {left}")
-
-    def _drain(self, hit: Iterable[MeshWorkload], named: Set[str]) -> None:
-        for workload in hit:
-            order = exchange(self.mesh.guest, workload.name, 15000, "/drain_listeners?inboundonly&graceful", "")
-            self.mesh.backend.connection(workload.name).run(order)
-        for workload in hit:
-            # a connection that is kept is closed with the next answer on it; to others than the traffic's none comes
-            states = {"LISTEN", "ESTAB"} if workload.name in named else {"LISTEN"}
-            wait_until(f"{workload.name} is drained", partial(self._none, workload, states), limit=20, interval=0.1)
-
-    def _none(self, workload: MeshWorkload, states: Set[str]) -> None:
-        argv = ["ss", "-N", self.mesh.network.namespace(workload.name), "-Hatn", "sport = :15006"]
-        if found := [line for line in command(*argv).splitlines() if line.split()[0] in states]:
-            raise NotYet(found[0])
 
     def _boot(self, workload: MeshWorkload) -> None:
         if workload.ports and workload.service:
