@@ -81,6 +81,11 @@ DEPARTURES = (
         "leaves it out",
         "listens: a lab has no Secrets, each name stands for a certificate of its CA",
     ),
+    (
+        "a Sidecar's ingress that binds 0.0.0.0 at a port that the sidecar listens at for callers, too",
+        "makes two listeners of one name",
+        "gives the port to the ingress",
+    ),
 )
 """What was seen to differ in effect when configurations were laid side by side: where, istiod, this mesh."""
 
