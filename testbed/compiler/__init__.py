@@ -4,8 +4,8 @@ from testbed.compiler.bootstrap import bootstrap, node_id
 from testbed.compiler.layout import Layout
 from testbed.compiler.memory import CompileCache
 from testbed.compiler.mesh import compile_mesh
+from testbed.compiler.registration import service_addresses
 from testbed.compiler.security import SecurityInputs
-from testbed.compiler.services import service_addresses
 
 __all__ = [
     "CompileCache",

@@ -24,6 +24,7 @@ from testbed.compiler.protobuf import (
     fragment,
 )
 from testbed.compiler.receiving import Receiving, receiving
+from testbed.compiler.registration import registry
 from testbed.compiler.scope import Scope, scope, sidecar_of
 from testbed.compiler.security import (
     PeerMode,
@@ -32,7 +33,7 @@ from testbed.compiler.security import (
     security_http_filters,
     security_network_filters,
 )
-from testbed.compiler.services import Endpoint, Registry, Service, registry
+from testbed.compiler.services import Endpoint, Registry, Service
 from testbed.compiler.telemetry import Logging, logging_of
 from testbed.compiler.virtualhosts import route_configuration
 from testbed.compiler.virtualservices import RoutedHosts, routed_hosts

@@ -7,7 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 from ipaddress import ip_address
 
-from testbed.compiler.services import service_addresses
+from testbed.compiler.registration import service_addresses
 from testbed.compiler.simulator.explanation import Decision, Explanation, Hop, Origin, Outcome, merged
 from testbed.compiler.simulator.origins import Origins
 from testbed.compiler.simulator.proxy import SimulatedProxy
