@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from testbed.model.scenario import Header, Text
+from testbed.model.expectation import Header, Text
 from testbed.model.verdict import Verdict, passed
 from testbed.scenarios.judge import EveryRequest, Terms
 from testbed.scenarios.shares import described

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any as Value
 
+from testbed.model.expectation import Expectation
 from testbed.model.overtime import ErrorsDuring
-from testbed.model.scenario import Expectation
 from testbed.model.topology import Topology
 from testbed.scenarios.answers import BodyJudge, HeaderJudge, StatusJudge
 from testbed.scenarios.judge import All, Any, Judge, Not, Terms

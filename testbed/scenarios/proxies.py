@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from testbed.model.scenario import Config, Identity, Telemetry
+from testbed.model.expectation import Config, Identity, Telemetry
 from testbed.model.topology import MeshWorkload
 from testbed.model.verdict import Verdict, failed, inconclusive, passed
 from testbed.scenarios.evidence import AccessLogEntry, Evidence

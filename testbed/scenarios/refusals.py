@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from testbed.model.scenario import Denied, Overflow
+from testbed.model.expectation import Denied, Overflow
 from testbed.model.verdict import Verdict, failed, inconclusive, passed
 from testbed.scenarios.evidence import Evidence
 from testbed.scenarios.judge import Afterwards, Terms, connection_trouble

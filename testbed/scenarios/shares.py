@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from testbed.model.scenario import AtLeastOnce, Never, Split
+from testbed.model.expectation import AtLeastOnce, Never, Split
 from testbed.model.topology import Topology
 from testbed.model.verdict import Verdict, failed, inconclusive, passed
 from testbed.report.record import TestPath

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from testbed.model.scenario import Attempts, Balance, Ejected, Readmitted, Sticky
+from testbed.model.expectation import Attempts, Balance, Ejected, Readmitted, Sticky
 from testbed.model.verdict import Verdict, failed, inconclusive, passed
 from testbed.scenarios.evidence import Evidence
 from testbed.scenarios.judge import BROKEN, PLENTY, Afterwards, Terms

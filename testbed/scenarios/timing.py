@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
-from testbed.model.scenario import Latency, Timeout
+from testbed.model.expectation import Latency, Timeout
 from testbed.model.verdict import Verdict, failed, inconclusive, passed
 from testbed.scenarios.evidence import Evidence
 from testbed.scenarios.judge import BROKEN, Afterwards, Terms

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from testbed.errors import LabError
-from testbed.model.scenario import Encrypted
+from testbed.model.expectation import Encrypted
 from testbed.model.verdict import Verdict, failed, inconclusive, not_applicable, passed
 from testbed.scenarios.evidence import Evidence
 from testbed.scenarios.judge import Afterwards, Terms

@@ -19,8 +19,9 @@ from scenario_lab import ROOT, ScenarioMesh, shipped_resources
 
 from testbed.faults.breaking import Made
 from testbed.faults.proof import Proof
+from testbed.model.expectation import Expectation
 from testbed.model.fault import Fault
-from testbed.model.scenario import Expectation, Setting, read_scenario
+from testbed.model.scenario import Setting, read_scenario
 from testbed.model.verdict import Outcome
 from testbed.report.timeline import timeline_plot
 from testbed.scenarios import ScenarioFile, find, run_scenario

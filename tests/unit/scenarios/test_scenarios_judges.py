@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 from fake_capture import client_hello, pcap, segment
 
-from testbed.model.scenario import Expectation, Traffic
+from testbed.model.expectation import Expectation
+from testbed.model.scenario import Traffic
 from testbed.model.topology import Locality, MeshWorkload, ProxyKind, Topology
 from testbed.model.verdict import Outcome
 from testbed.report.record import Arrival, FaultSpan, Mark
