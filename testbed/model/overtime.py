@@ -76,7 +76,5 @@ class Isolation(_Model):
 class Invariants(_Model):
     """What must hold whatever is broken: every answer is right, losses have a cause, strangers stay out."""
 
-    explained: Duration = 20.0
-    """A request may be lost while a fault lasts, and so long after its machines are well."""
     stranger: bool = True
     """Somebody without a certificate tries all the while, past the sidecars, and must not be answered."""

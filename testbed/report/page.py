@@ -9,7 +9,7 @@ from importlib.resources import files
 
 from testbed.model.topology import Topology
 from testbed.model.verdict import Outcome, Verdict
-from testbed.report.plain import answered_by, redacted
+from testbed.report.plain import UNEXPLAINED, answered_by, redacted
 from testbed.report.plots import latency_plot, path_plot, topology_plot
 from testbed.report.record import ScenarioRecord, StepRecord
 from testbed.report.timeline import timeline_plot
@@ -112,8 +112,21 @@ def _step(step: StepRecord, topology: Topology | None) -> str:
         f'{head}{reason}<p class="quiet">{escape("; ".join(facts))}</p>'
         + (f"<table>{parts}</table>" if parts else "")
         + timeline_plot(step)
+        + _losses(step)
         + f'<div class="plots">{"".join(plots)}</div>'
         + f"<details><summary>Who answered</summary><table>{rows}</table></details>"
+    )
+
+
+def _losses(step: StepRecord) -> str:
+    rows = "".join(
+        f"<tr><td class='n'>{x.seq}</td><td class='n'>{x.sent:.2f} s</td><td>{escape(x.answer)}</td>"
+        f"<td>{escape(x.cause) or UNEXPLAINED}</td></tr>"
+        for x in step.losses
+    )
+    head = "<tr><th>Request</th><th>Sent</th><th>Answer</th><th>Cause</th></tr>"
+    return (
+        f"<details><summary>What was lost, and why</summary><table>{head}{rows}</table></details>" if rows else ""
     )
 
 

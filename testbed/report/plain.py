@@ -8,6 +8,7 @@ from typing import Any
 from testbed.model.verdict import Verdict
 from testbed.report.record import FaultSpan, ScenarioRecord, StepRecord
 
+UNEXPLAINED = "unexplained"
 _SECRETS = (
     (
         re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.S),
@@ -82,6 +83,10 @@ def _step(step: StepRecord) -> dict[str, Any]:
         "sample_seconds": round(step.sample_seconds, 3),
         "faults": [_span(f) for f in step.faults],
         "marks": [{"time": round(m.time, 3), "what": m.words} for m in step.marks],
+        "losses": [
+            {"request": x.seq, "time": round(x.sent, 3), "answer": x.answer, "cause": x.cause or UNEXPLAINED}
+            for x in step.losses
+        ],
     }
 
 

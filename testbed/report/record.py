@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from testbed.model.fault import Fault
 from testbed.model.scenario import Scenario
 from testbed.model.verdict import Outcome, Verdict
 from testbed.traffic import Sample, TrafficSpec, TrafficSummary
@@ -74,6 +75,20 @@ class FaultSpan:
     held: bool
     """Whether it proved that it took hold."""
     proof: str
+    fault: Fault | None = None
+    """The fault itself, by which losses are explained."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A request that was lost under faults.  ``sent`` is in seconds since the run began."""
+
+    seq: int
+    sent: float
+    answer: str
+    """What the caller got."""
+    cause: str
+    """The faults that explain it; empty when none does."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +124,8 @@ class StepRecord:
     """File name -> content: access logs, config dumps, captures."""
     faults: tuple[FaultSpan, ...] = ()
     marks: tuple[Mark, ...] = ()
+    losses: tuple[Loss, ...] = ()
+    """What was lost under faults, where an expectation asked for causes."""
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from testbed.model.expectation import Expectation
 from testbed.model.overtime import ErrorsDuring
 from testbed.model.topology import Topology
 from testbed.scenarios.answers import BodyJudge, HeaderJudge, StatusJudge
+from testbed.scenarios.invariants import InvariantsJudge
 from testbed.scenarios.judge import All, Any, Judge, Not, Terms
 from testbed.scenarios.overtime import (
     ErrorsDuringJudge,
     GoodputJudge,
-    InvariantsJudge,
     IsolationJudge,
     TimeToEjectJudge,
     TimeToFailoverJudge,

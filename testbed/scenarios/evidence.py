@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from testbed.errors import LabError, WaitTimeout
 from testbed.model.topology import MeshWorkload
-from testbed.report.record import Arrival, FaultSpan, Mark
+from testbed.report.record import Arrival, FaultSpan, Loss, Mark
 from testbed.scenarios.lab import LabUnderTest
 from testbed.traffic import Sample, TrafficSpec
 from testbed.waiting import NotYet, wait_until
@@ -64,6 +65,8 @@ class Evidence:
     """Requests to a service that is not concerned, sent all the while."""
     strangers: list[Sample] = field(default_factory=list)
     """Requests without a certificate, sent all the while."""
+    losses: tuple[Loss, ...] = ()
+    """What was lost under faults, once a judge has looked for causes."""
     unsettled: str = ""
     """What was still not as before long after all faults were undone."""
     _logs: dict[str, list[AccessLogEntry]] = field(default_factory=dict)
@@ -99,6 +102,33 @@ class Evidence:
         entries = [AccessLogEntry.read(line) for line in text.splitlines() if line.endswith(b"}")]
         ours = self.spec.authority if self.spec.run in self.spec.authority else None
         return [e for e in entries if e["x_request_id"] in ids or e["authority"] == ours]
+
+    def trail(
+        self, workload: MeshWorkload, ids: Set[str], at_least: int = 0
+    ) -> tuple[list[AccessLogEntry], list[str]]:
+        """The proxy's entries of some requests, and the outbound clusters that it has ever called.  Waits for
+        ``at_least`` entries; a proxy that was killed has lost its last ones, so fewer are no error."""
+        path = shlex.quote(self.lab.guest.layout.access_log(workload))
+        called = '"upstream_cluster":"outbound'
+        script = f"grep -F -f - {path}; grep -o '{called}[^\"]*' {path} | sort -u"
+        wanted = "".join(f'"{i}"\n' for i in sorted(ids)).encode()
+
+        def look() -> tuple[list[AccessLogEntry], list[str]]:
+            said = self.lab.backend.connection(workload.name).run(["sh", "-c", script], stdin=wanted, check=False)
+            lines = said.stdout.splitlines()
+            entries = [AccessLogEntry.read(x) for x in lines if x.startswith(b"{") and x.endswith(b"}")]
+            return entries, [x.decode().rpartition('"')[2] for x in lines if x.startswith(b'"')]
+
+        def enough() -> tuple[list[AccessLogEntry], list[str]]:
+            found = look()
+            if len(found[0]) < at_least:
+                raise NotYet(f"{len(found[0])} of {at_least} entries")
+            return found
+
+        try:
+            return wait_until(f"entries of {workload.name}", enough, limit=LOG_LIMIT, interval=0.5)
+        except WaitTimeout:
+            return look()
 
     def admin(self, workload: str, path: str) -> Any:
         """A JSON answer of the proxy's admin port."""

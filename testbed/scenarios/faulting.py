@@ -173,7 +173,8 @@ def _accompany(when: Traffic, run: str, lab: LabUnderTest, into: list[Sample]) -
 
 def _span(made: Made, began: float) -> FaultSpan:
     times = {name: getattr(made, name) - began for name in ("began", "bit", "ended", "well")}
-    return FaultSpan(made.fault.title, made.nodes, **times, held=made.proof.held, proof=made.proof.words)
+    held, words = made.proof.held, made.proof.words
+    return FaultSpan(made.fault.title, made.nodes, **times, held=held, proof=words, fault=made.fault)
 
 
 def _ejections(lab: LabUnderTest, who: Sender, began: float) -> list[Mark]:

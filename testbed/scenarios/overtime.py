@@ -13,7 +13,6 @@ from statistics import median
 from testbed.model.overtime import (
     ErrorsDuring,
     Goodput,
-    Invariants,
     Isolation,
     TimeToEject,
     TimeToFailover,
@@ -268,53 +267,3 @@ class IsolationJudge(OverTime):
         )
         good = not lost and ratio < self.expected.slower
         return passed(text, numbers) if good else failed(text, numbers)
-
-
-class InvariantsJudge(OverTime):
-    """What holds whatever is broken."""
-
-    name = "invariants"
-
-    def __init__(self, expected: Invariants, terms: Terms) -> None:
-        super().__init__(terms)
-        self.expected = expected
-
-    def judge(self, evidence: Evidence, bit: float, ended: float) -> Verdict:
-        """Wrong answers, strangers that got in, losses without a cause: none of any."""
-        lost = [s for s in self.samples if not succeeded(s)]
-        unexplained = [s for s in lost if not self._cause(s, evidence.faults)]
-        wrong = next((s for s in self.samples if self._wrong(s, evidence)), None)
-        inside = next((s for s in evidence.strangers if succeeded(s)), None)
-        numbers = {
-            "requests": float(len(self.samples)),
-            "faults": float(len(evidence.faults)),
-            "lost": float(len(lost)),
-            "unexplained": float(len(unexplained)),
-            "strangers": float(len(evidence.strangers)),
-        }
-        causes = Counter(self._cause(s, evidence.faults) for s in lost)
-        shown = "".join(f"; {count} x {cause}" for cause, count in causes.most_common(3) if cause)
-        text = f"{len(evidence.faults)} faults, {len(lost)} of {len(self.samples)} requests lost{shown}"
-        if wrong is not None:
-            return failed(f"request {wrong.seq} got another's answer: {described(wrong)}\n{text}", numbers)
-        if inside is not None:
-            return failed(f"a stranger was answered {described(inside)} at {inside.sent:.1f} s\n{text}", numbers)
-        if unexplained:
-            first = unexplained[0]
-            why = first.error or described(first)
-            return failed(
-                f"request {first.seq} was lost at {first.sent:.1f} s without a fault: {why}\n{text}", numbers
-            )
-        return passed(f"{text}; every answer was right, {len(evidence.strangers)} strangers stayed out", numbers)
-
-    def _cause(self, sample: Sample, spans: Sequence[FaultSpan]) -> str:
-        """The fault that explains a loss; empty when none does."""
-        until = self.expected.explained
-        hits = [s for s in spans if s.began <= sample.sent + sample.took and sample.sent <= s.well + until]
-        return hits[-1].title if hits else ""
-
-    def _wrong(self, sample: Sample, evidence: Evidence) -> bool:
-        own = evidence.spec.request_id(sample.seq)
-        called = self.terms.traffic.service
-        named, request = sample.service, sample.headers.get("x-request-id", own)
-        return succeeded(sample) and ((called is not None and named != called) or request != own)

@@ -208,6 +208,7 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet, *, mutant: 
         attachments=dict(evidence.attachments),
         faults=tuple(evidence.faults),
         marks=tuple(evidence.marks),
+        losses=evidence.losses,
     )
 
 

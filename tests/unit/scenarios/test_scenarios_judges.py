@@ -8,10 +8,12 @@ import pytest
 from fake_capture import client_hello, pcap, segment
 
 from testbed.model.expectation import Expectation
+from testbed.model.fault import Fault
 from testbed.model.scenario import Traffic
 from testbed.model.topology import Locality, MeshWorkload, ProxyKind, Topology
 from testbed.model.verdict import Outcome
 from testbed.report.record import Arrival, FaultSpan, Mark
+from testbed.resources import ResourceSet
 from testbed.scenarios.building import BUILDERS, build
 from testbed.scenarios.evidence import AccessLogEntry, Evidence
 from testbed.scenarios.judge import Terms
@@ -36,6 +38,7 @@ REFUSED = "upstream connect error or disconnect/reset before headers. reset reas
 
 class Lab(SimpleNamespace):
     topology = TOPOLOGY
+    backend = SimpleNamespace(applied=ResourceSet)
 
     def of_name(self, name):
         found = tuple(w for w in TOPOLOGY.workloads if name in (w.name, w.labels["app"]))
@@ -51,6 +54,9 @@ class Played(Evidence):
 
     def access_log(self, workload, at_least=0):
         return [AccessLogEntry(fields) for fields in self.logs.get(workload.name, ())]
+
+    def trail(self, workload, ids, at_least=0):
+        return [e for e in self.access_log(workload) if e["x_request_id"] in ids], []
 
     def admin(self, workload, path):
         return self.dump
@@ -136,7 +142,16 @@ def hurt(first, last, n=120, **fields):
     return [sample(i, **({"status": 503, "version": ""} if first <= i / 10 < last else fields)) for i in range(n)]
 
 
+def freeze(target):
+    return Fault.model_validate({"kind": "freeze", "target": target})
+
+
 BROKEN = {"faults": [span()]}
+HANGING = log(response_flags="UT", upstream_host="10.0.0.3:80", upstream_cluster="outbound|80|v2|reviews.default.x")
+FROZEN = {
+    "faults": [span(fault=freeze("reviews-v2"), nodes=("node-v2",))],
+    "logs": {"client-v1": [{**e, "x_request_id": f"run7-{i}"} for i in range(300) for e in HANGING[:1]]},
+}
 EJECTED = {**BROKEN, "marks": [Mark(2.6, "reviews-v2 ejected (consecutive 5xx)", "reviews-v2")]}
 OTHER_BEFORE = {**EJECTED, "marks": [Mark(1.0, "reviews-v1 ejected (consecutive 5xx)", "reviews-v1")]}
 READMITTED_ONLY = {**BROKEN, "marks": [Mark(2.6, "reviews-v2 unejected", "reviews-v2")]}
@@ -265,8 +280,9 @@ CASES = [
     ("goodput", {"during": 90, "settle": "1s"}, hurt(2, 2.6, n=300), F, BROKEN),
     ("goodput", {"settle": "1s"}, hurt(9, 9.1, n=300), F, BROKEN),
     ("goodput", {"settle": "1s"}, many(), U, BROKEN),
-    ("invariants", {}, hurt(2, 4.5, n=300), P, BROKEN),
-    ("invariants", {"explained": "1s"}, hurt(2, 9, n=300), F, BROKEN),
+    ("invariants", {}, hurt(2, 4.5, n=300), P, FROZEN),
+    ("invariants", {}, hurt(2, 9, n=300), F, FROZEN),
+    ("invariants", {}, hurt(2, 4.5, n=300), F, {"faults": [span(fault=freeze("ratings-v1"), nodes=("node-v3",))]}),
     ("invariants", {}, many(), F, {**BROKEN, "strangers": many(1)}),
     ("invariants", {}, many(), P, {**BROKEN, "strangers": hurt(0, 99, n=9)}),
     ("invariants", {}, [*many(50), sample(50, x_request_id="run7-7")], F, BROKEN),

@@ -1,0 +1,247 @@
+"""Which faults explain a lost request: those that could have hurt it, at its time, on its way, in that manner.
+
+Values in, values out.  A fault explains a loss when all three hold: the request was under way while the fault or
+the recovery that the configuration promises lasted (:class:`Promises`); the fault broke something on the way that
+the request took, by the access logs, or could have taken where these have no entry (:mod:`.ways`); and what became
+of the request, by Envoy's response flags, is what such a fault does (:data:`FITS`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from testbed.compiler.trafficpolicy import CONNECT_TIMEOUT
+from testbed.model.fault import FaultKind
+from testbed.report.record import FaultSpan, Loss, Mark
+from testbed.resources import ResourceSet
+from testbed.scenarios.evidence import AccessLogEntry
+from testbed.scenarios.shares import described
+from testbed.scenarios.ways import LINKS, Hop, Ways, hit_by, named
+from testbed.traffic import Sample
+
+RTO = 1.0
+"""Seconds after which TCP first repeats what was not acknowledged (RFC 6298, 2.1)."""
+LONGEST_RTO = 120.0
+"""Seconds that TCP waits between two repetitions at most (TCP_RTO_MAX of Linux)."""
+
+
+@dataclass(frozen=True)
+class Promises:
+    """How long a fault may be felt once its machines are well, in seconds, by the called host's configuration."""
+
+    connect: float = CONNECT_TIMEOUT
+    """``connectTimeout``; Istio's default.  Who waits for a connection that was begun before fails with it."""
+    kept: float = 3600.0
+    """``idleTimeout`` of kept connections; Envoy's default.  So long a pool may hold one to a machine that has
+    forgotten it."""
+
+
+def promises_of(resources: ResourceSet, service: str) -> Promises:
+    """The longest that any policy for the service has, whichever subset or port it is for."""
+    rules = [r.spec for r in resources.destination_rules if r.spec.host.partition(".")[0] == service]
+    policies = [p for r in rules for p in (r.traffic_policy, *(s.traffic_policy for s in r.subsets)) if p]
+    pools = [p.connection_pool for p in policies]
+    pools += [q.connection_pool for p in policies for q in p.port_level_settings]
+    connects = [p.tcp.connect_timeout for p in pools if p and p.tcp and p.tcp.connect_timeout]
+    idles = [p.http.idle_timeout for p in pools if p and p.http and p.http.idle_timeout]
+    return Promises(max(connects, default=Promises.connect), max(idles, default=Promises.kept))
+
+
+class Manner(StrEnum):
+    """What became of a request that was lost."""
+
+    HUNG = "no answer in time"
+    REFUSED = "no connection"
+    CUT = "the connection broke"
+    UNTRUSTED = "TLS failed"
+    NONE_LEFT = "no healthy instance"
+    FULL = "the pool is full"
+    ANSWERED = "an error from further on"
+    LOCAL = "the caller did not reach its own proxy"
+    OTHER = "something else"
+
+
+_BY_FLAG = {
+    "UH": Manner.NONE_LEFT,
+    "UO": Manner.FULL,
+    "UF": Manner.REFUSED,
+    "UC": Manner.CUT,
+    "UR": Manner.CUT,
+    "LR": Manner.CUT,
+    "UT": Manner.HUNG,
+    "SI": Manner.HUNG,
+    "UMSDR": Manner.HUNG,
+    "DC": Manner.HUNG,
+}
+"""Envoy's %RESPONSE_FLAGS%, of which the first that is here counts (DC: the caller gave up)."""
+_BY_BODY = {
+    "no healthy upstream": Manner.NONE_LEFT,
+    "reset reason: overflow": Manner.FULL,
+    "upstream request timeout": Manner.HUNG,
+    "reset reason: connection termination": Manner.CUT,
+    "reset reason: remote reset": Manner.CUT,
+    "reset reason: remote connection failure": Manner.REFUSED,
+    "reset reason: connection failure": Manner.REFUSED,
+    "reset reason: connection timeout": Manner.REFUSED,
+    "connection timeout": Manner.REFUSED,
+}
+"""How Envoy's own answers begin or end, where there is no entry of the access log."""
+
+_SILENT = frozenset({Manner.HUNG, Manner.REFUSED, Manner.NONE_LEFT, Manner.FULL})
+_FORGETFUL = _SILENT | {Manner.CUT, Manner.ANSWERED}
+_KILLED = frozenset({Manner.REFUSED, Manner.CUT, Manner.NONE_LEFT, Manner.HUNG})
+_DISTRUSTED = frozenset({Manner.UNTRUSTED, Manner.NONE_LEFT})
+
+FITS: Mapping[FaultKind, frozenset[Manner]] = {
+    **dict.fromkeys((FaultKind.FREEZE, FaultKind.LINK_DOWN, FaultKind.LINK_FLAP, FaultKind.PARTITION), _SILENT),
+    **dict.fromkeys((FaultKind.SLOW_LINK, FaultKind.DISK_STALL, FaultKind.DISK_SLOW, FaultKind.CPU), _SILENT),
+    # a machine that boots has its sidecar before its program, which then answers for it
+    **dict.fromkeys((FaultKind.POWER_OFF, FaultKind.RESET, FaultKind.CRASH, FaultKind.RESTART), _FORGETFUL),
+    FaultKind.MEMORY: _FORGETFUL,
+    FaultKind.DISK_FULL: frozenset({Manner.CUT, Manner.ANSWERED}),
+    **dict.fromkeys((FaultKind.CLOCK, FaultKind.CLOCK_DRIFT), _DISTRUSTED),
+    **dict.fromkeys((FaultKind.CERTIFICATE_EXPIRED, FaultKind.CERTIFICATE_FOREIGN), _DISTRUSTED),
+    FaultKind.CERTIFICATE_ROTATED: frozenset(),
+    # a proxy that starts accepts before it has time to answer
+    FaultKind.SIDECAR_KILL: _KILLED,
+    FaultKind.SIDECAR_RESTART: _KILLED,
+    FaultKind.SIDECAR_HANG: _SILENT,
+    # the sidecar stands in for its program: it answers 503, or waits as its callers do
+    FaultKind.SERVICE_KILL: frozenset({Manner.ANSWERED, Manner.CUT, Manner.NONE_LEFT}),
+    FaultKind.SERVICE_HANG: frozenset({Manner.HUNG, Manner.ANSWERED, Manner.NONE_LEFT, Manner.FULL}),
+}
+"""What callers of what was broken may see."""
+
+_LOSES_PACKETS = frozenset({*LINKS, FaultKind.PARTITION, FaultKind.FREEZE, FaultKind.RESTART})
+_SEEN_FROM_AFAR = frozenset({Manner.HUNG, Manner.ANSWERED})
+"""What a caller sees of what is broken beyond the instance that it calls: this waits, or answers with an error."""
+
+
+def manner_of(sample: Sample, entry: AccessLogEntry | None) -> Manner:
+    """By the caller's proxy's access log, else by what the caller itself saw."""
+    reason = f"{entry['upstream_transport_failure_reason'] if entry else ''} {sample.body}"
+    if "TLS" in reason or "CERTIFICATE" in reason:
+        return Manner.UNTRUSTED
+    if entry is not None:
+        flags = entry["response_flags"].split(",")
+        found = next((_BY_FLAG[f] for f in flags if f in _BY_FLAG), None)
+        if found is not None:
+            return found
+        return Manner.ANSWERED if entry["response_code_details"] == "via_upstream" else Manner.OTHER
+    if sample.error:
+        return Manner.HUNG if sample.error.startswith("no answer within") else Manner.LOCAL
+    said = next((manner for words, manner in _BY_BODY.items() if words in sample.body), None)
+    return said or (Manner.ANSWERED if sample.service else Manner.OTHER)
+
+
+def recovery(span: FaultSpan, manner: Manner, promises: Promises) -> float:
+    """Seconds after ``well`` for which the fault may still cost a request in that manner.
+
+    What stood silent for so long is repeated by TCP after as long again at most, because the time between two
+    repetitions doubles (RFC 6298, 5.5).  Where no packet was lost, one repetition is allowed for.
+    """
+    kind = span.fault.kind if span.fault else None
+    lost = kind is not None and (kind.forgets or kind in _LOSES_PACKETS)
+    repeated = RTO + (min(span.well - span.began, LONGEST_RTO) if lost else 0.0)
+    return max(promises.connect, repeated) if manner in (Manner.REFUSED, Manner.UNTRUSTED) else repeated
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is known of a run."""
+
+    spans: Sequence[FaultSpan]
+    marks: Sequence[Mark]
+    ways: Ways
+    promises: Promises = Promises()
+    pool: int = 0
+    """So many connections to one instance may have been kept, unused, from before a fault."""
+    resolution: float = 0.0
+    """How well the times of faults, samples and marks are known to each other, in seconds."""
+
+
+def losses(lost: Iterable[Sample], scene: Scene) -> tuple[Loss, ...]:
+    """Each lost request with its causes; without any it is unexplained.  ``lost`` in the order of sending."""
+    kept: Counter[tuple[FaultSpan, str]] = Counter()
+    return tuple(Loss(s.seq, s.sent, s.error or described(s), " and ".join(_causes(s, scene, kept))) for s in lost)
+
+
+def _causes(sample: Sample, scene: Scene, kept: Counter[tuple[FaultSpan, str]]) -> list[str]:
+    entry = scene.ways.entry(sample)
+    manner = manner_of(sample, entry)
+    way = scene.ways.of(sample, anywhere=manner is Manner.HUNG)
+    if manner is Manner.NONE_LEFT:
+        return _ejected(sample, scene, way)
+    found = [s.title for s in scene.spans if _explains(s, sample, manner, way, scene)]
+    if found or manner is not Manner.CUT or entry is None or not entry["upstream_host"]:
+        return found
+    return _forgotten(sample, scene, way, kept)
+
+
+def _explains(span: FaultSpan, sample: Sample, manner: Manner, way: Sequence[Hop], scene: Scene) -> bool:
+    fault = span.fault
+    if fault is None or not _in_time(span, sample, recovery(span, manner, scene.promises), scene.resolution):
+        return False
+    broken = hit_by(span, way, scene.ways.topology)
+    if manner is Manner.LOCAL:  # its own proxy, or all of its machine
+        callers = {h.caller.name for h in way if h.depth == 0}
+        return any(h.depth == 0 for h in broken) and _hits_caller(span, callers, scene)
+    fits = FITS[fault.kind]
+    return any(manner in fits if h.depth == 0 else manner in _SEEN_FROM_AFAR & _from_afar(fits) for h in broken)
+
+
+def _from_afar(fits: frozenset[Manner]) -> frozenset[Manner]:
+    """What hangs, hangs for all who wait; what fails in any other way can come back as an error."""
+    return (fits & {Manner.HUNG}) | ({Manner.ANSWERED} if fits else set())
+
+
+def _hits_caller(span: FaultSpan, callers: set[str], scene: Scene) -> bool:
+    assert span.fault is not None  # noqa: S101 - looked at by the only caller
+    if span.fault.kind.of_workload:
+        return bool(callers & named(span.fault.target, scene.ways.topology))
+    return any(scene.ways.topology.workload(name).node in span.nodes for name in callers)
+
+
+def _in_time(span: FaultSpan, sample: Sample, recovers: float, resolution: float) -> bool:
+    ended = sample.sent + sample.took
+    return span.began - resolution <= ended and sample.sent <= span.well + recovers + resolution
+
+
+def _ejected(sample: Sample, scene: Scene, way: Sequence[Hop]) -> list[str]:
+    """All instances that could have been called are out; each was put out while a fault could have hurt it."""
+    found: dict[str, None] = {}
+    for hop in (h for h in way if h.depth == 0):
+        out = [m for m in scene.marks if m.workload == hop.callee.name and m.time <= sample.sent + sample.took]
+        last = out[-1] if out else None
+        if last is None or "uneject" in last.words:
+            return []
+        causes = [
+            s.title
+            for s in scene.spans
+            if s.fault is not None
+            and Manner.NONE_LEFT in FITS[s.fault.kind]
+            and s.began - scene.resolution <= last.time
+            and last.time <= s.well + recovery(s, Manner.REFUSED, scene.promises) + scene.resolution
+            and hit_by(s, [hop], scene.ways.topology)
+        ]
+        if not causes:
+            return []
+        found |= dict.fromkeys(f"{title} ({hop.callee.name} was ejected)" for title in causes)
+    return list(found)
+
+
+def _forgotten(sample: Sample, scene: Scene, way: Sequence[Hop], kept: Counter[tuple[FaultSpan, str]]) -> list[str]:
+    """A kept connection to a machine that has booted since; each costs one request."""
+    for span in scene.spans:
+        if span.fault is None or not (span.fault.kind.forgets or span.fault.kind is FaultKind.RESTART):
+            continue
+        hops = [h for h in hit_by(span, way, scene.ways.topology) if h.depth == 0 and h.callee.node in span.nodes]
+        if hops and _in_time(span, sample, scene.promises.kept, scene.resolution):
+            count = (span, hops[0].callee.name)
+            if kept[count] < scene.pool:
+                kept[count] += 1
+                return [f"{span.title} (in a connection kept from before)"]
+    return []
