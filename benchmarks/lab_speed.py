@@ -1,8 +1,11 @@
 """How long a lab takes to be there: `python benchmarks/lab_speed.py [INVENTORY] [--runs N]`.
 
-In one run, side by side: a cold `up`, a warm one, `reset`, `scale` by one and back, and a snapshot (the pause, and
-all of it), each several times.  Beside it what no program can be quicker than: reading the images' bytes from this
-disk, and the processor time that the machines use from when their RAM is loaded until every edge has answered.
+In one run, side by side: a cold `up`, a warm one, one of a lab that is new to the cache and starts from templates,
+`reset`, `scale` by one and back, and a snapshot (the pause, and all of it), each several times.  Beside it what no
+program can be quicker than: reading the images' bytes from this disk, and the processor time that the machines use
+from when their RAM is loaded until every edge has answered.
+
+`--rows FILE` adds the runs to those that FILE has, so that they can be made at different times.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from pathlib import Path
 
 from testbed.host import processes
 from testbed.host.directories import LabDirectories
+from testbed.lab.snapshots import cache_store
 from testbed.model.reading import instance_name
 from testbed.workflows.loading import load_lab
 
@@ -82,10 +86,13 @@ def measure(inventory: str, lab_id: str, workload: str) -> dict[str, float]:
     cpu = cpu_seconds(lab_id)
     more, _ = timed("scale", "-i", inventory, workload, "2")
     fewer, _ = timed("scale", "-i", inventory, workload, "1")
+    cloned, clones_ready = measure_clones(inventory, lab_id)
     return {
         "cold ready": ready,
         "cold verified": cold - keep,
         "cold keep": keep,
+        "clones ready": clones_ready,
+        "clones verified": cloned,
         "warm thawed": thawed,
         "warm up": warm,
         "reset": reset,
@@ -99,25 +106,44 @@ def measure(inventory: str, lab_id: str, workload: str) -> dict[str, float]:
     }
 
 
+def measure_clones(inventory: str, lab_id: str) -> tuple[float, float]:
+    """Seconds of an `up` from templates until the lab is verified, and until its machines answer."""
+    testbed("down", "-i", inventory)
+    store = cache_store(lab_id)
+    for snapshot in store.all():
+        if snapshot.manifest.lab == lab_id:
+            store.delete(snapshot)
+    total, report = timed("up", "-i", inventory)
+    if report["restored"] or report["not_cloned"] or not any(s.startswith("clone:") for s in report["ended"]):
+        sys.exit(f"the machines were no clones: this run measures nothing: {report['not_cloned']}")
+    ready = max(report["ended"][s] for s in report["ended"] if s.startswith("boot:"))
+    return total - report["stages"].get("keep", 0.0), ready
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("inventory", nargs="?", default="bookinfo")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--rows", type=Path, help="a file of runs to add to")
     options = parser.parse_args()
     lab = load_lab(options.inventory)
     single = next(w for w in lab.inventory.workloads if w.program != "none" and w.replicas == 1)
     runs = []
+    if options.rows and options.rows.exists():
+        runs = [json.loads(line) for line in options.rows.read_text().splitlines()]
     try:
         for number in range(options.runs):
             runs.append(measure(options.inventory, lab.id, instance_name(single, 0)))
+            if options.rows:
+                options.rows.write_text("".join(json.dumps(run) + "\n" for run in runs))
             if number == 0:
-                print("run  " + "".join(f"{name:>14}" for name in runs[0]))
-            print(f"{number + 1:<5}" + "".join(f"{value:>14.1f}" for value in runs[-1].values()), flush=True)
+                print("run  " + "".join(f"{name:>17}" for name in runs[0]))
+            print(f"{number + 1:<5}" + "".join(f"{value:>17.1f}" for value in runs[-1].values()), flush=True)
     finally:
         testbed("down", "-i", options.inventory)
     for name, of in (("mid", statistics.median), ("min", min), ("max", max)):
-        print(f"{name:<5}" + "".join(f"{of([r[k] for r in runs]):>14.1f}" for k in runs[0]))
+        print(f"{name:<5}" + "".join(f"{of([r[k] for r in runs]):>17.1f}" for k in runs[0]))
 
 
 if __name__ == "__main__":

@@ -130,23 +130,23 @@ def reset_command(lab: Lab, as_json: bool) -> None:
 
 @click.group("cache")
 def cache_command() -> None:
-    """Verified labs that `up` and `reset` restore from."""
+    """Verified labs that `up` and `reset` restore from, and machines that new nodes start from."""
 
 
 @cache_command.command("list")
 @json_option
 def cache_list_command(as_json: bool) -> None:
-    """Show the labs in the cache, the last used one first."""
-    from testbed.lab.snapshots import cache_store
+    """Show the labs in the cache, and the templates of machines, the last used one first."""
+    from testbed.workflows.snapshot import cached_states
 
-    _show(cache_store("").all(), as_json, "the cache has no lab")
+    _show(cached_states(), as_json, "the cache has no lab")
 
 
 @cache_command.command("prune")
 @json_option
 @click.option("--keep", "mebibytes", default=0, show_default=True, help="MiB that may stay")
 def cache_prune_command(as_json: bool, mebibytes: int) -> None:
-    """Delete the least recently used labs, until the rest takes at most what --keep says."""
+    """Delete the least recently used labs and templates, until the rest takes at most what --keep says."""
     from testbed.workflows.snapshot import prune
 
     gone = prune(mebibytes * 2**20)

@@ -74,6 +74,7 @@ def up_table(report: UpReport) -> str:
         f"[bold]{lab.id}[/] is up: {report.total:.1f} s ({stages})",
         *([f"Restored from the state of {report.restored}; every edge answered."] if report.restored else []),
         *([f"[yellow]Not saved for the next `up`[/]: {report.not_kept}"] if report.not_kept else []),
+        *([f"[yellow]Booted, not cloned[/]: {report.not_cloned}"] if report.not_cloned else []),
         "",
         "Try next:",
         *(f"  {line}" for line in _next_steps(lab, report)),

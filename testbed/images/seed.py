@@ -42,6 +42,8 @@ class NodeSeed:
     mesh: IPv4Interface
     gateway: IPv4Address | None = None
     """Default route; the management network's first address when left out."""
+    entropy: bytes = field(default=b"", repr=False)
+    """Random bytes for a machine that starts from another one's memory."""
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -60,6 +62,7 @@ class NodeSeed:
         }
         return {
             "authorized_keys": "".join(f"{key.strip()}\n" for key in self.authorized_keys).encode(),
+            "entropy": self.entropy,
             "host_key": self.host_key,
             "host_key.pub": f"{self.host_key_public.strip()}\n".encode(),
             "hostname": f"{self.node}\n".encode(),

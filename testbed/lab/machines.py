@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -100,8 +101,8 @@ class Machines:
                 e.next_step = f"its console ends with: {tail}"
             raise
 
-    def wait(self, node: str, cancel: threading.Event) -> None:
-        """Wait until it answers on SSH; a machine that powers off meanwhile is an error at once."""
+    def wait(self, node: str, cancel: threading.Event, limit: float = BOOT_LIMIT) -> None:
+        """Wait ``limit`` seconds until it answers on SSH; one that powers off meanwhile is an error at once."""
         connection = self.lab.connection(node)
         hypervisor = self.lab.hypervisor()
 
@@ -116,7 +117,7 @@ class Machines:
                 raise NotYet(e.cause) from None
 
         try:
-            wait_until(f"{node} answers on SSH", answers, limit=BOOT_LIMIT, interval=0.3, cancel=cancel)
+            wait_until(f"{node} answers on SSH", answers, limit=limit, interval=0.3, cancel=cancel)
         except TimeoutError as e:
             raise LabError(node, "boot", str(e), self._advice(node)) from None
         if not self.disks.node_image.direct:
@@ -176,6 +177,7 @@ class Machines:
             authorized_keys=(self.lab.client_key.public,),
             management=_interface(self._address(node, MANAGEMENT), networks.management),
             mesh=_interface(self._address(node, MESH), networks.mesh),
+            entropy=os.urandom(64),
         )
 
     def _machine(self, node: Node, spec: str) -> Machine:

@@ -73,6 +73,8 @@ class ObservedLab:
     forwards: Mapping[str, int] = field(default_factory=dict)
     snapshot: bool = False
     """Whether a snapshot is at hand that all wanted machines can be restored from."""
+    templates: frozenset[str] = frozenset()
+    """Nodes that the cache has a template for: a machine's memory that they can start from."""
     control_plane: str | None = None
     """The content hash of Istio's installation, once it is available."""
     pods: str | None = None

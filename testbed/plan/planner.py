@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from testbed.plan.cluster import cluster_steps
@@ -11,15 +11,18 @@ from testbed.plan.steps import (
     Action,
     ApplyMesh,
     AskEdges,
+    AwaitClone,
     AwaitMachine,
     BuildImage,
     BuildShared,
     CheckSnapshot,
+    CloneMachine,
     CreateMachine,
     DefineNetwork,
     DeleteFiles,
     DeployWorkloads,
     Forward,
+    MakeTemplate,
     Plan,
     RemoveMachine,
     RemoveNetwork,
@@ -98,7 +101,7 @@ def plan_up(wanted: WantedLab, observed: ObservedLab) -> Plan:
         _restore(steps, wanted)
     else:
         for node, machine in wanted.machines.items():
-            _machine(steps, node, machine, observed.machines.get(node))
+            _machine(steps, node, machine, observed.machines.get(node), cloned=node in observed.templates)
     if not restore:  # a cluster comes with its machines
         renewed = {n for n, m in wanted.machines.items() if _is_new(m, observed.machines.get(n))}
         for step in cluster_steps(wanted, observed, frozenset(renewed)):
@@ -146,6 +149,22 @@ def plan_save(where: str) -> Plan:
         "snapshot delete, or cache prune",
         "the snapshot's folder has a manifest",
     )
+    return steps.plan()
+
+
+def plan_templates(nodes: Sequence[str]) -> Plan:
+    """The steps that make a template for the hardware of each of ``nodes``, one after another."""
+    steps = _Steps()
+    for node in nodes:
+        steps.add(
+            f"template:{node}",
+            MakeTemplate(node),
+            Stage.KEEP,
+            steps.named("template:"),
+            "boot a machine like it and save its memory to the cache, for new nodes to start from",
+            "cache prune",
+            "the template's folder has a manifest",
+        )
     return steps.plan()
 
 
@@ -211,8 +230,13 @@ def _is_new(wanted: WantedMachine, seen: ObservedMachine | None) -> bool:
     return seen is None or seen.spec != wanted.spec
 
 
-def _machine(steps: _Steps, node: str, wanted: WantedMachine, seen: ObservedMachine | None) -> None:
+def _machine(
+    steps: _Steps, node: str, wanted: WantedMachine, seen: ObservedMachine | None, *, cloned: bool
+) -> None:
     new = _is_new(wanted, seen)
+    if new and cloned:
+        _clone(steps, node)
+        return
     if new:
         steps.add(
             f"create:{node}",
@@ -243,6 +267,27 @@ def _machine(steps: _Steps, node: str, wanted: WantedMachine, seen: ObservedMach
             "nothing to undo",
             "it answers with the host key that it was built with",
         )
+
+
+def _clone(steps: _Steps, node: str) -> None:
+    steps.add(
+        f"clone:{node}",
+        CloneMachine(node),
+        Stage.BOOT,
+        ("hypervisor", f"remove:{node}", *steps.named("network:")),
+        "start it from a template's memory, with cards and disks of its own",
+        "down",
+        "libvirt says that it runs",
+    )
+    steps.add(
+        f"boot:{node}",
+        AwaitClone(node),
+        Stage.BOOT,
+        (f"clone:{node}",),
+        "wait until it answers on SSH as itself, and set its clock",
+        "nothing to undo",
+        "the domain carries the spec that it shall have",
+    )
 
 
 def _restore(steps: _Steps, wanted: WantedLab) -> None:

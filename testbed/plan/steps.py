@@ -72,6 +72,27 @@ class AwaitMachine:
 
 
 @dataclass(frozen=True)
+class CloneMachine:
+    """Start the machine from a template's memory, on a layer over the template's disk, as itself."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class AwaitClone:
+    """Wait until the clone answers on SSH with its own host key, and set its clock."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class MakeTemplate:
+    """Boot a machine of the node's hardware in a lab of its own, and save its memory and disk."""
+
+    node: str
+
+
+@dataclass(frozen=True)
 class RemoveMachine:
     """Cut the power, undefine, delete the disks."""
 
@@ -175,6 +196,9 @@ Action = (
     | CreateMachine
     | StartMachine
     | AwaitMachine
+    | CloneMachine
+    | AwaitClone
+    | MakeTemplate
     | RemoveMachine
     | CheckSnapshot
     | RestoreMachine

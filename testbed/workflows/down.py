@@ -10,12 +10,14 @@ from testbed.lab.machines import Machines
 from testbed.lab.observing import observe_remains
 from testbed.plan import plan_down
 from testbed.resources import ResourceSet
+from testbed.workflows.cloning import clear_interrupted
 from testbed.workflows.performing import Performer
 from testbed.workflows.showing import Show
 
 
 def down(lab: Lab, show: Show) -> bool:
     """Remove the lab.  Returns whether there was anything."""
+    clear_interrupted()
     with hold(lab.directories, f"testbed down -i {lab.file}"):
         observed = observe_remains(lab)
         if (

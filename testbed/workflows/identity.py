@@ -41,11 +41,11 @@ def identity_of(lab: Lab, machines: Machines, resources: ResourceSet) -> Identit
     base = content_hash(str(FORMAT), machines.makings(), emulated.model_dump_json(), *documents)
     mesh = lab.inventory.mesh.model_dump_json(exclude={"resources"})
     return Identity(
-        base, content_hash(base, mesh, dump(resources)), emulated, _content_of(machines.disks.node_image.disk)
+        base, content_hash(base, mesh, dump(resources)), emulated, content_of(machines.disks.node_image.disk)
     )
 
 
-def _content_of(disk: Path) -> str:
+def content_of(disk: Path) -> str:
     """The image's checksum, kept in the cache for as long as it is the same file; empty when there is no image."""
     kept = cache_root() / "checksums" / content_hash(str(disk))
     try:

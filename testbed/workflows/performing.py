@@ -11,16 +11,18 @@ from testbed.documents import parse
 from testbed.host.forward import start_forward, stop_forward
 from testbed.lab.lab import API_FORWARD, Lab
 from testbed.lab.machines import Machines
-from testbed.lab.snapshots import Restoring, each, go_on
+from testbed.lab.snapshots import Cloning, Restoring, each, go_on
 from testbed.model.clusters import api_address
 from testbed.plan.steps import (
     Action,
     ApplyMesh,
     AskEdges,
+    AwaitClone,
     AwaitMachine,
     BuildImage,
     BuildShared,
     CheckSnapshot,
+    CloneMachine,
     CreateMachine,
     DefineNetwork,
     DeleteFiles,
@@ -29,6 +31,7 @@ from testbed.plan.steps import (
     Forward,
     InstallControlPlane,
     InstallNode,
+    MakeTemplate,
     RemoveMachine,
     RemoveNetwork,
     RestoreMachine,
@@ -64,6 +67,8 @@ class Performer:
     """What the mesh gets on top of what it has."""
     restoring: Restoring | None = None
     """The restore under way, if the plan is one."""
+    cloning: Cloning | None = None
+    """What starts nodes from templates, if the plan has such steps."""
 
     def __call__(self, action: Action, cancel: threading.Event) -> None:  # noqa: PLR0912, PLR0915  (one line per action)
         """Do ``action``; ``cancel`` calls off its waits."""
@@ -84,6 +89,10 @@ class Performer:
                 self.machines.start(node)
             case AwaitMachine(node):
                 self.machines.wait(node, cancel)
+            case CloneMachine(node):
+                self._clones.start(node)
+            case AwaitClone(node):
+                self._clones.wait(node, cancel)
             case RemoveMachine(node):
                 self.machines.remove(node)
             case CheckSnapshot():
@@ -115,7 +124,7 @@ class Performer:
             case StopHypervisor():
                 self.lab.close()
                 self.lab.daemon.stop()
-            case SaveLab():
+            case SaveLab() | MakeTemplate():
                 raise AssertionError("saving is no part of a plan of the lab's")
             case DeleteFiles():
                 shutil.rmtree(self.lab.directories.state, ignore_errors=True)
@@ -142,6 +151,11 @@ class Performer:
     def _restore(self) -> Restoring:
         assert self.restoring is not None  # noqa: S101  (only a plan with a snapshot has such steps)
         return self.restoring
+
+    @property
+    def _clones(self) -> Cloning:
+        assert self.cloning is not None  # noqa: S101  (only a plan with templates has such steps)
+        return self.cloning
 
     def _forward(self, gateway: str, port: int) -> None:
         if gateway == API_FORWARD:

@@ -29,13 +29,15 @@ from testbed.lab.snapshots import (
     import_,
     named_store,
     save_machines,
+    template_store,
 )
-from testbed.lab.snapshots.store import checksums
+from testbed.lab.snapshots.store import checksums, evict
 from testbed.model.proxy import content_hash
 from testbed.model.snapshot import Manifest, misfit
 from testbed.plan import Plan, plan_restore, plan_save, plan_up
 from testbed.plan.steps import Action, SaveLab
 from testbed.resources import ResourceSet, dump
+from testbed.workflows.cloning import Templates, templates_of
 from testbed.workflows.identity import Identity, identity_of
 from testbed.workflows.loading import hold_to_scale
 from testbed.workflows.mesh import backend_of, default_resources, security_of
@@ -258,8 +260,11 @@ def in_cache(lab: Lab, machines: Machines, resources: ResourceSet) -> Cached | N
 
 def plan_with_cache(
     lab: Lab, machines: Machines, resources: ResourceSet, *, cold: bool = False
-) -> tuple[Plan, Cached | None]:
-    """The plan of `up`, and what it restores from if it does; ``cold``: from nothing, whatever the cache has."""
+) -> tuple[Plan, Cached | None, Templates]:
+    """The plan of `up`, what it restores from if it does, and what its nodes start from if they do.
+
+    ``cold``: from nothing, whatever the cache has.
+    """
     if lab.is_stopped:
         lab.daemon.start()  # only it knows the machines, and how the lab is scaled
         hold_to_scale(lab)
@@ -267,7 +272,9 @@ def plan_with_cache(
     seen = {node: m.spec for node, m in observed.machines.items()}
     makes_all = all(seen.get(node) != m.spec for node, m in goal.machines.items())
     cached = in_cache(lab, machines, resources) if makes_all and not cold else None
-    return plan_up(goal, replace(observed, snapshot=cached is not None)), cached
+    templates = Templates() if cold or cached else templates_of(lab)
+    here = replace(observed, snapshot=cached is not None, templates=frozenset(templates.fitting))
+    return plan_up(goal, here), cached, templates
 
 
 def preview(lab: Lab, *, cold: bool = False) -> Plan:
@@ -275,7 +282,8 @@ def preview(lab: Lab, *, cold: bool = False) -> Plan:
     machines = machines_of(lab)
     was_stopped = lab.is_stopped
     try:
-        return plan_with_cache(lab, machines, default_resources(lab), cold=cold)[0]
+        plan, _, _ = plan_with_cache(lab, machines, default_resources(lab), cold=cold)
+        return plan
     finally:
         if was_stopped:
             lab.close()
@@ -309,6 +317,11 @@ def delete(lab: Lab, name: str) -> int:
     return freed
 
 
+def cached_states() -> list[Snapshot]:
+    """Every lab and template in the cache, labs first, the last used one of each first."""
+    return [*cache_store("").all(), *template_store().all()]
+
+
 def prune(limit: int) -> list[Snapshot]:
-    """Delete the least recently used labs in the cache until the rest takes at most ``limit`` bytes."""
-    return cache_store("").evict(limit)
+    """Delete the least recently used labs and templates until the rest takes at most ``limit`` bytes."""
+    return evict([cache_store(""), template_store()], limit)

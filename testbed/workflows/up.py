@@ -15,12 +15,13 @@ from testbed.lab.halfopen import close_half_open
 from testbed.lab.lab import API_FORWARD, Lab
 from testbed.lab.machines import Machines
 from testbed.lab.observing import forwarded
-from testbed.lab.snapshots import Damaged, Restoring, cache_store
+from testbed.lab.snapshots import Cloning, Damaged, Restoring, cache_store
 from testbed.model.verdict import Outcome
 from testbed.plan import Plan
-from testbed.plan.steps import CreateMachine, Stage, StartMachine
+from testbed.plan.steps import AwaitClone, CreateMachine, Stage, StartMachine
 from testbed.report.record import ScenarioRecord
 from testbed.resources import ResourceSet
+from testbed.workflows.cloning import Templates, make_missing
 from testbed.workflows.doctor import doctor
 from testbed.workflows.mesh import default_resources, require_backend
 from testbed.workflows.performing import Performer
@@ -47,7 +48,9 @@ class UpReport:
     restored: str = ""
     """When the state was saved that the machines were restored from; empty when they were built."""
     not_kept: str = ""
-    """Why the verified lab was not saved for the next `up`."""
+    """Why the verified lab, or a template of its machines, was not saved for the next `up`."""
+    not_cloned: str = ""
+    """Why machines were booted although there is a template for them."""
 
     @property
     def exit_code(self) -> int:
@@ -66,6 +69,7 @@ class UpReport:
             "verdict": self.result.verdict.outcome.value if self.result else None,
             "restored": self.restored or None,
             "not_kept": self.not_kept or None,
+            "not_cloned": self.not_cloned or None,
         }
 
 
@@ -92,17 +96,18 @@ def _up(lab: Lab, show: Show, *, prove: bool, defaults: bool, cold: bool) -> UpR
     with hold(lab.directories, f"testbed up -i {lab.file}"):
         machines = machines_of(lab)
         Breaker(lab).clear()
-        plan, cached = plan_with_cache(lab, machines, resources, cold=cold or not defaults)
+        plan, cached, templates = plan_with_cache(lab, machines, resources, cold=cold or not defaults)
         if not plan:
             return UpReport(lab, urls=urls(lab))
-        builds = any(isinstance(step.action, CreateMachine) for step in plan)
+        builds = any(isinstance(step.action, CreateMachine | AwaitClone) for step in plan)
         if builds:
             require(doctor(lab))
         lab.directories.create()
         log.configure(lab.directories.log)
         restoring = Restoring(machines, cached.snapshot) if cached else None
-        seconds, timeline = run(plan, Performer(lab, machines, resources, restoring), show)
-        close_half_open(lab, {s.action.node for s in plan if isinstance(s.action, StartMachine)})
+        cloning = Cloning(machines, templates.fitting)
+        seconds, timeline = run(plan, Performer(lab, machines, resources, restoring, cloning), show)
+        close_half_open(lab, {s.action.node for s in plan if isinstance(s.action, StartMachine | AwaitClone)})
     result, not_kept = None, ""
     proven = cached is not None and cached.exact
     if prove and lab.inventory.mesh.scenario and not proven:
@@ -119,7 +124,7 @@ def _up(lab: Lab, show: Show, *, prove: bool, defaults: bool, cold: bool) -> UpR
         and (cached or _all_made(lab, plan))
     ):
         timeline.mark(Stage.KEEP)
-        not_kept = _keep(lab, machines, resources, show)
+        not_kept = _keep(lab, machines, resources, show, with_templates=_boots(plan))
         timeline.mark(Stage.KEEP)
     return UpReport(
         lab,
@@ -131,19 +136,33 @@ def _up(lab: Lab, show: Show, *, prove: bool, defaults: bool, cold: bool) -> UpR
         urls(lab),
         restored=f"{cached.snapshot.manifest.saved:%Y-%m-%d %H:%M} UTC" if cached else "",
         not_kept=not_kept,
+        not_cloned=_not_cloned(templates, cloning) if cloning.templates or _boots(plan) else "",
     )
 
 
 def _all_made(lab: Lab, plan: Plan) -> bool:
     """Whether every machine is fresh: one with a history is no state that everybody gets from this inventory."""
-    made = {step.action.node for step in plan if isinstance(step.action, CreateMachine)}
+    made = {step.action.node for step in plan if isinstance(step.action, CreateMachine | AwaitClone)}
     return made == {n.name for n in lab.inventory.nodes}
 
 
-def _keep(lab: Lab, machines: Machines, resources: ResourceSet, show: Show) -> str:
-    """Save the lab for the next `up`; why not, when it can't be saved: the lab is up all the same."""
+def _not_cloned(templates: Templates, cloning: Cloning) -> str:
+    return next(iter(cloning.booted.values()), templates.why_not)
+
+
+def _boots(plan: Plan) -> bool:
+    return any(isinstance(step.action, CreateMachine) for step in plan)
+
+
+def _keep(lab: Lab, machines: Machines, resources: ResourceSet, show: Show, *, with_templates: bool) -> str:
+    """Save the lab for the next `up`, and templates of machines that had to be booted; why not, where that fails.
+
+    The lab is up all the same.
+    """
     try:
         keep_verified(lab, machines, resources, show)
+        if with_templates:
+            make_missing(lab, show)
     except LabError as e:
         return str(e)
     return ""

@@ -4,9 +4,11 @@ from testbed.lab.snapshots.parcel import export, import_
 from testbed.lab.snapshots.restoring import Restoring
 from testbed.lab.snapshots.saving import Saved, each, go_on, save_machines
 from testbed.lab.snapshots.store import Damaged, Snapshot, SnapshotStore, cache_store, named_store
+from testbed.lab.snapshots.templates import Cloning, template_store
 from testbed.lab.snapshots.thawing import Thawed, ask, thaw
 
 __all__ = [
+    "Cloning",
     "Damaged",
     "Restoring",
     "Saved",
@@ -21,5 +23,6 @@ __all__ = [
     "import_",
     "named_store",
     "save_machines",
+    "template_store",
     "thaw",
 ]

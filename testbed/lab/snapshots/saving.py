@@ -51,7 +51,7 @@ def save_machines(lab: Lab, folder: Path, image_format: str) -> Saved:
 
     def write(node: str) -> tuple[str, ...]:
         save_memory(hypervisor, node, folder / f"{node}.ram")
-        return _copy_disk(lab, node, layers[node], folder)
+        return copy_disk(lab, node, layers[node], folder)
 
     with _standing_still(lab, nodes):
         begin = time.monotonic()
@@ -106,7 +106,7 @@ def _lower_layers(lab: Lab, node: str) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def _copy_disk(lab: Lab, node: str, below: tuple[Path, ...], folder: Path) -> tuple[str, ...]:
+def copy_disk(lab: Lab, node: str, below: tuple[Path, ...], folder: Path) -> tuple[str, ...]:
     """The node's disk, which nobody writes to now; its lower layers never change and are shared."""
     names = [path.name for path in below]
     for path in below:

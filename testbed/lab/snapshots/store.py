@@ -143,13 +143,19 @@ class SnapshotStore:
 
     def evict(self, limit: int) -> list[Snapshot]:
         """Delete the least recently used ones until the rest takes at most ``limit`` bytes; those that went."""
-        total, gone = 0, []
-        for snapshot in self.all():
-            total += snapshot.bytes_on_disk
-            if total > limit:
-                self.delete(snapshot)
-                gone.append(snapshot)
-        return gone
+        return evict([self], limit)
+
+
+def evict(stores: Iterable[SnapshotStore], limit: int) -> list[Snapshot]:
+    """Delete the least recently used ones of all ``stores`` until the rest takes at most ``limit`` bytes."""
+    total, gone = 0, []
+    found = [(snapshot, store) for store in stores for snapshot in store.all()]
+    for snapshot, home in sorted(found, key=lambda f: -f[0].used):
+        total += snapshot.bytes_on_disk
+        if total > limit:
+            home.delete(snapshot)
+            gone.append(snapshot)
+    return gone
 
 
 def named_store(lab: str) -> SnapshotStore:

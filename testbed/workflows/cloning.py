@@ -1,0 +1,160 @@
+"""Templates in the cache: which nodes of a lab can start from one, and making those that are missing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from testbed.errors import LabError
+from testbed.host.daemon import PrivateDaemon
+from testbed.host.directories import LabDirectories, cache_root, existing_labs
+from testbed.host.finding import Level
+from testbed.host.lock import hold, holder
+from testbed.host.probes import capacity
+from testbed.lab.executor import execute
+from testbed.lab.lab import Lab
+from testbed.lab.machines import Machines
+from testbed.lab.snapshots import Snapshot, template_store
+from testbed.lab.snapshots.store import checksums
+from testbed.lab.snapshots.templates import ID, NODE, boot_template, save_template, template_lab
+from testbed.model.inventory import Node
+from testbed.model.proxy import content_hash
+from testbed.model.snapshot import Manifest, misfit
+from testbed.plan import plan_templates
+from testbed.plan.steps import Action, MakeTemplate
+from testbed.resources import ResourceSet
+from testbed.workflows.identity import Identity, content_of, identity_of
+from testbed.workflows.planning import machines_of
+from testbed.workflows.showing import Show
+
+TEMPLATE_LIMIT = 2 * 2**30
+"""Bytes of templates that the cache keeps."""
+
+
+@dataclass(frozen=True)
+class Templates:
+    """What the cache has for the nodes of a lab."""
+
+    fitting: Mapping[str, Snapshot] = field(default_factory=dict)
+    """Node -> the template that it can start from."""
+    why_not: str = ""
+    """Why a template that is there for such hardware is of no use; empty when there is none, or all are."""
+
+
+def has_templates(lab: Lab) -> bool:
+    """Whether nodes of such labs can start from templates."""
+    inventory = lab.inventory
+    return lab.private and inventory.mesh.backend == "standalone" and inventory.image.recipe is not None
+
+
+def templates_of(lab: Lab) -> Templates:
+    """What the cache has for this lab, on this host."""
+    if not has_templates(lab):
+        return Templates()
+    found = template_store().all()
+    fitting: dict[str, Snapshot] = {}
+    why_not = ""
+    for home, nodes in _homes(lab):
+        candidates = [s for s in found if s.manifest.lab == home.id]
+        identity = _identity(home, machines_of(home)) if candidates else None
+        for snapshot in candidates:
+            assert identity is not None  # noqa: S101  (there are candidates)
+            why = misfit(snapshot.manifest, identity.base, identity.emulated, identity.image)
+            if not why:
+                fitting |= dict.fromkeys((n.name for n in nodes), snapshot)
+                break
+            why_not = why_not or f"template {snapshot.manifest.name}: {why}"
+    return Templates(fitting, why_not if len(fitting) < len(lab.inventory.nodes) else "")
+
+
+def make_missing(lab: Lab, show: Show) -> None:
+    """Make a template for each kind of machine of the lab that the cache has none for.
+
+    Takes as long as a machine's boot and some seconds for each.  Raises LabError when one can't be made.
+    """
+    fitting = templates_of(lab).fitting
+    missing = {nodes[0].name: home for home, nodes in _homes(lab) if nodes[0].name not in fitting}
+    if not has_templates(lab) or not missing:
+        return
+    clear_interrupted()
+
+    def perform(action: Action, cancel: threading.Event) -> None:
+        assert isinstance(action, MakeTemplate)  # noqa: S101  (the plan has no other steps)
+        _make(missing[action.node], cancel)
+
+    plan = plan_templates(list(missing))
+    with show(plan) as watch:
+        execute(plan, perform, watch)
+    template_store().evict(TEMPLATE_LIMIT)
+
+
+def clear_interrupted() -> None:
+    """Remove what is left of templates whose making was killed."""
+    for directories in existing_labs():
+        if directories.lab_id.startswith(ID) and holder(directories) is None:
+            with hold(directories, "remove what is left of a template"):
+                _remove(directories)
+
+
+def _homes(lab: Lab) -> list[tuple[Lab, list[Node]]]:
+    """The lab of each kind of machine's template, and the nodes of that kind."""
+    kinds: dict[str, tuple[Lab, list[Node]]] = {}
+    for node in lab.inventory.nodes:
+        home = template_lab(lab, node)
+        kinds.setdefault(home.id, (home, []))[1].append(node)
+    return list(kinds.values())
+
+
+def _identity(home: Lab, machines: Machines) -> Identity:
+    """With the content of the disks that a template has mounted, and parts of in its memory."""
+    identity = identity_of(home, machines, ResourceSet())
+    base = content_hash(identity.base, identity.image, content_of(machines.disks.shared))
+    return Identity(base, base, identity.emulated, identity.image)
+
+
+def _make(home: Lab, cancel: threading.Event) -> None:
+    machines = machines_of(home)
+    identity = _identity(home, machines)
+    size = home.inventory.nodes[0].memory
+    for finding in capacity.probe(size, size, cache_root()):
+        if finding.level is not Level.OK:
+            raise LabError(finding.name, "make a template", finding.detail, "nothing: machines are booted then")
+    name = f"{home.id}-{identity.base[:16]}"
+    with home.closing(), hold(home.directories, "testbed up: make a template"):
+        if template_store().find(name) is not None:  # somebody else has made it meanwhile
+            return
+        try:
+            home.directories.create()
+            home.daemon.start()
+            boot_template(machines, cancel)
+            with template_store().saving(name, size) as (folder, complete):
+                disks = save_template(machines, folder)
+                complete(
+                    Manifest(
+                        lab=home.id,
+                        name=name,
+                        saved=datetime.now(UTC),
+                        base=identity.base,
+                        key=identity.key,
+                        emulated=identity.emulated,
+                        image=identity.image,
+                        inventory=home.inventory.model_dump_json(by_alias=True),
+                        resources="",
+                        revision="",
+                        nodes=(NODE,),
+                        disks=disks,
+                        pause=0.0,
+                        files=checksums(folder, [p.name for p in folder.iterdir()]),
+                    )
+                )
+        finally:
+            home.close()
+            _remove(home.directories)
+
+
+def _remove(directories: LabDirectories) -> None:
+    home = PrivateDaemon(directories.lab_id, directories)
+    home.stop()
+    directories.remove()

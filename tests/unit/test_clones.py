@@ -1,0 +1,213 @@
+"""Nodes start from a template's memory as themselves, or are booted and say why."""
+
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from testbed.errors import LabError
+from testbed.hypervisor.cloning import definition_of, read_front, write_front
+from testbed.hypervisor.xml import METADATA, Cpu, Machine, Nic, domain_uuid, domain_xml
+from testbed.lab.snapshots import Cloning
+from testbed.lab.snapshots.store import Snapshot, checksums, evict
+from testbed.lab.snapshots.templates import MEMORY, NODE, template_store
+from testbed.model.snapshot import Emulated, Manifest
+from testbed.plan import ObservedLab, ObservedMachine, WantedLab, WantedMachine, plan_templates, plan_up
+
+COOKIE = b"<cookie/>\0"
+XML = b"<domain/>\0"
+
+
+def front(*, magic=b"LibvirtQemudSave", version=2, xml=XML, cookie=COOKIE, padding=0):
+    """As libvirt 9 writes it: 16 bytes, five little-endian numbers, 14 unused ones; definition, cookie, padding."""
+    numbers = (version, len(xml) + len(cookie) + padding, 0, 0, len(xml) if cookie else 0)
+    header = magic + b"".join(n.to_bytes(4, "little") for n in numbers) + bytes(56)
+    return header + xml + cookie + bytes(padding)
+
+
+@pytest.mark.parametrize("cookie", [COOKIE, b""], ids=["cookie", "none"])
+@pytest.mark.parametrize("padding", [0, 700])
+def test_a_save_file_gets_another_definition_and_keeps_the_rest(cookie, padding):
+    data = front(cookie=cookie, padding=padding)
+    found = read_front(data + b"MEMORY", "x")
+    assert (found.definition, found.length) == ("<domain/>", len(data))
+    longer = "<domain><name>much-longer-than-before</name></domain>"
+    written = write_front(found, longer)
+    again = read_front(written + b"MEMORY", "x")
+    assert (again.definition, again.cookie, again.length) == (longer, cookie.rstrip(b"\0"), len(written))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", front()[:91], front()[:-1], front(magic=b"LibvirtQemudPart"), front(version=3)],
+    ids=["empty", "half a header", "cut", "unfinished", "version"],
+)
+def test_what_is_no_save_file_is_refused(data):
+    with pytest.raises(LabError, match="save file"):
+        read_front(data, "x")
+
+
+def machine(node, **changes):
+    made = Machine(
+        lab="lab",
+        node=node,
+        vcpus=1,
+        memory=2**29,
+        kvm=False,
+        cpu=Cpu("qemu64"),
+        boot=None,
+        disk=Path(f"/volumes/{node}.qcow2"),
+        seed=Path(f"/volumes/{node}.seed.iso"),
+        shared=Path("/cache/shared/disk.raw"),
+        console=Path(f"/consoles/{node}.log"),
+        nics=(),
+        spec="s",
+    )
+    return replace(made, **changes)
+
+
+def test_a_clones_definition_is_its_own_in_name_and_files_and_the_templates_in_all_else():
+    cards = (Nic("template.1-mesh", "52:56:0a:00:00:09", "tap9"),)
+    template = domain_xml(machine(NODE, lab="template.1", nics=cards))
+    nic = Nic("lab-mesh", "52:56:0a:00:00:01", "tap0")
+    cloned = ET.fromstring(definition_of(machine("left", nics=(nic,)), "half", template))
+    assert cloned.findtext("name") == "lab-left"
+    assert cloned.findtext("uuid") == domain_uuid("lab", "left")
+    mark = cloned.find(f"metadata/{{{METADATA}}}node")
+    assert mark.attrib == {"lab": "lab", "node": "left", "spec": "half"}
+    assert [s.get("file") for s in cloned.iterfind("devices/disk/source")] == [
+        "/volumes/left.qcow2",
+        "/volumes/left.seed.iso",
+        "/cache/shared/disk.raw",
+    ]
+    assert cloned.find("devices/serial/source").get("path") == "/consoles/left.log"
+    card = cloned.find("devices/interface")
+    found = (card.find("source").attrib, card.find("mac").get("address"), card.find("target").get("dev"))
+    assert found == ({"network": "lab-mesh"}, "52:56:0a:00:00:01", "tap0")
+    assert NODE not in ET.tostring(cloned, encoding="unicode")
+
+
+WANTED = WantedLab(
+    id="lab",
+    private_hypervisor=True,
+    networks={"management": "m1"},
+    machines={"left": WantedMachine("l1", "w1"), "right": WantedMachine("r1", "w2")},
+    forwards={},
+)
+
+
+def names(plan):
+    return [s.name for s in plan]
+
+
+def test_a_new_node_with_a_template_is_cloned_and_one_without_is_booted():
+    plan = plan_up(WANTED, ObservedLab(image=True, shared=True, templates=frozenset({"right"})))
+    machines = [n for n in names(plan) if n.split(":")[0] in ("create", "start", "clone", "boot")]
+    assert machines == ["create:left", "start:left", "boot:left", "clone:right", "boot:right"]
+    steps = {s.name: s for s in plan}
+    assert steps["clone:right"].needs == {"hypervisor", "network:management"}
+    assert steps["workloads"].needs == {"boot:left", "boot:right"}
+
+
+def test_a_machine_that_is_there_stays_and_a_snapshot_comes_before_templates():
+    both = frozenset({"left", "right"})
+    there = {n: ObservedMachine(f"{n[0]}1", True, True, m.workloads) for n, m in WANTED.machines.items()}
+    there["right"] = ObservedMachine("other", True, True, "w2")
+    added = plan_up(WANTED, ObservedLab(image=True, shared=True, machines=there, templates=both))
+    assert "clone:right" in names(added) and "clone:left" not in names(added)
+    off = {n: ObservedMachine(f"{n[0]}1", False) for n in WANTED.machines}
+    assert not any("clone" in n for n in names(plan_up(WANTED, ObservedLab(machines=off, templates=both))))
+    restored = plan_up(WANTED, ObservedLab(snapshot=True, templates=both))
+    assert not any("clone" in n for n in names(restored))
+
+
+def test_templates_are_made_one_after_another():
+    steps = {s.name: s for s in plan_templates(["left", "right"])}
+    assert steps["template:right"].needs == {"template:left"}
+
+
+class FakeHypervisor:
+    """Knows no machine, so there is no power to cut."""
+
+    def machines(self):
+        return {}
+
+
+class FakeMachines:
+    """Notes what is asked of it."""
+
+    def __init__(self, folder):
+        self.lab = self
+        self.directories = self
+        self.volumes = folder
+        self.done = []
+
+    def hypervisor(self):
+        return FakeHypervisor()
+
+    def __getattr__(self, name):
+        return lambda node, *_: self.done.append(f"{name} {node}")
+
+
+@pytest.fixture
+def template(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with template_store().saving("template.1-b", 1) as (folder, complete):
+        (folder / MEMORY).write_bytes(front())
+        return complete(
+            Manifest(
+                lab="template.1",
+                name="template.1-b",
+                saved=datetime.now(UTC),
+                base="b",
+                key="b",
+                emulated=Emulated(accelerator="tcg", qemu="7", machine="pc", cpu="qemu64"),
+                image="i",
+                inventory="{}",
+                resources="",
+                revision="",
+                nodes=(NODE,),
+                disks={NODE: ()},
+                pause=0.0,
+                files=checksums(folder, [MEMORY]),
+            )
+        )
+
+
+def test_from_a_damaged_template_no_node_starts_it_goes_and_they_are_booted(template, tmp_path):
+    (template.folder / MEMORY).write_bytes(front()[:-3])
+    machines = FakeMachines(tmp_path)
+    cloning = Cloning(machines, {"left": template, "right": template})
+    for node in ("left", "right"):
+        cloning.start(node)
+        cloning.wait(node, threading.Event())
+    assert machines.done == [f"{what} {n}" for n in ("left", "right") for what in ("create", "start", "wait")]
+    assert set(cloning.booted) == {"left", "right"}
+    assert "damaged" in cloning.booted["right"]
+    assert template_store().all() == []
+
+
+def test_a_clone_that_does_not_answer_is_booted(template, tmp_path, monkeypatch):
+    machines = FakeMachines(tmp_path)
+
+    def late(node, cancel, limit=0):
+        machines.done.append(f"wait {node} {limit:g}")
+        if limit:
+            raise LabError(node, "boot", "no answer")
+
+    machines.wait = late
+    cloning = Cloning(machines, {"left": template})
+    monkeypatch.setattr(cloning, "_start", lambda node: None)
+    cloning.start("left")
+    cloning.wait("left", threading.Event())
+    assert machines.done == ["wait left 90", "create left", "start left", "wait left 0"]
+    assert "no answer" in cloning.booted["left"]
+
+
+def test_prune_takes_labs_and_templates_by_when_they_were_used(template):
+    assert evict([template_store()], 2**30) == []
+    assert [s.manifest.name for s in evict([template_store()], 0)] == ["template.1-b"]
+    assert isinstance(template, Snapshot)
