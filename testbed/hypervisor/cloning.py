@@ -1,8 +1,8 @@
 """Several machines from one RAM image: the only place that knows how libvirt's save files are laid out.
 
 libvirt starts a machine from a save file only under the name, UUID and MACs that the file says.  So the file of a
-clone is written anew, with a definition of its own in front of the same memory.  At the front of such a file libvirt
-has 92 bytes, the definition and a cookie, each ended by a NUL (virQEMUSaveHeader in its qemu_saveimage.h).
+clone is written anew, with a definition of its own in front of the same memory.  At the front of such a file are
+92 bytes, the definition and a cookie, each ended by a NUL (virQEMUSaveHeader in libvirt's qemu_saveimage.h).
 """
 
 from __future__ import annotations

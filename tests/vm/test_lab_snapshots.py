@@ -240,9 +240,9 @@ def test_a_killed_scale_is_made_whole_by_up(lab):
 
 
 def test_reset_undoes_what_was_done_since_up(lab, tmp_path):
-    """What was applied, written and scaled."""
-    on("left", "touch", "/root/mess")
+    """What was applied and scaled, and a disk without a free block."""
     cli("apply", "-i", LAB, "--delete", "playbooks/resources/two-nodes/security.yaml")
+    on("left", "sh", "-c", "fallocate -l $(df --output=avail -k / | tail -n 1)K /root/mess; ! echo >/root/more")
     cli("reset", "-i", LAB)
     assert "PeerAuthentication" in cli("applied", "-i", LAB)
     assert "mess" not in on("left", "ls", "/root")
