@@ -102,7 +102,9 @@ def become():
         address(RTM_NEWADDR, name, interface)
         set_card(name, IFF_UP)
         if role == "management":
-            default_route(name, interface.network.network_address + 1)
+            gateway = interface.network.network_address + 1
+            default_route(name, gateway)
+            greet(gateway)
     # journald goes on in the folder that it has open; who reads looks for one with the new id in its name
     os.symlink(template, f"/run/log/journal/{files['machine-id'].decode().strip()}")
 
@@ -149,6 +151,12 @@ def default_route(name, gateway):
     body = struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, 254, 3, 0, 1, 0)
     body += attribute(RTA_OIF, struct.pack("=I", socket.if_nametoindex(name)))
     ask(RTM_NEWROUTE, body + attribute(RTA_GATEWAY, gateway.packed))
+
+
+def greet(gateway):
+    """Have the host learn where this address is, which it has been asking for: else it asks again in a second."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
+        datagram.sendto(b"", (str(gateway), 9))  # discard
 
 
 def attribute(kind, value):
