@@ -1,8 +1,8 @@
 """The same machines, started as users of another program start them: `python benchmarks/lab_peers.py [INVENTORY]`.
 
 `virt-install --import`, one machine after another, with its own defaults for the hardware (but for the disks' bus:
-the image knows virtio only), on overlays over the disk and the kernel of `up`; each is waited for until it answers on
-SSH.  `benchmarks/lab_speed.py` has what `up` takes ("cold ready", "clones ready").
+the image knows virtio only), on overlays over the disk and the kernel of `up`; each is waited for until it answers
+on SSH.  `benchmarks/lab_speed.py` has what `up` takes ("cold ready", "clones ready").
 
 vagrant (with vagrant-libvirt) and kcli are not measured: both look for a machine's address among libvirt's DHCP
 leases, and machines of this image have fixed addresses and ask for none.
