@@ -20,7 +20,7 @@ from testbed.lab.halfopen import close_half_open
 from testbed.lab.lab import Lab
 from testbed.log import get
 from testbed.model.fault import Fault, FaultKind
-from testbed.plan.faults import Action, Machine, NoSuchTarget, Silence, actions_of, conflict, doubled
+from testbed.plan.faults import Action, DiskErrors, Machine, NoSuchTarget, Silence, actions_of, conflict, doubled
 
 
 @dataclass
@@ -70,6 +70,10 @@ class Breaker:
             actions = self.actions(fault)
         except NoSuchTarget as e:
             return str(e)
+        if any(isinstance(a, DiskErrors) for a in actions) and (hypervisor := self.lab.hypervisor_if_up()):
+            version = hypervisor.versions().get("qemu", "")
+            if tuple(int(n) for n in version.split(".")[:2] if n) < (6, 1):
+                return f"QEMU {version} can't put anything under a disk that is in use, 6.1 can"
         return no_bridge_filter() if any(isinstance(a, Silence) for a in actions) else ""
 
     def standing(self) -> tuple[Standing, ...]:

@@ -14,18 +14,28 @@ from typing import Protocol
 from testbed.errors import LabError
 from testbed.faults import network
 from testbed.faults.certificates import CertificateGrip
-from testbed.faults.inside import GuestGrip, RestartGrip, await_ready, in_guest
+from testbed.faults.disks import DiskErrorsGrip, ThrottleGrip
+from testbed.faults.inside import GuestGrip, RestartGrip, await_answer, await_boot, in_guest
 from testbed.faults.proof import Proof
-from testbed.guests.ssh import NotReachable
 from testbed.hypervisor.breaking import DomainBreaker
 from testbed.hypervisor.machines import Power as DomainPower
 from testbed.lab.lab import Lab
-from testbed.lab.machines import BOOT_LIMIT, MESH, tap_name
+from testbed.lab.machines import MESH, tap_name
 from testbed.model.fault import FaultKind
-from testbed.plan.faults import MESH_NIC, Action, Balloon, Certificate, InGuest, Link, Power, Silence, Throttle
+from testbed.plan.faults import (
+    MESH_NIC,
+    Action,
+    Balloon,
+    Certificate,
+    DiskErrors,
+    InGuest,
+    Link,
+    Power,
+    Silence,
+    Throttle,
+)
 from testbed.waiting import NotYet, wait_until
 
-DISK = "vda"
 CARRIER = f"/sys/class/net/{MESH_NIC}/carrier"
 CONSOLE_LIMIT = 10.0
 
@@ -64,6 +74,8 @@ def grip_of(action: Action, lab: Lab, fault: str) -> Grip:  # noqa: PLR0911  (on
             return SilenceGrip(action, lab, fault)
         case Throttle():
             return ThrottleGrip(action, lab, breaker)
+        case DiskErrors():
+            return DiskErrorsGrip(action, lab, breaker)
         case Balloon():
             return BalloonGrip(action, lab, breaker)
         case InGuest():
@@ -105,7 +117,7 @@ class PowerGrip:
         if how is FaultKind.CRASH:
             return self._panicked()
         if how is FaultKind.RESET:
-            self._await_answer()
+            await_answer(self.lab, node)
             now = self._boot_id()
             return Proof(bool(self.boot) and now != self.boot, f"its boot {self.boot[:8]} became {now[:8]}")
         power = self.breaker.power(node)
@@ -127,22 +139,11 @@ class PowerGrip:
     def await_well(self) -> None:
         """It answers, its clock is right (a frozen one stood), and its proxies are ready."""
         node = self.action.node
-        self._await_answer()
         if self.action.how is FaultKind.FREEZE:
+            await_answer(self.lab, node)
             in_guest(self.lab, node, "date -s @$NOW >/dev/null")
         else:
-            await_ready(self.lab, node)
-
-    def _await_answer(self) -> None:
-        node = self.action.node
-
-        def answers() -> None:
-            try:
-                self.lab.connection(node).connect(limit=15)
-            except NotReachable as e:
-                raise NotYet(e.cause) from None
-
-        wait_until(f"{node} answers on SSH", answers, limit=BOOT_LIMIT, interval=0.2)
+            await_boot(self.lab, node)
 
     def _frames(self) -> int:
         return self.breaker.frames_sent(self.action.node, tap_name(self.lab, MESH, self.action.node))
@@ -269,43 +270,6 @@ class SilenceGrip:
 
     def await_well(self) -> None:
         """Nothing to wait for."""
-
-
-@dataclass
-class ThrottleGrip:
-    """What the hypervisor lets through to the root disk."""
-
-    action: Throttle
-    lab: Lab
-    breaker: DomainBreaker
-
-    def begin(self) -> None:
-        """Throttle writes."""
-        self.breaker.throttle_writes(self.action.node, DISK, self.action.write)
-
-    def prove(self) -> Proof:
-        """Four writes, each of what a second allows, do not end within one (QEMU lets a first one pass).  They are
-        left behind in the guest: nothing can end a process that waits for its disk, until the disk goes on."""
-        size = max(4096, self.action.write // 4096 * 4096)
-        file = "/var/tmp/testbed-fault.probe"  # noqa: S108 - in the guest
-        write = f"dd if=/dev/zero of={file} bs={size} count=4 oflag=direct 2>/dev/null; rm -f {file}"
-        script = f"({write}; echo ended >/run/testbed-fault.probe) >/dev/null 2>&1 </dev/null &\nsleep 1\n"
-        script = f"rm -f /run/testbed-fault.probe\n{script}cat /run/testbed-fault.probe 2>/dev/null || echo waits"
-        _, said = in_guest(self.lab, self.action.node, script)
-        return Proof(
-            said == "waits", f"after 1 s four writes of {size} bytes " + ("waits" if said == "waits" else "ended")
-        )
-
-    def end(self) -> None:
-        """Lift it."""
-        if self.breaker.power(self.action.node) in (DomainPower.RUNNING, DomainPower.PAUSED):
-            self.breaker.throttle_writes(self.action.node, DISK, 0)
-
-    def await_well(self) -> None:
-        """Until a write gets through."""
-        in_guest(
-            self.lab, self.action.node, "echo >/var/tmp/testbed-fault.probe; sync; rm /var/tmp/testbed-fault.probe"
-        )
 
 
 @dataclass

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from testbed.backends.guest import Guest
 from testbed.backends.looking import exchange
+from testbed.compiler.inbound import INBOUND_PORT
 from testbed.errors import LabError
 from testbed.faults.proof import Proof
 from testbed.guests.ssh import NotReachable
 from testbed.lab.lab import Lab
 from testbed.lab.machines import BOOT_LIMIT
-from testbed.model.topology import MeshWorkload
+from testbed.model.topology import MeshWorkload, ProxyKind
 from testbed.plan.faults import InGuest, Power
 from testbed.waiting import NotYet, wait_until
 
 WELL_LIMIT = 120.0
 """Seconds for the proxies of a machine that has booted to be ready."""
-DRAIN = 5
-"""Seconds from the order to drain until the machine goes down: the sidecars' drain time is three."""
+DRAIN_LIMIT = 20
+"""Seconds for callers to let go of their connections; what is idle then is closed when the machine goes down.
+
+(Istio's agent waits in the same way with EXIT_ON_ZERO_ACTIVE_CONNECTIONS, as long as the pod's grace period.)"""
 
 
 def in_guest(lab: Lab, node: str, script: str, limit: float = 60) -> tuple[int, str]:
@@ -30,12 +34,30 @@ def in_guest(lab: Lab, node: str, script: str, limit: float = 60) -> tuple[int, 
     return done.status, (done.stdout + done.stderr).decode(errors="replace").strip()
 
 
-def await_ready(lab: Lab, node: str) -> None:
-    """Until every program of the node is up and every proxy says that it is ready."""
-    here = [w for w in lab.topology.workloads if w.node == node]
-    if not here:
+def await_answer(lab: Lab, node: str) -> None:
+    """Until it can be logged in to."""
+
+    def answers() -> None:
+        try:
+            lab.connection(node).connect(limit=15)
+        except NotReachable as e:
+            raise NotYet(e.cause) from None
+
+    wait_until(f"{node} answers on SSH", answers, limit=BOOT_LIMIT, interval=0.2)
+
+
+def await_boot(lab: Lab, node: str) -> None:
+    """Until it can be logged in to, and every workload on it does its work."""
+    await_answer(lab, node)
+    await_ready(lab, [w for w in lab.topology.workloads if w.node == node])
+
+
+def await_ready(lab: Lab, workloads: Sequence[MeshWorkload]) -> None:
+    """Until the program of each of these, which share a node, listens and its proxy says that it is ready."""
+    if not workloads:
         return
-    script = " && ".join(_ready(w) for w in here)
+    node = workloads[0].node
+    script = " && ".join(_ready(w) for w in workloads)
 
     def ready() -> None:
         try:
@@ -45,7 +67,7 @@ def await_ready(lab: Lab, node: str) -> None:
         if status != 0:
             raise NotYet(said.splitlines()[-1] if said else "not ready")
 
-    wait_until(f"{node}: its proxies are ready", ready, limit=WELL_LIMIT, interval=0.5)
+    wait_until(f"{node}: its programs and proxies are ready", ready, limit=WELL_LIMIT, interval=0.5)
 
 
 def _ready(workload: MeshWorkload) -> str:
@@ -54,6 +76,9 @@ def _ready(workload: MeshWorkload) -> str:
     ask = (
         f"exec 3<>/dev/tcp/127.0.0.1/15021; printf '{request}' >&3; read -r -t 3 _ status _ <&3; [ $status = 200 ]"
     )
+    if workload.service and workload.ports and workload.kind is ProxyKind.SIDECAR:
+        port = f"sport = :{workload.ports[0].target}"
+        ask = f"[ -n \"$(ss -Hltn '{port}')\" ] || {{ echo {workload.name} does not listen; exit 1; }}; {ask}"
     return f"ip netns exec {shlex.quote(workload.name)} bash -c {shlex.quote(ask)}"
 
 
@@ -82,9 +107,24 @@ class GuestGrip:
             raise LabError(self.action.node, f"mend its {self.action.part}", said or f"exit status {status}")
 
     def await_well(self) -> None:
-        """Where a unit was meant, until the node's proxies are ready."""
+        """Where a unit was meant, until its workload does its work."""
         if self.action.part.startswith("testbed-"):
-            await_ready(self.lab, self.action.node)
+            await_ready(self.lab, [self.lab.topology.workload(self.action.part.partition("@")[2])])
+
+
+def drained(here: Sequence[MeshWorkload], guest: Guest) -> str:
+    """A script that drains sidecars of one node as Istio's agent does when it ends.  It goes on when they listen no
+    more and no connection from elsewhere is left, or after the limit: a kept connection ends with the next answer
+    on it, so that who calls on lets go of all that he has."""
+    orders = [exchange(guest, w.name, 15000, "/drain_listeners?inboundonly&graceful", "") for w in here]
+    ordered = "".join(f"{shlex.join(order)} >/dev/null\n" for order in orders)
+    elsewhere = "".join(f" and not dst {w.address}" for w in here)
+    look = ""
+    for workload in here:
+        ss, port = f"ss -N {shlex.quote(guest.namespace_of(workload.name))} -Hn", f"sport = :{INBOUND_PORT}"
+        look += f"{ss} -lt '{port}'; {ss} -t state established '{port}{elsewhere}'; "
+    wait = f'while [ $(date +%s) -lt $until ] && [ -n "$({look})" ]; do sleep 0.2; done\n'
+    return f"{ordered}until=$(($(date +%s) + {DRAIN_LIMIT}))\n{wait}" if here else ""
 
 
 @dataclass
@@ -96,15 +136,12 @@ class RestartGrip:
     boot: str = ""
 
     def begin(self) -> None:
-        """Drain as Istio's agent does when it ends (``drain_listeners?inboundonly&graceful``), then restart."""
+        """Drain, then restart."""
         node = self.action.node
         self.boot = self._boot_id()
-        here = [w.name for w in self.lab.topology.workloads if w.node == node]
-        drained = [exchange(Guest(), w, 15000, "/drain_listeners?inboundonly&graceful", "") for w in here]
-        script = "".join(f"{shlex.join(d)} >/dev/null\n" for d in drained)
-        status, said = in_guest(
-            self.lab, node, f"{script}sleep {DRAIN if here else 0}\nsystemctl --no-block reboot"
-        )
+        here = [w for w in self.lab.topology.workloads if w.node == node]
+        script = drained(here, Guest()) if self.action.drain else ""
+        status, said = in_guest(self.lab, node, f"{script}systemctl --no-block reboot")
         if status != 0:
             raise LabError(node, "restart it", said or f"exit status {status}")
         self.lab.connection(node).close()
@@ -133,17 +170,8 @@ class RestartGrip:
         self.lab.hypervisor().start(self.action.node)
 
     def await_well(self) -> None:
-        """Until it answers and its proxies are ready."""
-        node = self.action.node
-
-        def answers() -> None:
-            try:
-                self.lab.connection(node).connect(limit=15)
-            except NotReachable as e:
-                raise NotYet(e.cause) from None
-
-        wait_until(f"{node} answers on SSH", answers, limit=BOOT_LIMIT, interval=0.2)
-        await_ready(self.lab, node)
+        """Until it answers and its workloads do their work."""
+        await_boot(self.lab, self.action.node)
 
     def _boot_id(self) -> str:
         return in_guest(self.lab, self.action.node, "cat /proc/sys/kernel/random/boot_id")[1]

@@ -6,17 +6,23 @@ own: adding and taking one away is atomic, and whoever comes after a kill -9 fin
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from errno import EIO
 from xml.etree import ElementTree as ET
 
 import libvirt
+import libvirt_qemu
 
+from testbed.errors import LabError
 from testbed.hypervisor.connection import translated
 from testbed.hypervisor.machines import Hypervisor, Power
 
 NOTE = "urn:testbed:fault:"
 """XML namespace of a note, with the fault's id at its end."""
+FAILING = "failing-"
+"""Before the name of a disk's node, for the one that lets its writes fail (31 characters at most in QEMU)."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,34 @@ class DomainBreaker:
         with translated(node, f"throttle {disk}"):
             limits = {"write_bytes_sec": rate}
             self._domain(node).setBlockIoTune(disk, limits, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def fail_writes(self, node: str, disk: str, *, fail: bool) -> None:
+        """Every write to ``disk`` fails with EIO, by a ``blkdebug`` node between the device and its image (QEMU can
+        change a device's node while it runs since 6.1).  Repeating either changes nothing."""
+        with translated(node, f"let writes to {disk} {'fail' if fail else 'through'}"):
+            domain = self._domain(node)
+            devices = ET.fromstring(domain.XMLDesc())  # noqa: S314
+            alias = devices.find(f"devices/disk/target[@dev='{disk}']/../alias")
+            assert alias is not None  # noqa: S101 - libvirt gives every device of a running domain one
+            device = {"path": f"/machine/peripheral/{alias.get('name')}", "property": "drive"}
+            now = str(self._monitor(domain, "qom-get", device))
+            image = now.removeprefix(FAILING)
+            if fail and now == image:
+                rule = {"event": "none", "iotype": "write", "errno": EIO}
+                node_of = {"driver": "blkdebug", "node-name": FAILING + image, "image": image}
+                self._monitor(domain, "blockdev-add", {**node_of, "inject-error": [rule]})
+                self._monitor(domain, "qom-set", {**device, "value": FAILING + image})
+            elif not fail and now != image:
+                self._monitor(domain, "qom-set", {**device, "value": image})
+                self._monitor(domain, "blockdev-del", {"node-name": now})
+
+    def _monitor(self, domain: libvirt.virDomain, command: str, arguments: Mapping[str, object]) -> object:
+        """QEMU's own answer, past libvirt, which has no word for it."""
+        text = json.dumps({"execute": command, "arguments": arguments})
+        said = json.loads(libvirt_qemu.qemuMonitorCommand(domain, text, 0))
+        if "error" in said:
+            raise LabError(domain.name(), command, str(said["error"]["desc"]), "run: testbed doctor")
+        return said["return"]
 
     def set_memory(self, node: str, size: int) -> None:
         """Let the balloon leave the guest ``size`` bytes."""

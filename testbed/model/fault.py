@@ -25,6 +25,7 @@ class FaultKind(StrEnum):
     DISK_STALL = "disk-stall"
     DISK_SLOW = "disk-slow"
     DISK_FULL = "disk-full"
+    DISK_ERRORS = "disk-errors"
     MEMORY = "memory-pressure"
     CPU = "cpu-starvation"
     CLOCK = "clock-jump"
@@ -51,7 +52,7 @@ class FaultKind(StrEnum):
     @property
     def forgets(self) -> bool:
         """Whether the machine loses all that it knew, its connections among them, and tells nobody."""
-        return self in (FaultKind.POWER_OFF, FaultKind.RESET, FaultKind.CRASH)
+        return self in (FaultKind.POWER_OFF, FaultKind.RESET, FaultKind.CRASH, FaultKind.DISK_ERRORS)
 
     @property
     def of_workload(self) -> bool:
@@ -70,6 +71,7 @@ OPTIONS: dict[str, tuple[FaultKind, ...]] = {
     "by": (FaultKind.CLOCK,),
     "drift": (FaultKind.CLOCK_DRIFT,),
     "only": (FaultKind.PARTITION,),
+    "drain": (FaultKind.RESTART,),
 }
 """Field -> the kinds that have it."""
 
@@ -116,6 +118,8 @@ class Fault(BaseModel):
     """clock-drift: so many percent too fast, or too slow (the kernel's tick goes no further: adjtimex(2))."""
     only: Literal["dns", "control-plane"] | None = None
     """partition: cut off from that alone, in place of a peer."""
+    drain: bool | None = None
+    """restart: false goes down at once, which shows what draining is for."""
 
     @model_validator(mode="after")
     def _fits(self) -> Fault:
@@ -162,4 +166,6 @@ class Fault(BaseModel):
             if value is not None:
                 unit = {"drift": "%", **dict.fromkeys(("delay", "jitter", "by", "period"), " s")}.get(name, "")
                 words.append(f"{name} {value:g}{unit}")
+        if self.drain is False:
+            words.append("without a drain")
         return " ".join(words)

@@ -29,6 +29,8 @@ class Power:
 
     node: str
     how: FaultKind
+    drain: bool = True
+    """restart: its sidecars are drained before."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,13 @@ class Throttle:
 
 
 @dataclass(frozen=True)
+class DiskErrors:
+    """Writes to the root disk fail.  A file system that has seen that is taken up again by a boot only."""
+
+    node: str
+
+
+@dataclass(frozen=True)
 class Balloon:
     """Memory is taken from the guest until ``leave`` (bytes) are available there; ``whole`` is what it had."""
 
@@ -92,7 +101,7 @@ class Certificate:
     how: FaultKind
 
 
-Action = Power | Link | Silence | Throttle | Balloon | InGuest | Certificate
+Action = Power | Link | Silence | Throttle | DiskErrors | Balloon | InGuest | Certificate
 
 
 @dataclass(frozen=True)
@@ -144,7 +153,7 @@ def workloads_of(name: str, topology: Topology) -> tuple[MeshWorkload, ...]:
 def parts_of(action: Action) -> frozenset[tuple[str, str]]:  # noqa: PLR0911  (one line per action)
     """(node, part) that it takes hold of; see :func:`conflict`."""
     match action:
-        case Power(node):
+        case Power(node) | DiskErrors(node):
             return frozenset({(node, "machine")})
         case Link(node):
             return frozenset({(node, "link")})
@@ -181,11 +190,11 @@ def doubled(actions: Iterable[Action]) -> str:
     return ""
 
 
-def _on_machine(fault: Fault, machine: Machine, machines: Mapping[str, Machine]) -> Action:  # noqa: PLR0911
+def _on_machine(fault: Fault, machine: Machine, machines: Mapping[str, Machine]) -> Action:  # noqa: PLR0911, PLR0912
     node = machine.name
     match fault.kind:
         case FaultKind.FREEZE | FaultKind.POWER_OFF | FaultKind.RESET | FaultKind.CRASH | FaultKind.RESTART:
-            return Power(node, fault.kind)
+            return Power(node, fault.kind, fault.drain is not False)
         case FaultKind.LINK_DOWN:
             return Link(node)
         case FaultKind.LINK_FLAP:
@@ -196,6 +205,8 @@ def _on_machine(fault: Fault, machine: Machine, machines: Mapping[str, Machine])
             return Throttle(node, 1024 * (fault.rate or 64))
         case FaultKind.DISK_FULL:
             return _disk_full(node)
+        case FaultKind.DISK_ERRORS:
+            return DiskErrors(node)
         case FaultKind.MEMORY:
             return Balloon(node, (fault.leave or 48) * 1024**2, machine.memory)
         case FaultKind.CPU:

@@ -101,6 +101,7 @@ FITS: Mapping[FaultKind, frozenset[Manner]] = {
     # a machine that boots has its sidecar before its program, which then answers for it
     **dict.fromkeys((FaultKind.POWER_OFF, FaultKind.RESET, FaultKind.CRASH, FaultKind.RESTART), _FORGETFUL),
     FaultKind.MEMORY: _FORGETFUL,
+    FaultKind.DISK_ERRORS: _FORGETFUL,
     FaultKind.DISK_FULL: frozenset({Manner.CUT, Manner.ANSWERED}),
     **dict.fromkeys((FaultKind.CLOCK, FaultKind.CLOCK_DRIFT), _DISTRUSTED),
     **dict.fromkeys((FaultKind.CERTIFICATE_EXPIRED, FaultKind.CERTIFICATE_FOREIGN), _DISTRUSTED),

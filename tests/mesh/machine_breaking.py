@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,8 +13,9 @@ from harness_network import command, processes_in
 from scenario_lab import ScenarioMesh
 
 from testbed.faults.breaking import Made
+from testbed.faults.inside import drained
 from testbed.faults.proof import Proof
-from testbed.model.fault import Fault
+from testbed.model.fault import Fault, FaultKind
 from testbed.model.topology import MeshWorkload
 from testbed.plan.faults import workloads_of
 from testbed.waiting import NotYet, wait_until
@@ -21,10 +23,11 @@ from testbed.waiting import NotYet, wait_until
 
 class PowerCutter:
     """Takes machines off the wire, kills all that runs on them, and starts that again: as after a boot, what they
-    knew is gone."""
+    knew is gone.  A ``restart`` drains their sidecars first, and is off the wire for ``boots`` seconds."""
 
-    def __init__(self, mesh: ScenarioMesh) -> None:
+    def __init__(self, mesh: ScenarioMesh, boots: float = 1.0) -> None:
         self.mesh = mesh
+        self.boots = boots
 
     def unable(self, fault: Fault) -> str:
         return ""
@@ -35,6 +38,11 @@ class PowerCutter:
         nodes = {w.node: None for name in fault.target for w in workloads_of(name, topology)}
         hit = [w for w in topology.workloads if w.node in nodes]
         made = Made(fault, "1", tuple(nodes), began=time.monotonic())
+        if fault.kind is FaultKind.RESTART and fault.drain is not False:
+            # of others on its machine nobody calls on, so that their connections would be waited for to the limit
+            named = [w for name in fault.target for w in workloads_of(name, topology)]
+            script = drained(named, self.mesh.guest)
+            self.mesh.backend.connection(named[0].name).run(["sh", "-c", script])
         try:
             self._wire(hit, "down")
             for workload in hit:
@@ -43,6 +51,8 @@ class PowerCutter:
             wait_until("end of every process", lambda: self._dead(hit), limit=10, interval=0.01)
             made.bit = time.monotonic()
             made.proof = Proof(True, "nothing runs there")
+            if fault.kind is FaultKind.RESTART:
+                threading.Event().wait(self.boots)  # what a boot takes, which is the fault here and no wait for one
             yield made
         finally:
             made.ended = time.monotonic()

@@ -35,7 +35,7 @@ def in_short(name: str, seconds: float, *times: tuple[float, float]) -> Scenario
     [file] = find([name])
     step = file.scenario.each_step()[0]
     faults = [
-        fault.model_copy(update={"at": at, "duration": lasts})
+        fault.model_copy(update={"at": at, "duration": None if fault.kind.momentary else lasts})
         for fault, (at, lasts) in zip(step.when.faults, times, strict=False)
     ]
     when = step.when.model_copy(update={"duration": seconds, "faults": faults})
@@ -50,8 +50,9 @@ def in_short(name: str, seconds: float, *times: tuple[float, float]) -> Scenario
         ("power-loss", 5.0, [(2.5, 1.5)]),
         ("zone-failover", 7.0, [(1.5, 5.0)]),
         ("gateway-lost", 7.0, [(2.0, 4.0)]),
+        ("rolling-restart", 8.0, [(2.0, 0.0), (5.0, 0.0)]),
     ],
-    ids=["power-loss", "zone-failover", "gateway-lost"],
+    ids=["power-loss", "zone-failover", "gateway-lost", "rolling-restart"],
 )
 def test_machines_are_lost_and_no_caller_notices(mesh, name, seconds, times):
     record = run_scenario(in_short(name, seconds, *times), replace(mesh.lab, breaker=PowerCutter(mesh)))
@@ -67,4 +68,14 @@ def test_without_what_protects_from_it_the_loss_is_noticed(mesh, name, kind):
     file = in_short(name, 4.0, (2.5, 1.0))
     control = next(m for m in mutants_of(file, mesh.backend.applied()) if m.key.kind == kind)
     record = run_scenario(file, replace(mesh.lab, breaker=PowerCutter(mesh)), change=control.change)
+    assert record.outcome is Outcome.FAIL, record.verdict.reason
+
+
+def test_without_a_drain_a_restart_costs_what_was_under_way(mesh):
+    file = in_short("rolling-restart", 4.0, (2.0, 0.0))
+    [step] = file.scenario.steps
+    faults = [f.model_copy(update={"drain": False}) for f in step.when.faults]
+    step = step.model_copy(update={"when": step.when.model_copy(update={"faults": faults})})
+    undrained = replace(file, scenario=file.scenario.model_copy(update={"steps": [step]}))
+    record = run_scenario(undrained, replace(mesh.lab, breaker=PowerCutter(mesh)))
     assert record.outcome is Outcome.FAIL, record.verdict.reason

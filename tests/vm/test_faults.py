@@ -54,6 +54,8 @@ def fault(kind, target=NODE, **options):
         fault("disk-stall"),
         fault("disk-slow", rate=16),
         fault("disk-full"),
+        fault("disk-errors"),
+        fault("restart"),
         fault("memory-pressure"),
         fault("cpu-starvation"),
         fault("clock-jump", by="1h"),
@@ -75,6 +77,7 @@ def test_a_fault_proves_that_it_took_hold_and_goes(breaker, made):
         assert [s.id for s in breaker.standing()] == [held.id]
         assert held.began <= held.bit
     assert held.bit <= held.ended <= held.well
+    breaker.settle([held])
 
 
 def test_a_frozen_machine_answers_nothing_on_the_wire(lab, breaker):

@@ -119,6 +119,8 @@ def test_every_script_is_one_that_a_shell_reads(kind):
         (("sidecar-kill", "reviews-v2"), ("sidecar-kill", "ratings-v1"), True),
         (("sidecar-kill", "reviews-v2"), ("sidecar-hang", "reviews-v2"), False),
         (("sidecar-kill", "reviews-v2"), ("power-off", "two"), False),
+        (("disk-errors", "one"), ("link-down", "one"), False),
+        (("disk-errors", "one"), ("disk-errors", "two"), True),
     ],
 )
 def test_what_can_stand_together(one, other, together_):
@@ -132,6 +134,12 @@ def test_what_can_stand_together(one, other, together_):
 def test_a_mesh_of_files_has_no_server_to_be_cut_off_from(only, words):
     with pytest.raises(NoSuchTarget, match=words):
         plan("partition", "one", only=only)
+
+
+def test_a_restart_drains_unless_told_otherwise():
+    assert plan("restart", "one") == (Power("one", FaultKind.RESTART, drain=True),)
+    assert plan("restart", "one", drain=False) == (Power("one", FaultKind.RESTART, drain=False),)
+    assert fault("restart", "one", drain=False).title == "restart one without a drain"
 
 
 def test_partitions_compose_with_everything():
