@@ -127,7 +127,8 @@ class Breaker:
     def settle(self, made: Iterable[Made]) -> None:
         """Take away what mended faults have left on machines that they did not hit; asked for once nothing is
         measured any more, because living with it is the mesh's own work."""
-        close_half_open(self.lab, {node for m in made if m.fault.kind.forgets for node in m.nodes})
+        booted = [m for m in made if m.fault.kind.forgets or m.fault.kind is FaultKind.RESTART]
+        close_half_open(self.lab, {node for m in booted for node in m.nodes})
 
     def recover(self) -> tuple[Made, ...]:
         """Undo what commands left behind that were killed."""

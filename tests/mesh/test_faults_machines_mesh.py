@@ -18,6 +18,7 @@ from testbed.scenarios import ScenarioFile, find, run_scenario
 from testbed.scenarios.mutants import mutants_of
 
 ONE_GATEWAY = "- {name: ingressgateway, node: edge, forward: 18080}"
+ROLLING_RESTART = str(ROOT / "tests/mesh/rolling-restart.yaml")
 TWO_GATEWAYS = "- {name: ingressgateway-a, node: edge}\n  - {name: ingressgateway-b, node: app-2}"
 
 
@@ -31,7 +32,7 @@ def mesh() -> Iterator[ScenarioMesh]:
 
 
 def in_short(name: str, seconds: float, *times: tuple[float, float]) -> ScenarioFile:
-    """A shipped scenario's first step with less traffic, and of its faults as many as ``times``: (at, for)."""
+    """A scenario's first step with less traffic, and of its faults as many as ``times``: (at, for)."""
     [file] = find([name])
     step = file.scenario.each_step()[0]
     faults = [
@@ -50,7 +51,7 @@ def in_short(name: str, seconds: float, *times: tuple[float, float]) -> Scenario
         ("power-loss", 5.0, [(2.5, 1.5)]),
         ("zone-failover", 7.0, [(1.5, 5.0)]),
         ("gateway-lost", 7.0, [(2.0, 4.0)]),
-        ("rolling-restart", 8.0, [(2.0, 0.0), (5.0, 0.0)]),
+        (ROLLING_RESTART, 8.0, [(2.0, 0.0), (5.0, 0.0)]),
     ],
     ids=["power-loss", "zone-failover", "gateway-lost", "rolling-restart"],
 )
@@ -72,7 +73,7 @@ def test_without_what_protects_from_it_the_loss_is_noticed(mesh, name, kind):
 
 
 def test_without_a_drain_a_restart_costs_what_was_under_way(mesh):
-    file = in_short("rolling-restart", 4.0, (2.0, 0.0))
+    file = in_short(ROLLING_RESTART, 4.0, (2.0, 0.0))
     [step] = file.scenario.steps
     faults = [f.model_copy(update={"drain": False}) for f in step.when.faults]
     step = step.model_copy(update={"when": step.when.model_copy(update={"faults": faults})})
