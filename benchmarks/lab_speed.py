@@ -68,7 +68,7 @@ def read_seconds(files: list[Path]) -> float:
 def measure(inventory: str, lab_id: str, workload: str) -> dict[str, float]:
     """One of each, in seconds and MiB; ``workload`` is the one that is scaled."""
     testbed("down", "-i", inventory)
-    cold, report = timed("up", "-i", inventory, "--cold")
+    cold, report = timed("up", "-i", inventory, "--cold", "--clones")
     if report["verdict"] not in ("PASS", None):
         sys.exit(f"the scenario ended with {report['verdict']}: this run measures nothing")
     ready = max(report["ended"][s] for s in report["ended"] if s.startswith("boot:"))
@@ -113,7 +113,7 @@ def measure_clones(inventory: str, lab_id: str) -> tuple[float, float]:
     for snapshot in store.all():
         if snapshot.manifest.lab == lab_id:
             store.delete(snapshot)
-    total, report = timed("up", "-i", inventory)
+    total, report = timed("up", "-i", inventory, "--clones")
     if report["restored"] or report["not_cloned"] or not any(s.startswith("clone:") for s in report["ended"]):
         sys.exit(f"the machines were no clones: this run measures nothing: {report['not_cloned']}")
     ready = max(report["ended"][s] for s in report["ended"] if s.startswith("boot:"))

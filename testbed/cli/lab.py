@@ -14,18 +14,24 @@ from testbed.lab.lab import Lab
 cold_option = click.option("--cold", is_flag=True, help="build the machines, whatever the cache has")
 
 
+clones_option = click.option(
+    "--clones", is_flag=True, help="start new machines from a template's memory; the first time, make templates"
+)
+
+
 @click.command("plan")
 @inventory_option
 @json_option
 @cold_option
+@clones_option
 @click.option("--detailed-exitcode", is_flag=True, help="exit with 5 when there is something to do")
-def plan_command(lab: Lab, as_json: bool, cold: bool, detailed_exitcode: bool) -> int:
+def plan_command(lab: Lab, as_json: bool, cold: bool, clones: bool, detailed_exitcode: bool) -> int:
     """Show what `up` would do, and do nothing."""
     from testbed.cli.tables import plan_table
     from testbed.workflows.snapshot import preview
 
     with lab.closing():
-        plan = preview(lab, cold=cold)
+        plan = preview(lab, cold=cold, clones=clones)
     if as_json:
         print_json([{"name": s.name, "does": s.does, "stage": s.stage, "needs": s.needs} for s in plan])
     elif plan:
@@ -41,8 +47,9 @@ def plan_command(lab: Lab, as_json: bool, cold: bool, detailed_exitcode: bool) -
 @inventory_option
 @json_option
 @cold_option
+@clones_option
 @click.option("--verify/--no-verify", "prove", default=True, help="prove the inventory's scenario at the end")
-def up_command(lab: Lab, as_json: bool, cold: bool, prove: bool) -> int:
+def up_command(lab: Lab, as_json: bool, cold: bool, clones: bool, prove: bool) -> int:
     """Bring the lab up: machines, mesh, resources, first proof.  Does only what differs from what is there.
 
     A lab that was brought up and verified before is restored from the cache, in seconds.
@@ -52,7 +59,8 @@ def up_command(lab: Lab, as_json: bool, cold: bool, prove: bool) -> int:
 
     begin = time.monotonic()
     with lab.closing():
-        report = up(lab, lambda plan: Progress(plan, quiet=as_json).shown(), prove=prove, cold=cold)
+        show = lambda plan: Progress(plan, quiet=as_json).shown()  # noqa: E731
+        report = up(lab, show, prove=prove, cold=cold, clones=clones)
     if as_json:
         print_json(report.as_dict())
     elif not report.seconds:

@@ -259,11 +259,11 @@ def in_cache(lab: Lab, machines: Machines, resources: ResourceSet) -> Cached | N
 
 
 def plan_with_cache(
-    lab: Lab, machines: Machines, resources: ResourceSet, *, cold: bool = False
+    lab: Lab, machines: Machines, resources: ResourceSet, *, cold: bool = False, clones: bool = False
 ) -> tuple[Plan, Cached | None, Templates]:
     """The plan of `up`, what it restores from if it does, and what its nodes start from if they do.
 
-    ``cold``: from nothing, whatever the cache has.
+    ``cold``: from nothing, whatever the cache has; ``clones``: new nodes from templates.
     """
     if lab.is_stopped:
         lab.daemon.start()  # only it knows the machines, and how the lab is scaled
@@ -272,17 +272,17 @@ def plan_with_cache(
     seen = {node: m.spec for node, m in observed.machines.items()}
     makes_all = all(seen.get(node) != m.spec for node, m in goal.machines.items())
     cached = in_cache(lab, machines, resources) if makes_all and not cold else None
-    templates = Templates() if cold or cached else templates_of(lab)
+    templates = Templates() if cold or cached or not clones else templates_of(lab)
     here = replace(observed, snapshot=cached is not None, templates=frozenset(templates.fitting))
     return plan_up(goal, here), cached, templates
 
 
-def preview(lab: Lab, *, cold: bool = False) -> Plan:
+def preview(lab: Lab, *, cold: bool = False, clones: bool = False) -> Plan:
     """The plan of `up`, made and thrown away."""
     machines = machines_of(lab)
     was_stopped = lab.is_stopped
     try:
-        plan, _, _ = plan_with_cache(lab, machines, default_resources(lab), cold=cold)
+        plan, _, _ = plan_with_cache(lab, machines, default_resources(lab), cold=cold, clones=clones)
         return plan
     finally:
         if was_stopped:

@@ -73,30 +73,36 @@ class UpReport:
         }
 
 
-def up(lab: Lab, show: Show, *, prove: bool = True, defaults: bool = True, cold: bool = False) -> UpReport:
+def up(
+    lab: Lab, show: Show, *, prove: bool = True, defaults: bool = True, cold: bool = False, clones: bool = False
+) -> UpReport:
     """Bring the lab to what its inventory says; with ``prove``, judge its scenario once anything was done.
 
     Machines that are all to be made are restored from the cache when it has them, unless ``cold``.  A restored lab
     whose very resources were verified when it was saved has to answer along each edge, and is not judged again.
     A lab that was built and passed is saved to the cache.
 
+    ``clones``: new machines start from templates, and templates are made of those that had to boot.
+
     ``defaults``: put the inventory's resources on top of what is applied (`start` leaves these alone).
     """
     try:
-        return _up(lab, show, prove=prove, defaults=defaults, cold=cold)
+        return _up(lab, show, prove=prove, defaults=defaults, cold=cold, clones=clones)
     except Damaged as e:  # found before any machine was touched
         cache_store(lab.id).delete(e.snapshot)
-        return _up(lab, show, prove=prove, defaults=defaults, cold=cold)
+        return _up(lab, show, prove=prove, defaults=defaults, cold=cold, clones=clones)
 
 
-def _up(lab: Lab, show: Show, *, prove: bool, defaults: bool, cold: bool) -> UpReport:
+def _up(lab: Lab, show: Show, *, prove: bool, defaults: bool, cold: bool, clones: bool) -> UpReport:
     begin = time.monotonic()
     require_backend(lab)
     resources = default_resources(lab) if defaults else ResourceSet()
     with hold(lab.directories, f"testbed up -i {lab.file}"):
         machines = machines_of(lab)
         Breaker(lab).clear()
-        plan, cached, templates = plan_with_cache(lab, machines, resources, cold=cold or not defaults)
+        plan, cached, templates = plan_with_cache(
+            lab, machines, resources, cold=cold or not defaults, clones=clones
+        )
         if not plan:
             return UpReport(lab, urls=urls(lab))
         builds = any(isinstance(step.action, CreateMachine | AwaitClone) for step in plan)
@@ -124,7 +130,7 @@ def _up(lab: Lab, show: Show, *, prove: bool, defaults: bool, cold: bool) -> UpR
         and (cached or _all_made(lab, plan))
     ):
         timeline.mark(Stage.KEEP)
-        not_kept = _keep(lab, machines, resources, show, with_templates=_boots(plan))
+        not_kept = _keep(lab, machines, resources, show, with_templates=clones and _boots(plan))
         timeline.mark(Stage.KEEP)
     return UpReport(
         lab,
