@@ -154,17 +154,19 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet, *, mutant: 
             spec = traffic_spec(step.when, lab, secrets.token_hex(4), count, headers_wanted(step.expect))
             who = sender(step.when, lab)
             evidence = Evidence(lab, spec, who.caller, earlier_homes=run.homes)
-            # with faults the sampling itself looks that every proxy comes back to its revision, and a machine that
-            # was broken says nothing of how it was
+            # with faults the sampling itself looks that every proxy comes back to its revision
             faulty = bool(step.when.faults)
-            concerned = [] if faulty else _concerned(watched, who, lab)
+            concerned = _concerned(watched, who, lab)
             _, before = _at_once(partial(run.arrivals.mark, watched), partial(look, lab, concerned))
             revisions = {} if faulty else (revisions or _revisions(lab))
             sampling = time.monotonic()
             summary = _sample(step, spec, who, evidence, judge)
             sampled_after = time.monotonic()
             after, now = _at_once(partial(look, lab, concerned), partial(_revisions, lab, faulty=faulty))
-            machines = between(before, after)
+            broken = {node for fault in evidence.faults for node in fault.nodes}
+            machines = tuple(
+                m for m in between(before, after) if m.node not in broken
+            )  # they say nothing of before
             if now == revisions:
                 run.in_force = None if faulty else (wanted, applied)
                 break
@@ -302,7 +304,8 @@ def _concerned(watched: Sequence[MeshWorkload], who: Sender, lab: LabUnderTest) 
     return list({w.name: w for w in (*([who.caller] if who.caller else gateways), *watched)}.values())
 
 
-TIMED = {"timeout", "latency", "readmitted"}
+TIMED = {"timeout", "latency", "readmitted", "isolation"}
+TIMED |= {"timeToEject", "timeToReadmit", "timeToFailover", "timeToRecover"}
 """Expectations on how long something takes: a machine with too much to do breaks them, whatever the mesh does."""
 PATIENT = TIMED | {"status", "attempts", "overflow", "ejected", "telemetry"}
 """These, and those that a lost packet can break: a proxy that gives a request up answers 504 or sends it again."""
@@ -341,7 +344,9 @@ def _excuse(name: str, verdict: Verdict, step: Step, machines: Sequence[MachineR
     """
     if name in TIMED and (why := crowded(machines)):
         return why
-    if name not in PATIENT:
+    if (
+        name not in PATIENT or step.when.faults
+    ):  # packets to what is broken are sent again, whatever the machines do
         return ""
     if (broken := verdict.numbers.get(BROKEN)) is None:
         return lossy(machines)

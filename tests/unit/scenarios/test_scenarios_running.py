@@ -7,9 +7,11 @@ import pytest
 from fake_lab import FakeMesh, weights
 
 from testbed.errors import BadInput, MeshError, MeshLate
-from testbed.model.scenario import read_scenario
-from testbed.model.verdict import Outcome
+from testbed.model.scenario import Step, read_scenario
+from testbed.model.verdict import Outcome, failed
+from testbed.report.record import MachineRecord
 from testbed.scenarios import ScenarioFile, check, run_scenario
+from testbed.scenarios.running import _excuse
 
 HALF = """
 name: half
@@ -133,6 +135,19 @@ def test_a_machine_that_is_busy_or_loses_packets_is_blamed_for_what_came_late_an
     assert check(mesh.lab(), when=when, expect=wrong).outcome is Outcome.FAIL
     assert check(mesh.lab(), when=when, expect={"all": [wrong, late]}).outcome is Outcome.FAIL
     assert check(mesh.lab(), when=when, expect={"status": 200}).outcome is Outcome.PASS
+
+
+def test_under_faults_a_busy_caller_excuses_what_came_late_and_packets_sent_again_excuse_nothing():
+    """They are sent again because of what was broken."""
+    fault = {"kind": "freeze", "target": "one", "at": "1s", "for": "1s"}
+    calm = {"when": {"from": "client", "service": "reviews", "rate": 5, "for": "9s"}, "expect": {"noErrors": True}}
+    broken = Step.model_validate({**calm, "when": {**calm["when"], "faults": [fault]}})
+    busy, lossy = MachineRecord("two", 0.97, 1000, 0, 0), MachineRecord("two", 0.1, 1000, 100, 0)
+    for late in ("isolation", "timeToEject", "timeToReadmit", "timeToFailover", "timeToRecover"):
+        assert "97% of the time" in _excuse(late, failed(""), broken, [busy])
+    assert not _excuse("noErrors", failed(""), broken, [busy])
+    assert not _excuse("status", failed(""), broken, [lossy])
+    assert _excuse("status", failed(""), Step.model_validate(calm), [lossy])
 
 
 def test_a_lost_packet_excuses_one_request_and_no_more(mesh):
