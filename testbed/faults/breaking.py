@@ -23,6 +23,15 @@ from testbed.model.fault import Fault, FaultKind
 from testbed.plan.faults import Action, DiskErrors, Machine, NoSuchTarget, Silence, actions_of, conflict, doubled
 
 
+class StillBroken(LabError):
+    """A fault on a target that has another one, with which it can't be put together."""
+
+    def __init__(self, fault: Fault, other: Fault, reason: str) -> None:
+        hint = f"it is {other.title}; testbed fault clear ends it"
+        super().__init__(", ".join(fault.target), f"make the fault {fault.kind}", reason, hint)
+        self.other = other
+
+
 @dataclass
 class Made:
     """A fault that was made.  Times are seconds of the host's monotonic clock; 0 while they lie ahead."""
@@ -167,8 +176,7 @@ class Breaker:
             if other.id == ours.id:
                 continue
             if reason := conflict(actions, self.actions(other.fault)):
-                hint = f"it is {other.fault.title}; testbed fault clear ends it"
-                raise LabError(", ".join(ours.fault.target), f"make the fault {ours.fault.kind}", reason, hint)
+                raise StillBroken(ours.fault, other.fault, reason)
 
     def _prove(self, made: Made, grips: dict[str, list[Grip]]) -> None:
         proofs: list[tuple[str, Proof]] = []

@@ -6,13 +6,13 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from testbed.errors import TestbedError, WaitTimeout
-from testbed.faults.breaking import Made
+from testbed.faults.breaking import Made, StillBroken
 from testbed.guests import NodeConnection
 from testbed.model.fault import Fault
 from testbed.model.overtime import Isolation
@@ -26,11 +26,13 @@ from testbed.scenarios.judge import Judge
 from testbed.scenarios.lab import Breaks, LabUnderTest
 from testbed.scenarios.requests import Sender, sender, traffic_spec
 from testbed.traffic import Sample, TrafficSpec, TrafficSummary, send
-from testbed.waiting import NotYet, wait_until
+from testbed.waiting import Cancelled, NotYet, wait_until
 
 LOOKS = 5
 STRANGERS = 1.0
 """Tries a second, without a certificate."""
+PUT_OFF_LIMIT = 120.0
+"""Seconds that a fault waits for a machine that by the schedule is well again, and still boots."""
 SETTLE_LIMIT = 90.0
 """Seconds for every proxy to answer with its revision again, once all faults are undone."""
 LETTING_GO_LIMIT = 20.0
@@ -92,11 +94,29 @@ class Schedule:
         if self._over.wait(max(0.0, began + fault.at - time.monotonic())):
             return
         try:
-            with self._breaker.breaking(fault) as made:
+            with self._breaking(fault) as made:
                 self.made.append(made)
                 self._over.wait(max(0.0, made.bit + (fault.duration or 0) - time.monotonic()))
+        except Cancelled:  # the traffic ended first
+            return
         except TestbedError as e:
             self.trouble.append(e)
+
+    @contextmanager
+    def _breaking(self, fault: Fault) -> Iterator[Made]:
+        """Put off for a fault that should be over and is not; one that should still hold is an error."""
+        with ExitStack() as stack:
+
+            def begin() -> Made:
+                try:
+                    return stack.enter_context(self._breaker.breaking(fault))
+                except StillBroken as e:
+                    if e.other.at + (e.other.duration or 0) > fault.at:
+                        raise
+                    raise NotYet(f"{e.other.title} is not over") from None
+
+            name = f"{', '.join(fault.target)} is well again, for {fault.title}"
+            yield wait_until(name, begin, limit=PUT_OFF_LIMIT, interval=1, cancel=self._over)
 
     def end(self) -> None:
         """Undo what still stands, and wait until all is well."""

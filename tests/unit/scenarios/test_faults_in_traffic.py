@@ -8,7 +8,7 @@ import pytest
 from fault_lab import TOPOLOGY, fault
 
 from testbed.errors import LabError
-from testbed.faults.breaking import Made
+from testbed.faults.breaking import Made, StillBroken
 from testbed.guests import Completed
 from testbed.model.verdict import passed
 from testbed.report.record import FaultSpan, Mark, StepRecord
@@ -23,9 +23,13 @@ class Played:
     def __init__(self, trouble=""):
         self.trouble = trouble
         self.events = []
+        self.standing = []
+        """What makes the next fault's start fail, one after the other."""
 
     @contextmanager
     def breaking(self, wanted):
+        if self.standing:
+            raise StillBroken(wanted, self.standing.pop(), "the machine of one is broken already")
         if self.trouble:
             raise LabError("one", "break it", self.trouble)
         now = time.monotonic()
@@ -66,6 +70,38 @@ def test_what_happens_at_one_moment_is_not_held():
     schedule.start(time.monotonic())
     schedule._threads[0].join()
     assert played.events == [("made", "reset"), ("undone", "reset")]
+
+
+def test_a_fault_is_put_off_while_one_that_should_be_over_is_not():
+    played, earlier = Played(), fault("power-off", "one", at="0s", **{"for": "100ms"})
+    played.standing = [earlier]
+    schedule = Schedule([fault("reset", "one", at="200ms")], played)
+    began = time.monotonic()
+    schedule.start(began)
+    schedule._threads[0].join()
+    assert played.events == [("made", "reset"), ("undone", "reset")]
+    assert schedule.made[0].began - began >= 1.0
+    assert not schedule.trouble
+
+
+def test_a_fault_that_is_put_off_until_the_traffic_ends_is_not_made():
+    played, earlier = Played(), fault("power-off", "one", at="0s", **{"for": "100ms"})
+    played.standing = [earlier] * 100
+    schedule = Schedule([fault("reset", "one", at="200ms")], played)
+    schedule.start(time.monotonic())
+    while len(played.standing) == 100:
+        time.sleep(0.01)
+    schedule.end()
+    assert (schedule.made, schedule.trouble, played.events) == ([], [], [])
+
+
+def test_faults_that_overlap_by_the_schedule_itself_are_an_error():
+    played = Played()
+    played.standing = [fault("power-off", "one", at="0s", **{"for": "10s"})]
+    schedule = Schedule([fault("reset", "one", at="200ms")], played)
+    schedule.start(time.monotonic())
+    schedule._threads[0].join()
+    assert "broken already" in str(schedule.trouble[0])
 
 
 def test_trouble_with_a_machine_is_kept_for_the_verdict():
