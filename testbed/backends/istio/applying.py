@@ -14,7 +14,7 @@ from typing import Any
 
 from testbed.backends.istio.api import ApiRefused, Cause, KubeApi
 from testbed.documents import Document, Path
-from testbed.errors import BadInput, Problem
+from testbed.errors import BadInput, MeshError, Problem
 from testbed.resources import Key, Resource, ResourceSet, load
 from testbed.resources.kinds import KINDS, Kind
 from testbed.resources.values import Message
@@ -74,13 +74,19 @@ class LabResources:
         return {o.key: str(o.value["metadata"]["resourceVersion"]) for o in self._live()}
 
     def diff(self, wanted: ResourceSet) -> Change:
-        """What :meth:`apply` would do.  Raises :class:`BadInput`, located, for what the cluster refuses."""
+        """What :meth:`apply` would do.
+
+        Raises :class:`BadInput`, located, for what the cluster refuses, and :class:`ApiRefused` when the API could
+        not look at it at all: nobody's file is wrong then.
+        """
         live = {o.key: o for o in self._live()}
         created, changed, problems = [], [], []
         for resource in wanted:
             try:
                 after = self._apply(resource, dry_run=True)
             except ApiRefused as e:
+                if not _is_about_it(e):
+                    raise
                 problems += _located(resource, e)
                 continue
             before = live.get(resource.key)
@@ -95,11 +101,19 @@ class LabResources:
         return Change(tuple(created), tuple(changed), tuple(sorted(removed)))
 
     def apply(self, wanted: ResourceSet) -> Change:
-        """Make ``wanted`` the lab's resources.  What is refused is refused before anything is changed."""
+        """Make ``wanted`` the lab's resources.  What is refused is refused before anything is changed.
+
+        Raises :class:`MeshError` when the API fails in the middle, with how far it came.
+        """
         change = self.diff(wanted)
         touched = {*change.created, *change.changed}
-        for resource in sorted((r for r in wanted if r.key in touched), key=lambda r: _rank(r.kind)):
-            self._apply(resource, dry_run=False)
+        resources = sorted((r for r in wanted if r.key in touched), key=lambda r: _rank(r.kind))
+        for done, resource in enumerate(resources):
+            try:
+                self._apply(resource, dry_run=False)
+            except ApiRefused as e:
+                hint = f"{done} of {len(resources)} are applied; the same command goes on from there"
+                raise MeshError(str(resource.key), "apply it", e.cause, hint) from e
         gone = [o for o in self._live() if o.key in change.removed]
         for live in sorted(gone, key=lambda o: -_rank(o.kind.name)):
             self._api.delete(self._path_of(live.value["apiVersion"], live.key))
@@ -161,6 +175,12 @@ def _rank(kind: str) -> int:
 def _content(value: Mapping[str, Any]) -> tuple[object, ...]:
     metadata = value["metadata"]
     return value.get("spec") or {}, metadata.get("labels") or {}, metadata.get("annotations") or {}
+
+
+def _is_about_it(refused: ApiRefused) -> bool:
+    """Whether the API judged the resource: not when it lets nobody in, has no time or reaches no webhook."""
+    judged = refused.code in (400, 409, 422) or "denied the request" in refused.message
+    return judged or bool(refused.causes or _UNTYPED.search(refused.message))
 
 
 def _located(resource: Resource[Message], refused: ApiRefused) -> list[Problem]:

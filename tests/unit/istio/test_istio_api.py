@@ -1,5 +1,6 @@
 """The Kubernetes API: how it is asked, and how its refusals find their way to lines of files."""
 
+import re
 import socket
 
 import pytest
@@ -10,7 +11,7 @@ from testbed.backends.istio.api import ApiRefused, KubeApi
 from testbed.backends.istio.applying import LAB_LABEL, Change, LabResources
 from testbed.backends.istio.kubeconfig import Access, merged, read_access
 from testbed.documents import parse
-from testbed.errors import BadInput, LabError
+from testbed.errors import BadInput, LabError, MeshError
 from testbed.host.namespaces import HostNetwork
 from testbed.pki import LabCa
 from testbed.resources import ResourceSet, load
@@ -196,9 +197,10 @@ def test_a_diff_changes_nothing(server, lab):
             "the cluster refuses it: configuration is invalid: bad",
         ),
         (422, FakeApi.status(422, "is invalid", [("<nil>", "the rule")]), "mesh.yaml:1:1", "the rule"),
-        (403, b"not a Status", "mesh.yaml:4:3: metadata.name", "not a Status"),
+        (403, FakeApi.status(403, 'admission webhook "other" denied the request: no'), "mesh.yaml:4:3: metadata.name", "no"),
+        (400, b"not a Status", "mesh.yaml:4:3: metadata.name", "not a Status"),
     ],
-    ids=["causes", "schema", "webhook", "whole object", "proxy"],
+    ids=["causes", "schema", "webhook", "whole object", "forbidding webhook", "proxy"],
 )  # fmt: skip
 def test_a_refusal_is_shown_at_its_place_in_the_file_and_nothing_is_changed(server, lab, code, status, place, says):
     server.refusals["echo"] = (code, status)
@@ -208,6 +210,36 @@ def test_a_refusal_is_shown_at_its_place_in_the_file_and_nothing_is_changed(serv
     assert str(problem).startswith(place)
     assert says in problem.message
     assert server.objects == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (403, 'virtualservices.networking.istio.io "echo" is forbidden: User "admin" cannot patch resource'),
+        (429, "too many requests, please try again later"),
+        (500, 'Internal error occurred: failed calling webhook "validation.istio.io": no endpoints available'),
+        (503, "apiserver is shutting down"),
+    ],
+)
+def test_an_api_that_could_not_look_at_a_resource_blames_nobodys_file(server, lab, code, says):
+    server.refusals["echo"] = (code, FakeApi.status(code, says))
+    with pytest.raises(ApiRefused, match=re.escape(says)):
+        lab.apply(resources())
+    assert server.objects == {}
+
+
+def test_an_api_that_fails_in_the_middle_says_how_far_it_came(server, lab, monkeypatch):
+    asked = server.answer
+
+    def answer(method, path, body):
+        if "dryRun" not in path and server.objects and method == "PATCH":
+            return 503, FakeApi.status(503, "shutting down")
+        return asked(method, path, body)
+
+    monkeypatch.setattr(server, "answer", answer)
+    with pytest.raises(MeshError, match="shutting down") as caught:
+        lab.apply(resources())
+    assert caught.value.next_step == "1 of 2 are applied; the same command goes on from there"
 
 
 def test_all_refusals_are_shown_at_once(server, lab):
