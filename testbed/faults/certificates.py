@@ -54,7 +54,9 @@ class CertificateGrip:
     def end(self) -> None:
         """Put the right one back."""
         path = self._path
-        self._run(f"[ ! -e {path}.kept ] || mv {path}.kept {path}", "put its certificate back")
+        # on the disk, too: a machine that goes down next would come back with the other one, and nobody to mend it
+        script = f"[ ! -e {path}.kept ] || {{ mv {path}.kept {path} && sync -f {path}; }}"
+        self._run(script, "put its certificate back")
 
     def await_well(self) -> None:
         """Nothing to wait for: proxies take a new secret within milliseconds."""

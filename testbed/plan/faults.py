@@ -277,7 +277,8 @@ def _disk_full(node: str) -> InGuest:
         # root's reserve is taken too: everything in a guest that matters runs as somebody who could use it or not
         begin=f"free=$(stat -f -c '%f * %S' /); fallocate -l $(($free - 65536)) {FILL} 2>/dev/null; "
         f"dd if=/dev/zero of={FILL} bs=4k oflag=append conv=notrunc 2>/dev/null || true",
-        end=f"rm -f {FILL}",
+        # on the disk, too: a machine that goes down next would have the file again, and nobody to mend it
+        end=f"rm -f {FILL} {FILL}.probe; sync -f /",
         proof=f"! dd if=/dev/zero of={FILL}.probe bs=64k count=1 2>/run/testbed-fault.words; "
         f"status=$?; tail -n1 /run/testbed-fault.words; rm -f {FILL}.probe; "
         "grep -q 'No space left' /run/testbed-fault.words && exit $status",
