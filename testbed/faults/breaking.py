@@ -14,7 +14,7 @@ from testbed.errors import LabError, TestbedError, bad_input
 from testbed.faults.grips import Grip, grip_of
 from testbed.faults.proof import Proof, together
 from testbed.faults.records import Standing, new_standing, read_standing
-from testbed.host.probes.faults import no_bridge_filter
+from testbed.host.probes.faults import no_bridge_filter, no_disk_errors
 from testbed.hypervisor.breaking import DomainBreaker
 from testbed.lab.halfopen import close_half_open
 from testbed.lab.lab import Lab
@@ -80,9 +80,7 @@ class Breaker:
         except NoSuchTarget as e:
             return str(e)
         if any(isinstance(a, DiskErrors) for a in actions) and (hypervisor := self.lab.hypervisor_if_up()):
-            version = hypervisor.versions().get("qemu", "")
-            if tuple(int(n) for n in version.split(".")[:2] if n) < (6, 1):
-                return f"QEMU {version} can't put anything under a disk that is in use, 6.1 can"
+            return no_disk_errors(hypervisor.versions().get("qemu", ""))
         return no_bridge_filter() if any(isinstance(a, Silence) for a in actions) else ""
 
     def standing(self) -> tuple[Standing, ...]:

@@ -12,7 +12,7 @@ import pytest
 from testbed.errors import HostNotReady
 from testbed.host import doctor
 from testbed.host.finding import Finding, Level
-from testbed.host.probes import capacity, disk_access, kvm, kvm_guest, network, packages
+from testbed.host.probes import capacity, disk_access, faults, kvm, kvm_guest, network, packages
 
 GIB = 1024**3
 MEMINFO = "MemTotal:       8388608 kB\nMemFree: 1 kB\nMemAvailable:   4194304 kB\nHugePages_Total: 0\n"
@@ -44,6 +44,14 @@ def test_a_route_of_the_host_that_overlaps_is_named() -> None:
 def test_the_default_route_and_the_labs_own_bridges_are_no_clash() -> None:
     assert network.clashes([IPv4Network("10.78.0.0/24")], ROUTES).level is Level.OK
     assert network.clashes([IPv4Network("10.10.77.0/24")], ROUTES, ["virbr7"]).level is Level.OK
+
+
+@pytest.mark.parametrize(
+    ("version", "refused"),
+    [("5.2.0 (Debian)", True), ("6.0.1", True), ("6.1.0", False), ("10.0.2", False), ("unknown", False)],
+)
+def test_a_disk_in_use_fails_with_a_qemu_that_can_change_its_layers(version: str, refused: bool) -> None:
+    assert bool(faults.no_disk_errors(version)) is refused
 
 
 def test_no_bridge_filter_no_firewall_trouble(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from testbed.errors import HostNotReady
 
-_PROGRAM = "qemu-system-x86_64"
+PROGRAM = "qemu-system-x86_64"
 
 
 @cache
@@ -39,7 +39,7 @@ def processor() -> str:
 
 
 def _said(*arguments: str) -> str:
-    program = shutil.which(_PROGRAM)
+    program = shutil.which(PROGRAM)
     if program is None:
-        raise HostNotReady("QEMU", f"run {_PROGRAM}", "it is not installed", "run: testbed doctor --fix")
+        raise HostNotReady("QEMU", f"run {PROGRAM}", "it is not installed", "run: testbed doctor --fix")
     return subprocess.run([program, *arguments], capture_output=True, text=True, check=False).stdout

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from functools import cache
 
 from testbed.host.finding import Finding, Level
+from testbed.host.probes import emulator
 
 _MISSING = "nft is missing"
 _RULES = """table bridge testbed-probe {
@@ -30,9 +32,31 @@ def probe() -> list[Finding]:
     starved = "made by a hog in the guest: libvirt's quota needs the CPU cgroup, and the lab's daemon uses none"
     return [
         filtered,
+        _disk_errors(),
         Finding("faults: slow-link", Level.OK, shaped, "a delay set for one machine delays its answers"),
         Finding("faults: cpu-starvation", Level.OK, starved, "it takes time from the guest's own processes"),
     ]
+
+
+def _disk_errors() -> Finding:
+    why = "scenarios whose disks fail are not applicable without it"
+    if shutil.which(emulator.PROGRAM) is None:
+        return Finding("faults: disk-errors", Level.WARNING, "QEMU is missing", why)
+    version = emulator.version()
+    if reason := no_disk_errors(version):
+        return Finding("faults: disk-errors", Level.WARNING, reason, why, "use a newer release of the distribution")
+    return Finding("faults: disk-errors", Level.OK, f"QEMU {version} fails writes to a disk in use", why)
+
+
+def no_disk_errors(version: str) -> str:
+    """Why a QEMU of this version can't let a disk in use fail; empty when it can, or when the version is no number.
+
+    blockdev-reopen became stable with QEMU 6.1.
+    """
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found and (int(found[1]), int(found[2])) < (6, 1):
+        return f"QEMU {version} can't put anything under a disk that is in use, 6.1 can"
+    return ""
 
 
 @cache
