@@ -113,16 +113,19 @@ class GuestGrip:
 
 
 def drained(here: Sequence[MeshWorkload], guest: Guest) -> str:
-    """A script that drains sidecars of one node as Istio's agent does when it ends.  It goes on when they listen no
-    more and no connection from elsewhere is left, or after the limit: a kept connection ends with the next answer
-    on it, so that who calls on lets go of all that he has."""
-    orders = [exchange(guest, w.name, 15000, "/drain_listeners?inboundonly&graceful", "") for w in here]
-    ordered = "".join(f"{shlex.join(order)} >/dev/null\n" for order in orders)
+    """A script that drains proxies of one node as Istio's agent does when it ends: what a sidecar takes in, all
+    that a gateway has.  It goes on when they listen no more and no connection from elsewhere is left, or after the
+    limit: a kept connection ends with the next answer on it, so that who calls on lets go of all that he has."""
+    ordered = look = ""
     elsewhere = "".join(f" and not dst {w.address}" for w in here)
-    look = ""
     for workload in here:
-        ss, port = f"ss -N {shlex.quote(guest.namespace_of(workload.name))} -Hn", f"sport = :{INBOUND_PORT}"
-        look += f"{ss} -lt '{port}'; {ss} -t state established '{port}{elsewhere}'; "
+        gateway = workload.kind is ProxyKind.GATEWAY
+        path = f"/drain_listeners?{'' if gateway else 'inboundonly&'}graceful"
+        ordered += f"{shlex.join(exchange(guest, workload.name, 15000, path, ''))} >/dev/null\n"
+        ports = [p.target for p in workload.ports if gateway] or [INBOUND_PORT]
+        of = f"( {' or '.join(f'sport = :{port}' for port in ports)} )"
+        ss = f"ss -N {shlex.quote(guest.namespace_of(workload.name))} -Hn"
+        look += f"{ss} -lt '{of}'; {ss} -t state established '{of}{elsewhere}'; "
     wait = f'while [ $(date +%s) -lt $until ] && [ -n "$({look})" ]; do sleep 0.2; done\n'
     return f"{ordered}until=$(($(date +%s) + {DRAIN_LIMIT}))\n{wait}" if here else ""
 

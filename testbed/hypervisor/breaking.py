@@ -152,3 +152,8 @@ class DomainBreaker:
         """Let the balloon leave the guest ``size`` bytes."""
         with translated(node, "set its memory"):
             self._domain(node).setMemoryFlags(size // 1024, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def memory(self, node: str) -> int:
+        """Bytes that the balloon leaves the guest now: it comes to what was set little by little."""
+        with translated(node, "ask for its memory"):
+            return int(self._domain(node).info()[2]) * 1024
