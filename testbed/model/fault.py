@@ -93,6 +93,8 @@ class Fault(BaseModel):
     target: Annotated[Names, Field(min_length=1)]
     at: Duration = 0.0
     """So long after the traffic began.  Not used by hand."""
+    alone: bool = False
+    """Put off until all before it in the scenario are over and their machines well.  Not used by hand."""
     duration: Duration | None = Field(None, alias="for", gt=0)
     """How long it lasts; left out: until it is cleared, in a scenario until the traffic ends."""
     peer: Names | None = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from testbed.errors import TestbedError, WaitTimeout
+from testbed.errors import LabError, TestbedError, WaitTimeout
 from testbed.faults.breaking import Made, StillBroken
 from testbed.guests import NodeConnection
 from testbed.model.fault import Fault
@@ -79,28 +79,43 @@ class Schedule:
         self._breaker = breaker
         self._faults = faults
         self._over = threading.Event()
+        self._ended: set[int] = set()
         self._threads: list[threading.Thread] = []
         self.made: list[Made] = []
         self.trouble: list[TestbedError] = []
 
     def start(self, began: float) -> None:
         """``began``: when the traffic began, on the host's monotonic clock."""
-        for fault in self._faults:
-            thread = threading.Thread(target=self._one, args=(fault, began), name=fault.title)
+        for number, fault in enumerate(self._faults):
+            thread = threading.Thread(target=self._one, args=(number, fault, began), name=fault.title)
             self._threads.append(thread)
             thread.start()
 
-    def _one(self, fault: Fault, began: float) -> None:
+    def _one(self, number: int, fault: Fault, began: float) -> None:
         if self._over.wait(max(0.0, began + fault.at - time.monotonic())):
             return
         try:
+            if fault.alone:
+                self._await_others(number, fault)
             with self._breaking(fault) as made:
                 self.made.append(made)
                 self._over.wait(max(0.0, made.bit + (fault.duration or 0) - time.monotonic()))
         except Cancelled:  # the traffic ended first
-            return
+            if fault.alone:
+                cause = "the traffic ended before the faults before it were over"
+                self.trouble.append(LabError(fault.title, "make it", cause, "send for longer: `for`"))
         except TestbedError as e:
             self.trouble.append(e)
+        finally:
+            self._ended.add(number)
+
+    def _await_others(self, number: int, fault: Fault) -> None:
+        def over() -> None:
+            if left := [f.title for n, f in enumerate(self._faults[:number]) if n not in self._ended]:
+                raise NotYet(f"{left[0]} is not over")
+
+        name = f"the faults before {fault.title} are over"
+        wait_until(name, over, limit=PUT_OFF_LIMIT * number, interval=0.5, cancel=self._over)
 
     @contextmanager
     def _breaking(self, fault: Fault) -> Iterator[Made]:

@@ -1,5 +1,6 @@
 """Faults beside traffic: made at their time, always undone, and on one clock with what was sent."""
 
+import threading
 import time
 from contextlib import contextmanager
 from ipaddress import IPv4Address
@@ -93,6 +94,41 @@ def test_a_fault_that_is_put_off_until_the_traffic_ends_is_not_made():
         time.sleep(0.01)
     schedule.end()
     assert (schedule.made, schedule.trouble, played.events) == ([], [], [])
+
+
+def test_a_fault_alone_waits_for_all_before_it():
+    played = Played()
+    first, second = fault("restart", "one", at="0s"), fault("restart", "two", at="50ms", alone=True)
+    slow = threading.Event()
+
+    make = played.breaking
+
+    @contextmanager
+    def breaking(wanted):
+        with make(wanted) as made:
+            yield made
+            slow.wait(0.3)  # its machine boots
+
+    played.breaking = breaking
+    schedule = Schedule([first, second], played)
+    schedule.start(time.monotonic())
+    for thread in schedule._threads:
+        thread.join()
+    assert played.events == [("made", "restart"), ("undone", "restart")] * 2
+    assert not schedule.trouble
+
+
+def test_a_fault_alone_that_never_came_to_be_is_an_error():
+    faults = [fault("freeze", "one", **{"for": "1h"}), fault("restart", "two", at="50ms", alone=True)]
+    played = Played()
+    schedule = Schedule(faults, played)
+    schedule.start(time.monotonic())
+    while not played.events:
+        time.sleep(0.01)
+    schedule._over.wait(0.2)
+    schedule.end()
+    assert played.events == [("made", "freeze"), ("undone", "freeze")]
+    assert "the traffic ended before" in str(schedule.trouble[0])
 
 
 def test_faults_that_overlap_by_the_schedule_itself_are_an_error():
