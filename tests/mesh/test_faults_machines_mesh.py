@@ -17,24 +17,20 @@ from testbed.model.verdict import Outcome
 from testbed.scenarios import ScenarioFile, find, run_scenario
 from testbed.scenarios.mutants import mutants_of
 
-ONE_GATEWAY = "- {name: ingressgateway, node: edge, forward: 18080}"
-ROLLING_RESTART = str(ROOT / "tests/mesh/rolling-restart.yaml")
-TWO_GATEWAYS = "- {name: ingressgateway-a, node: edge}\n  - {name: ingressgateway-b, node: app-2}"
+REVIEWS_RESTART = str(ROOT / "tests/mesh/reviews-restart.yaml")
 
 
 @pytest.fixture(scope="module")
 def mesh() -> Iterator[ScenarioMesh]:
-    inventory = (ROOT / "inventories/bookinfo.yaml").read_text()
-    assert ONE_GATEWAY in inventory
-    with ScenarioMesh.from_inventory(inventory.replace(ONE_GATEWAY, TWO_GATEWAYS)) as made:
+    with ScenarioMesh.from_inventory((ROOT / "inventories/resilience.yaml").read_text()) as made:
         made.apply(shipped_resources("bookinfo"), limit=60)
         yield made
 
 
-def in_short(name: str, seconds: float, *times: tuple[float, float]) -> ScenarioFile:
-    """A scenario's first step with less traffic, and of its faults as many as ``times``: (at, for)."""
+def in_short(name: str, seconds: float, *times: tuple[float, float], number: int = 0) -> ScenarioFile:
+    """One step of a scenario with less traffic, and of its faults as many as ``times``: (at, for)."""
     [file] = find([name])
-    step = file.scenario.each_step()[0]
+    step = file.scenario.each_step()[number]
     faults = [
         fault.model_copy(update={"at": at, "duration": None if fault.kind.momentary else lasts})
         for fault, (at, lasts) in zip(step.when.faults, times, strict=False)
@@ -51,9 +47,10 @@ def in_short(name: str, seconds: float, *times: tuple[float, float]) -> Scenario
         ("power-loss", 5.0, [(2.5, 1.5)]),
         ("zone-failover", 7.0, [(1.5, 5.0)]),
         ("gateway-lost", 7.0, [(2.0, 4.0)]),
-        (ROLLING_RESTART, 8.0, [(2.0, 0.0), (5.0, 0.0)]),
+        ("rolling-restart", 10.0, [(2.0, 0.0), (2.0, 0.0)]),
+        (REVIEWS_RESTART, 8.0, [(2.0, 0.0), (5.0, 0.0)]),
     ],
-    ids=["power-loss", "zone-failover", "gateway-lost", "rolling-restart"],
+    ids=["power-loss", "zone-failover", "gateway-lost", "rolling-restart", "reviews-restart"],
 )
 def test_machines_are_lost_and_no_caller_notices(mesh, name, seconds, times):
     record = run_scenario(in_short(name, seconds, *times), replace(mesh.lab, breaker=PowerCutter(mesh)))
@@ -73,10 +70,6 @@ def test_without_what_protects_from_it_the_loss_is_noticed(mesh, name, kind):
 
 
 def test_without_a_drain_a_restart_costs_what_was_under_way(mesh):
-    file = in_short(ROLLING_RESTART, 4.0, (2.0, 0.0))
-    [step] = file.scenario.steps
-    faults = [f.model_copy(update={"drain": False}) for f in step.when.faults]
-    step = step.model_copy(update={"when": step.when.model_copy(update={"faults": faults})})
-    undrained = replace(file, scenario=file.scenario.model_copy(update={"steps": [step]}))
-    record = run_scenario(undrained, replace(mesh.lab, breaker=PowerCutter(mesh)))
-    assert record.outcome is Outcome.FAIL, record.verdict.reason
+    file = in_short("rolling-restart", 4.0, (2.0, 0.0), number=1)
+    record = run_scenario(file, replace(mesh.lab, breaker=PowerCutter(mesh)))
+    assert record.outcome is Outcome.PASS, record.verdict.reason  # it expects losses
