@@ -99,7 +99,7 @@ def problems_of(error: ValidationError, document: Document, prefix: Path = ()) -
             message = f"unknown field {path[-1]!r}"
         elif item["type"] == "missing":
             message = f"required field {path[-1]!r} is missing"
-        elif "input" in item and isinstance(item["input"], str | int | float | bool):
+        elif item["type"] != "secret" and "input" in item and isinstance(item["input"], str | int | float | bool):
             message += f" (got {item['input']!r})"
         found.append(Problem(document.locate(path), message))
     return iter(sorted(found, key=lambda p: (p.location.line, p.location.column)))

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from types import MappingProxyType
 
 import yaml
 
 from testbed.deploy.files import NodeFile, UnitFiles
+from testbed.deploy.registries import RegistriesAccess, registry_files
 from testbed.model.clusters import api_address
 from testbed.model.inventory import Inventory, Node
 from testbed.model.reading import topology_of
@@ -22,7 +24,6 @@ SHARED = "/opt/testbed"
 
 _CONFIG = "/etc/rancher/k3s/config.yaml"
 _TOKEN = "/etc/rancher/k3s/token"  # noqa: S105 a path
-_REGISTRIES = "/etc/rancher/k3s/registries.yaml"
 _AUDIT_POLICY = "/etc/rancher/k3s/audit.yaml"
 _AUDIT_LOG = "/var/log/kubernetes/audit.log"
 _IMAGES = "k3s/k3s-airgap-images-amd64.tar.zst"
@@ -30,19 +31,25 @@ _PACKAGED = ("traefik", "servicelb", "metrics-server", "local-storage")
 _MESH_DEVICE = "eth1"
 
 
-def k3s_files(inventory: Inventory, node: Node, token: str, archives: Collection[str] = ()) -> UnitFiles:
+def k3s_files(
+    inventory: Inventory,
+    node: Node,
+    token: str,
+    archives: Collection[str] = (),
+    registries: RegistriesAccess = MappingProxyType({}),
+) -> UnitFiles:
     """Everything for ``node``, which must be a server or an agent; ``token`` is the lab's secret for joining.
 
     ``archives`` are archives of images beside k3s's own, by their paths on the shared disk: k3s brings what lies in
-    its folder of images into containerd before the first pod starts.
+    its folder of images into containerd before the first pod starts.  ``registries`` has what the inventory's
+    registries want to see.
     """
     unit = "k3s.service" if node.cluster == "server" else "k3s-agent.service"
     files = [
         NodeFile(_TOKEN, token + "\n", 0o600),
         NodeFile(_CONFIG, _yaml(_config(inventory, node)), 0o600),
     ]
-    if inventory.cluster.registries:
-        files.append(NodeFile(_REGISTRIES, _yaml(_registries(inventory)), 0o600))
+    files += registry_files(inventory.cluster.registries, registries)
     if node.cluster == "server" and inventory.cluster.audit_log:
         files.append(NodeFile(_AUDIT_POLICY, _yaml(_AUDIT), 0o600))
     files.append(NodeFile(f"/etc/systemd/system/{unit}", _unit(inventory, node)))
@@ -114,10 +121,6 @@ def _labels(node: Node) -> list[str]:
         "topology.istio.io/subzone": place.subzone,
     }
     return [f"{name}={value}" for name, value in labels.items() if value]
-
-
-def _registries(inventory: Inventory) -> dict[str, object]:
-    return {"mirrors": {name: {"endpoint": list(r.endpoints)} for name, r in inventory.cluster.registries.items()}}
 
 
 _AUDIT = {

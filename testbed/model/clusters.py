@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 
 from testbed.documents import Path
-from testbed.model.inventory import Inventory
+from testbed.model.inventory import Inventory, Registry
 
 Finding = tuple[Path, str, str]
 
@@ -35,6 +35,11 @@ def first_service_address(inventory: Inventory) -> IPv4Address:
     return inventory.cluster.services.network_address + _FIRST_SERVICE
 
 
+def endpoint_host(endpoint: str) -> str:
+    """What k3s knows an endpoint's credentials by: its host, with the port if it names one."""
+    return endpoint.partition("://")[2].partition("/")[0]
+
+
 def cluster_findings(inventory: Inventory) -> Iterator[Finding]:
     """Problems of the istio backend's part of an inventory."""
     if inventory.mesh.backend == "istio":
@@ -42,6 +47,7 @@ def cluster_findings(inventory: Inventory) -> Iterator[Finding]:
         yield from _sizes(inventory)
         yield from _networks(inventory)
         yield from _places(inventory)
+        yield from _registries(inventory)
     else:
         yield from _without_cluster(inventory)
 
@@ -126,3 +132,24 @@ def _places(inventory: Inventory) -> Iterator[Finding]:
     for i, gateway in enumerate(inventory.gateways):
         if gateway.node in outside:
             yield ("gateways", i, "node"), "with Istio a gateway runs in the cluster", "use a node of the cluster"
+
+
+def _registries(inventory: Inventory) -> Iterator[Finding]:
+    owners: dict[str, tuple[str, Registry]] = {}
+    for name, registry in inventory.cluster.registries.items():
+        where = ("cluster", "registries", name)
+        if (registry.certificate is None) != (registry.key is None):
+            yield where, "a certificate and its key belong together", "give both, or none"
+        if (registry.username is None) != (registry.password is None):
+            yield where, "a username and its password belong together", "give both, or none"
+        shown = registry.model_copy(update={"endpoints": []})
+        for i, endpoint in enumerate(registry.endpoints):
+            at, host = (*where, "endpoints", i), endpoint_host(endpoint)
+            if "@" in host:
+                yield at, "credentials in an address", "write username, and password: {file: PATH} or {env: NAME}"
+                continue
+            if endpoint.startswith("http:") and shown != Registry.model_construct(endpoints=[]):
+                yield at, f"{host} is asked without TLS, and would be shown credentials", "write https://"
+            owner, other = owners.setdefault(host, (name, shown))
+            if other != shown:
+                yield at, f"{host} has other credentials as an endpoint of {owner}", "give both the same"

@@ -8,9 +8,11 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from testbed.model.topology import Protocol
 
+_VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 _UNITS = {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _SIZE = re.compile(r"^(\d+) ?(KiB|MiB|GiB)$")
 
@@ -115,10 +117,38 @@ class Mesh(_Model):
     """Mesh-wide settings under the names of Istio's MeshConfig; of these ``extensionProviders`` is read."""
 
 
-class Registry(_Model):
-    """Where a node's containerd takes a registry's images from: k3s's ``registries.yaml``."""
+class Secret(_Model):
+    """Where a secret is: a file that only its owner can read, or an environment variable.  Never the secret."""
 
-    endpoints: list[Annotated[str, Field(pattern=r"^https?://")]] = Field(min_length=1)
+    file: str | None = None
+    env: str | None = None
+
+
+def _secret(value: object) -> object:
+    if isinstance(value, dict) and len(value) == 1:
+        [(kind, name)] = value.items()
+        if isinstance(name, str) and (kind == "file" or (kind == "env" and _VARIABLE.match(name))):
+            return value
+    if isinstance(value, Secret):
+        return value
+    # of a type of its own, so that what was written is not shown: it may be the secret
+    raise PydanticCustomError("secret", "expected where the secret is: {file: PATH} or {env: NAME}")
+
+
+SecretPlace = Annotated[Secret, BeforeValidator(_secret)]
+
+
+class Registry(_Model):
+    """Where a node's containerd takes a registry's images from, and how it shows who it is there."""
+
+    endpoints: list[Annotated[str, Field(pattern=r"^https?://[^/]")]] = Field(min_length=1)
+    ca: str | None = None
+    """File with the certificates (PEM) that the endpoints' own are checked against."""
+    certificate: str | None = None
+    """File with the certificate (PEM) that a node shows; ``key`` is its private key."""
+    key: SecretPlace | None = None
+    username: str | None = None
+    password: SecretPlace | None = None
 
 
 class Cluster(_Model):
@@ -135,7 +165,8 @@ class Cluster(_Model):
     secrets_encryption: bool = Field(True, alias="secretsEncryption")
     """Whether secrets are encrypted where the cluster keeps its state."""
     audit_log: bool = Field(False, alias="auditLog")
-    registries: dict[str, Registry] = {}
+    registries: dict[Annotated[str, Field(pattern=r"^(\*|[a-z0-9][a-z0-9.-]*(:[0-9]+)?)$")], Registry] = {}
+    """By the name that images begin with (``docker.io``), or ``*`` for all others."""
 
 
 class Node(_Model):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import MappingProxyType
 
 from testbed.artifacts import Catalogue, archives_for, needed, on_nodes, read_catalogue
 from testbed.backends.istio.installing import mesh_config
 from testbed.backends.istio.manifests import objects
 from testbed.deploy.files import UnitFiles
 from testbed.deploy.k3s import k3s_files
+from testbed.deploy.registries import RegistriesAccess
 from testbed.host.directories import cache_root, testbed_home
 from testbed.images.samples import SamplesImage, planned_samples
 from testbed.model.inventory import Inventory, Node
@@ -20,7 +22,9 @@ CONTROL_PLANE, PODS = "control-plane", "pods"
 """Parts of what is installed in the cluster, as it keeps their digests."""
 
 
-def wanted_cluster(inventory: Inventory) -> WantedCluster | None:
+def wanted_cluster(
+    inventory: Inventory, registries: RegistriesAccess = MappingProxyType({})
+) -> WantedCluster | None:
     """What shall be on each node and in the cluster; None for a backend without one.
 
     The token for joining is no part of it: it is made with the lab, and a plan makes nothing.
@@ -33,7 +37,7 @@ def wanted_cluster(inventory: Inventory) -> WantedCluster | None:
     return WantedCluster(
         servers=tuple(n.name for n in servers),
         agents=tuple(n.name for n in agents),
-        nodes={n.name: node_digest(inventory, n, catalogue) for n in (*servers, *agents)},
+        nodes={n.name: node_digest(inventory, n, registries, catalogue) for n in (*servers, *agents)},
         control_plane=content_hash(istio_version(inventory, catalogue), inventory.mesh.mode, settings),
         pods=content_hash(json.dumps(cluster_objects(inventory), sort_keys=True)),
     )
@@ -44,9 +48,11 @@ def istio_version(inventory: Inventory, catalogue: Catalogue | None = None) -> s
     return inventory.mesh.version or (catalogue or read_catalogue()).default("istio")
 
 
-def node_files(inventory: Inventory, node: Node, token: str, catalogue: Catalogue | None = None) -> UnitFiles:
+def node_files(
+    inventory: Inventory, node: Node, token: str, registries: RegistriesAccess, catalogue: Catalogue | None = None
+) -> UnitFiles:
     """What the cluster has on a node."""
-    return k3s_files(inventory, node, token, archives_for(inventory, node, catalogue))
+    return k3s_files(inventory, node, token, archives_for(inventory, node, catalogue), registries)
 
 
 def images_on(inventory: Inventory, node: Node) -> tuple[str, ...]:
@@ -56,11 +62,13 @@ def images_on(inventory: Inventory, node: Node) -> tuple[str, ...]:
     return tuple(released[a].address if a in released else _samples().reference for a in archives)
 
 
-def node_digest(inventory: Inventory, node: Node, catalogue: Catalogue | None = None) -> str:
+def node_digest(
+    inventory: Inventory, node: Node, registries: RegistriesAccess, catalogue: Catalogue | None = None
+) -> str:
     """Content hash of that, without the token, and of k3s's version."""
     found = catalogue or read_catalogue()
     k3s = inventory.cluster.version or found.default("k3s")
-    return content_hash(k3s, node_files(inventory, node, "", found).digest)
+    return content_hash(k3s, node_files(inventory, node, "", registries, found).digest)
 
 
 def cluster_objects(inventory: Inventory) -> list[dict[str, object]]:

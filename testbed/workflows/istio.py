@@ -37,6 +37,7 @@ from testbed.workflows.cluster import (
     wanted_cluster,
 )
 from testbed.workflows.kubernetes import api_of, deploy_units
+from testbed.workflows.registries import registries_access
 
 AVAILABLE_LIMIT = 600.0
 """Seconds for istiod, and for all pods together, to be available."""
@@ -65,7 +66,7 @@ def install_control_plane(lab: Lab, cancel: threading.Event) -> None:
     generated = generate(program, yaml.safe_dump(operator(inventory, version, plain_envoy=plain)))
     manifests = in_order(yaml.safe_load_all(generated), inventory)
     ca = LabCa.open(lab.directories.pki / "ca", lab.id)
-    wanted = wanted_cluster(inventory)
+    wanted = wanted_cluster(inventory, registries_access(inventory, lab.file))
     assert wanted is not None  # noqa: S101 the step is of a cluster's plan
     with closing(api_of(lab)) as api:
         objects = LabObjects(api, lab.id)
@@ -83,7 +84,7 @@ def _known(objects: LabObjects) -> None:
 
 def deploy_pods(lab: Lab, cancel: threading.Event) -> None:
     """Apply the workloads in the cluster, and wait until their pods are available, sidecars included."""
-    wanted = wanted_cluster(lab.inventory)
+    wanted = wanted_cluster(lab.inventory, registries_access(lab.inventory, lab.file))
     assert wanted is not None  # noqa: S101 the step is of a cluster's plan
     by_node: dict[str, list[str]] = {}
     for workload in pods_of(lab):

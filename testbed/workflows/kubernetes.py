@@ -20,6 +20,7 @@ from testbed.plan import ObservedLab
 from testbed.waiting import NotYet, wait_until
 from testbed.workflows.cluster import CONTROL_PLANE, PODS, node_digest, node_files
 from testbed.workflows.nodes import ssh_config_file
+from testbed.workflows.registries import registries_access
 
 NODE_LIMIT = 900.0
 """Seconds for a node to be Ready; an emulated one spends a minute on each archive of images before."""
@@ -35,7 +36,8 @@ def join(lab: Lab, name: str, cancel: threading.Event) -> None:
     """Make the machine a node of the cluster and wait until the API says that it is Ready."""
     inventory = lab.inventory
     node = next(n for n in inventory.nodes if n.name == name)
-    wanted = node_files(inventory, node, join_token(lab.directories.pki / "join-token"))
+    registries = registries_access(inventory, lab.file)
+    wanted = node_files(inventory, node, join_token(lab.directories.pki / "join-token"), registries)
     deploy_units(lab, {name: [wanted.as_data()]})
     connection = lab.connection(name)
 
@@ -61,8 +63,9 @@ def join(lab: Lab, name: str, cancel: threading.Event) -> None:
         f"{name} is Ready in the cluster", ready, limit=NODE_LIMIT, interval=3, cancel=cancel,
         next_step=f"see: testbed ssh {name} journalctl -u {wanted.unit}",
     )  # fmt: skip
-    note = 'printf "%s\\n" "$1" >"$2.new" && mv "$2.new" "$2"'
-    connection.run(["sh", "-c", note, "-", node_digest(inventory, node), APPLIED])
+    # for root alone: secrets of registries are part of the hash
+    note = 'umask 077; printf "%s\\n" "$1" >"$2.new" && mv "$2.new" "$2"'
+    connection.run(["sh", "-c", note, "-", node_digest(inventory, node, registries), APPLIED])
 
 
 def deploy_units(lab: Lab, units: dict[str, list[dict[str, object]]]) -> None:

@@ -15,10 +15,15 @@ from testbed.resources.linting import Finding, lint_documents
 from testbed.resources.migration import Migration, migrate
 from testbed.workflows.loading import manifest_files, read_manifests, read_text, shown
 from testbed.workflows.mesh import backend_of, default_resources, security_of
+from testbed.workflows.registries import registries_access
 
 
 def lint_files(lab: Lab, names: Iterable[str]) -> list[Finding]:
-    """What is wrong, or likely not meant, in files and folders, read against the lab's services and workloads."""
+    """What is wrong, or likely not meant, in files and folders, read against the lab's services and workloads.
+
+    Raises BadInput when what the inventory names for its private registries can't be used.
+    """
+    registries_access(lab.inventory, lab.file)
     return lint_documents(read_manifests(names), lab.topology)
 
 

@@ -16,6 +16,7 @@ from testbed.workflows.cluster import wanted_cluster
 from testbed.workflows.istio import with_identities
 from testbed.workflows.kubernetes import with_cluster
 from testbed.workflows.mesh import backend_of, security_of
+from testbed.workflows.registries import registries_access
 from testbed.workflows.workloads import workloads_digest
 
 
@@ -34,7 +35,7 @@ def wanted(lab: Lab, machines: Machines) -> WantedLab:
             node: WantedMachine(spec, workloads_digest(lab, node)) for node, spec in machines.specs().items()
         },
         forwards=_forwards(lab),
-        cluster=wanted_cluster(lab.inventory),
+        cluster=wanted_cluster(lab.inventory, registries_access(lab.inventory, lab.file)),
     )
 
 

@@ -81,6 +81,38 @@ def test_three_servers_with_an_address_are_a_cluster():
     assert problems(text) == []
 
 
+REGISTRY = "cluster: {registries: {docker.io: {endpoints: ['https://one.lab:5000'], %s}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("access", "says"),
+    [
+        ("certificate: node.pem", r"docker.io: a certificate and its key belong together"),
+        ("username: lab", r"docker.io: a username and its password belong together"),
+        ("password: hidden", r"password: expected where the secret is: {file: PATH} or {env: NAME}"),
+        ("password: {value: hidden}", r"password: expected where the secret is: {file: PATH} or {env: NAME}"),
+        ("password: {env: 'hidden!'}", r"password: expected where the secret is: {file: PATH} or {env: NAME}"),
+        ("key: {env: KEY, file: hidden}", r"key: expected where the secret is: {file: PATH} or {env: NAME}"),
+    ],
+)
+def test_access_to_a_registry_that_can_not_be_meant_is_located_and_not_shown(access, says):
+    found = problems(REGISTRY % access + CLUSTER)
+    assert len(found) == 1 and found[0].endswith(says), found
+    assert found[0].startswith("lab.yaml:1:") and "hidden" not in found[0]
+
+
+def test_an_endpoint_has_no_credentials_in_it_and_is_shown_none_in_the_clear():
+    text = REGISTRY % "ca: ca.pem" + CLUSTER
+    assert problems(text) == []
+    assert problems(text.replace("https://", "http://"))[0].endswith(
+        "one.lab:5000 is asked without TLS, and would be shown credentials"
+    )
+    [found] = problems(text.replace("https://", "https://user:hidden@"))
+    assert found.endswith("endpoints[0]: credentials in an address") and "hidden" not in found
+    twice = text.replace("docker.io:", "quay.io: {endpoints: ['https://one.lab:5000']}, docker.io:")
+    assert problems(twice)[0].endswith("one.lab:5000 has other credentials as an endpoint of quay.io")
+
+
 def test_a_version_that_is_not_declared_is_located_with_those_that_are(tmp_path):
     file = tmp_path / "lab.yaml"
     file.write_text(CLUSTER.replace("{backend: istio}", "{backend: istio, version: 1.2.3}"))

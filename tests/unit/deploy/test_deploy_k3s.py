@@ -12,6 +12,7 @@ import yaml
 from testbed.deploy import DeployHost, run_deploy
 from testbed.deploy.files import Found, NodeFile, UnitFiles, commands, found, look
 from testbed.deploy.k3s import k3s_files
+from testbed.deploy.registries import RegistryAccess
 from testbed.host.directories import testbed_home as home
 from testbed.model.clusters import api_address
 from testbed.model.reading import read_inventory
@@ -32,7 +33,14 @@ def inventory(name, **changes):
 
 PRIVATE = {
     "mesh:\n": "cluster:\n  components: [metrics-server]\n  auditLog: true\n  secretsEncryption: false\n"
-    "  registries: {docker.io: {endpoints: ['https://registry.example']}}\n\nmesh:\n"
+    "  registries:\n"
+    "    docker.io: {endpoints: ['https://registry.example:5000/hub', 'https://other.example'], ca: ca.pem,\n"
+    "      username: lab, password: {env: SECRET}}\n"
+    "    '*': {endpoints: ['https://all.example'], certificate: node.pem, key: {file: node.key}}\n\nmesh:\n"
+}
+ACCESS = {
+    "docker.io": RegistryAccess(ca="certificates\n", password="hidden"),
+    "*": RegistryAccess(certificate="own\n", key="hidden too\n"),
 }
 NODES = [
     *[("k3s-small", n, {}) for n in ("server", "agent")],
@@ -53,7 +61,7 @@ def shown(wanted):
 @pytest.mark.parametrize(("lab", "node", "changes"), NODES, ids=lambda v: v if isinstance(v, str) else "")
 def test_a_node_of_the_cluster_gets_these_files(lab, node, changes):
     there = inventory(lab, replace=changes)
-    text = shown(k3s_files(there, next(n for n in there.nodes if n.name == node), TOKEN))
+    text = shown(k3s_files(there, next(n for n in there.nodes if n.name == node), TOKEN, registries=ACCESS))
     golden = GOLDEN / f"{lab}-{node}{'-private' if changes else ''}.txt"
     if os.environ.get("TESTBED_GOLDEN") == "write":
         golden.write_text(text)
@@ -85,6 +93,15 @@ def test_the_token_is_only_in_its_own_file_which_only_root_reads():
     for node in inventory("k3s-ha").nodes[:5]:
         files = k3s_files(inventory("k3s-ha"), node, TOKEN).files
         assert [(f.path, f.mode) for f in files if TOKEN in f.content] == [("/etc/rancher/k3s/token", 0o600)]
+
+
+def test_secrets_of_registries_are_readable_by_root_alone_and_are_not_shown():
+    there = inventory("k3s-istio", replace=PRIVATE)
+    wanted = k3s_files(there, there.nodes[0], TOKEN, registries=ACCESS)
+    secret = [(f.path.removeprefix("/etc/rancher/k3s/"), f.mode) for f in wanted.files if "hidden" in f.content]
+    assert secret == [("registries/others/key.pem", 0o600), ("registries.yaml", 0o600)]
+    assert "hidden" not in repr((wanted, ACCESS, commands(wanted, Found())))
+    assert not [c.text for c in commands(wanted, Found()) if "hidden" in c.text]
 
 
 def test_a_token_is_made_once_and_is_not_readable_by_others(tmp_path):
