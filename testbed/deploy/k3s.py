@@ -13,12 +13,11 @@ import yaml
 
 from testbed.deploy.files import NodeFile, UnitFiles
 from testbed.deploy.registries import RegistriesAccess, registry_files
-from testbed.model.clusters import api_address
+from testbed.model.clusters import API_PORT, api_address
 from testbed.model.inventory import Inventory, Node
 from testbed.model.reading import topology_of
 from testbed.model.topology import Locality, ProxyKind
 
-API_PORT = 6443
 SHARED = "/opt/testbed"
 """Where the shared disk has the releases."""
 
@@ -73,8 +72,8 @@ def _config(inventory: Inventory, node: Node) -> dict[str, object]:
         "kubelet-arg": ["image-gc-high-threshold=100", "streaming-connection-idle-timeout=5m"],
     }
     if node.name != first.name:
-        # the first server by its own address: the one that moves is not there before it
-        config["server"] = f"https://{inventory.management_address(first.name)}:{API_PORT}"
+        # of several servers the first one has the address that moves when the others come, and may be gone later
+        config["server"] = f"https://{api_address(inventory)}:{API_PORT}"
     if node.cluster == "server":
         config |= _server(inventory, node, is_first=node.name == first.name)
     return config

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -61,6 +61,13 @@ class RecipeFolder:
     files: tuple[RecipeFile, ...]
     init: bytes
     """The initrd's program."""
+
+    def with_packages(self, packages: Sequence[str]) -> RecipeFolder:
+        """The same with more packages; itself, and so of the same key, without any."""
+        if not packages:
+            return self
+        more = sorted({*self.recipe.packages, *packages})
+        return replace(self, recipe=self.recipe.model_copy(update={"packages": more}))
 
     @property
     def key(self) -> str:

@@ -21,6 +21,7 @@ from testbed.images import (
 )
 from testbed.images.recipe import RecipeFolder
 from testbed.images.samples import SamplesImage, planned_samples, samples_image
+from testbed.model.clusters import image_packages
 from testbed.model.inventory import Image, Inventory
 
 
@@ -39,6 +40,8 @@ class Disks:
     """Path on the shared disk -> the artifact in the cache."""
     samples: SamplesImage | None = None
     """The container image of the sample services, where there are containers."""
+    packages: tuple[str, ...] = ()
+    """What is put into the image beside the recipe's own."""
 
     @classmethod
     def of(cls, inventory: Inventory) -> Disks:
@@ -51,12 +54,13 @@ class Disks:
         if inventory.mesh.backend == "istio":
             samples = planned_samples(*_sample_folders(home), cache)
             files[artifacts.SAMPLES] = samples.archive
-        return cls(inventory.image, home, cache, files, samples)
+        return cls(inventory.image, home, cache, files, samples, image_packages(inventory))
 
     @cached_property
     def recipe(self) -> RecipeFolder:
         """The image's recipe; for somebody else's base the one whose files are laid onto it."""
-        return load_recipe(self.home / "images" / (self.image.recipe or "debian-12"))
+        folder = load_recipe(self.home / "images" / (self.image.recipe or "debian-12"))
+        return folder.with_packages(self.packages)
 
     @property
     def node_image(self) -> NodeImage:

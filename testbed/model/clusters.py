@@ -10,6 +10,8 @@ from testbed.model.inventory import Inventory, Registry
 
 Finding = tuple[Path, str, str]
 
+API_PORT = 6443
+
 SERVER_MEMORY = 1536 * 1024**2
 """Bytes below which k3s's server, Istio's control plane and a kernel don't fit (measured: 0.9-1.3 GiB in use)."""
 
@@ -23,6 +25,11 @@ def api_address(inventory: Inventory) -> str:
     """Where the API answers: the address that moves, else the only server's, in the management network."""
     moving = inventory.cluster.api_address
     return str(moving if moving is not None else inventory.management_address(inventory.servers()[0].name))
+
+
+def image_packages(inventory: Inventory) -> tuple[str, ...]:
+    """Debian packages that nodes have on top of their image's recipe: what moves the API's address."""
+    return ("curl", "keepalived") if len(inventory.servers()) > 1 else ()
 
 
 def istiod_address(inventory: Inventory) -> IPv4Address:
@@ -77,6 +84,9 @@ def _servers(inventory: Inventory) -> Iterator[Finding]:
     if count > 1 and address is None:
         text = f"{count} servers need an address that moves between them"
         yield ("cluster",), text, "write cluster.apiAddress: a free address of the management network"
+    if count > 1 and inventory.image.recipe is None:
+        text = "several servers need keepalived, which is put only into images that are made here"
+        yield ("image",), text, "write image: debian-12"
     if address is None:
         return
     where = ("cluster", "apiAddress")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from testbed.artifacts import Catalogue, archives_for, needed, on_nodes, read_catalogue
@@ -10,6 +11,7 @@ from testbed.backends.istio.installing import mesh_config
 from testbed.backends.istio.manifests import objects
 from testbed.deploy.files import UnitFiles
 from testbed.deploy.k3s import k3s_files
+from testbed.deploy.keepalived import keepalived_files
 from testbed.deploy.registries import RegistriesAccess
 from testbed.host.directories import cache_root, testbed_home
 from testbed.images.samples import SamplesImage, planned_samples
@@ -48,11 +50,28 @@ def istio_version(inventory: Inventory, catalogue: Catalogue | None = None) -> s
     return inventory.mesh.version or (catalogue or read_catalogue()).default("istio")
 
 
-def node_files(
-    inventory: Inventory, node: Node, token: str, registries: RegistriesAccess, catalogue: Catalogue | None = None
-) -> UnitFiles:
-    """What the cluster has on a node."""
-    return k3s_files(inventory, node, token, archives_for(inventory, node, catalogue), registries)
+@dataclass(frozen=True)
+class ClusterSecrets:
+    """What nodes are told and nobody else; empty where only what is no secret counts."""
+
+    token: str = field(default="", repr=False)
+    """For joining."""
+    address: str = field(default="", repr=False)
+    """By which servers know each other when the API's address moves."""
+
+
+def node_units(
+    inventory: Inventory,
+    node: Node,
+    secrets: ClusterSecrets,
+    registries: RegistriesAccess,
+    catalogue: Catalogue | None = None,
+) -> tuple[UnitFiles, ...]:
+    """What the cluster has on a node: k3s, and on one of several servers what moves the API's address."""
+    k3s = k3s_files(inventory, node, secrets.token, archives_for(inventory, node, catalogue), registries)
+    if node.cluster == "server" and len(inventory.servers()) > 1:
+        return k3s, keepalived_files(inventory, node, secrets.address)
+    return (k3s,)
 
 
 def images_on(inventory: Inventory, node: Node) -> tuple[str, ...]:
@@ -65,10 +84,11 @@ def images_on(inventory: Inventory, node: Node) -> tuple[str, ...]:
 def node_digest(
     inventory: Inventory, node: Node, registries: RegistriesAccess, catalogue: Catalogue | None = None
 ) -> str:
-    """Content hash of that, without the token, and of k3s's version."""
+    """Content hash of that, without the lab's secrets, and of k3s's version."""
     found = catalogue or read_catalogue()
     k3s = inventory.cluster.version or found.default("k3s")
-    return content_hash(k3s, node_files(inventory, node, "", registries, found).digest)
+    units = node_units(inventory, node, ClusterSecrets(), registries, found)
+    return content_hash(k3s, *(unit.digest for unit in units))
 
 
 def cluster_objects(inventory: Inventory) -> list[dict[str, object]]:

@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from testbed.backends.istio.kubeconfig import Access, merged
-from testbed.deploy.k3s import API_PORT
 from testbed.errors import bad_input
 from testbed.host.forward import start_forward
 from testbed.lab.lab import Lab
-from testbed.model.clusters import api_address
+from testbed.model.clusters import API_PORT, api_address
 from testbed.workflows.kubernetes import access_of
 
 

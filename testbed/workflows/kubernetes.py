@@ -9,16 +9,17 @@ from testbed.backends.istio.api import KubeApi
 from testbed.backends.istio.kubeconfig import Access, read_access
 from testbed.backends.istio.objects import LabObjects, node_state
 from testbed.deploy import DeployHost, run_deploy
-from testbed.deploy.k3s import API_PORT
+from testbed.deploy.keepalived import CHECK
+from testbed.deploy.keepalived import UNIT as KEEPALIVED
 from testbed.errors import LabError
 from testbed.host.directories import testbed_home
 from testbed.lab.lab import Lab
-from testbed.model.clusters import api_address
+from testbed.model.clusters import API_PORT, api_address
 from testbed.model.inventory import Node
 from testbed.pki.token import join_token
 from testbed.plan import ObservedLab
 from testbed.waiting import NotYet, wait_until
-from testbed.workflows.cluster import CONTROL_PLANE, PODS, node_digest, node_files
+from testbed.workflows.cluster import CONTROL_PLANE, PODS, ClusterSecrets, node_digest, node_units
 from testbed.workflows.nodes import ssh_config_file
 from testbed.workflows.registries import registries_access
 
@@ -29,43 +30,81 @@ KUBECONFIG = "/etc/rancher/k3s/k3s.yaml"
 APPLIED = "/etc/testbed/cluster.applied"
 """Where a node keeps the content hash of what the cluster has on it, once it was Ready."""
 
+WATCH_LIMIT = 120.0
+"""Seconds for keepalived to run and for its check to pass on a node that is Ready."""
+ETCD = "/var/lib/rancher/k3s/server/db/etcd"
+"""Where a server of several has the cluster's state."""
+
+_WATCHES = """
+systemctl is-active --quiet "$1" || { echo "$1 is $(systemctl is-active "$1")"; exit 1; }
+"$2" || { echo "its check ends with status $?"; exit 1; }
+"""
 _SAID = 'systemctl is-active "$1"; journalctl -u "$1" -n 1 -o cat --no-pager'
 
 
 def join(lab: Lab, name: str, cancel: threading.Event) -> None:
-    """Make the machine a node of the cluster and wait until the API says that it is Ready."""
+    """Make the machine a node of the cluster and wait until the API says that it is Ready.
+
+    One of several servers is waited for until keepalived finds its API ready, too: it could have the address then.
+    """
     inventory = lab.inventory
     node = next(n for n in inventory.nodes if n.name == name)
     registries = registries_access(inventory, lab.file)
-    wanted = node_files(inventory, node, join_token(lab.directories.pki / "join-token"), registries)
-    deploy_units(lab, {name: [wanted.as_data()]})
+    pki = lab.directories.pki
+    secrets = ClusterSecrets(join_token(pki / "join-token"), join_token(pki / "address-secret"))
+    units = node_units(inventory, node, secrets, registries)
     connection = lab.connection(name)
+    if len(inventory.servers()) > 1 and name == inventory.servers()[0].name:
+        _require_no_other_cluster(lab, name)
+    deploy_units(lab, {name: [unit.as_data() for unit in units]})
+    unit = units[0].unit
 
     def ready() -> None:
-        said = connection.run(["sh", "-c", _SAID, "-", wanted.unit], check=False).stdout.decode(errors="replace")
+        said = connection.run(["sh", "-c", _SAID, "-", unit], check=False).stdout.decode(errors="replace")
         state, _, journal = said.strip().partition("\n")
         if state == "failed":
-            raise LabError(name, f"start {wanted.unit}", journal or state, f"testbed ssh {name} journalctl -u k3s*")
+            raise LabError(name, f"start {unit}", journal or state, f"testbed ssh {name} journalctl -u k3s*")
         try:
             api = api_of(lab)
         except LabError as e:
-            raise NotYet(
-                f"{wanted.unit} is {state}, no API yet ({e.cause}); its journal ends with: {journal}"
-            ) from None
+            raise NotYet(f"{unit} is {state}, no API yet ({e.cause}); its journal ends with: {journal}") from None
         try:
             health = node_state(api, name)
         finally:
             api.close()
         if not health.ready:
-            raise NotYet(f"{health.seen}; {wanted.unit} is {state}, its journal ends with: {journal}")
+            raise NotYet(f"{health.seen}; {unit} is {state}, its journal ends with: {journal}")
+
+    def watched() -> None:
+        said = connection.run(["sh", "-c", _WATCHES, "-", KEEPALIVED, CHECK], check=False)
+        if said.status != 0:
+            raise NotYet(said.stdout.decode(errors="replace").strip())
 
     wait_until(
         f"{name} is Ready in the cluster", ready, limit=NODE_LIMIT, interval=3, cancel=cancel,
-        next_step=f"see: testbed ssh {name} journalctl -u {wanted.unit}",
+        next_step=f"see: testbed ssh {name} journalctl -u {unit}",
     )  # fmt: skip
+    if len(units) > 1:
+        wait_until(
+            f"keepalived on {name} finds its API ready", watched, limit=WATCH_LIMIT, interval=2, cancel=cancel,
+            next_step=f"see: testbed ssh {name} journalctl -u {KEEPALIVED}",
+        )  # fmt: skip
     # for root alone: secrets of registries are part of the hash
     note = 'umask 077; printf "%s\\n" "$1" >"$2.new" && mv "$2.new" "$2"'
     connection.run(["sh", "-c", note, "-", node_digest(inventory, node, registries), APPLIED])
+
+
+def _require_no_other_cluster(lab: Lab, first: str) -> None:
+    """The first server begins a cluster: on a new machine, while the others go on with theirs, a second one."""
+    if lab.connection(first).run(["test", "-d", ETCD], check=False).status == 0:
+        return
+    address = api_address(lab.inventory)
+    try:
+        lab.network.dial(address, API_PORT, 5).close()
+    except OSError:
+        return
+    cause = f"the other servers have one already: its API answers at {address}"
+    raise LabError(first, "begin the cluster", cause, "make the lab anew: testbed down, then testbed up")
 
 
 def deploy_units(lab: Lab, units: dict[str, list[dict[str, object]]]) -> None:
@@ -76,13 +115,22 @@ def deploy_units(lab: Lab, units: dict[str, list[dict[str, object]]]) -> None:
 
 
 def access_of(lab: Lab) -> Access:
-    """The cluster's API and the administrator's credentials, as the first server has them.  Kept nowhere."""
-    server = lab.inventory.servers()[0].name
-    found = lab.connection(server).run(["cat", KUBECONFIG], check=False)
-    if found.status != 0:
-        raise LabError(server, "read the cluster's kubeconfig", "there is none yet", "run: testbed up")
-    here = read_access(found.stdout.decode(), f"{server}:{KUBECONFIG}")
-    return replace(here, host=api_address(lab.inventory), port=API_PORT)
+    """The cluster's API and the administrator's credentials, as the first server that answers has them.
+
+    They are kept nowhere.  Raises LabError when no server has any.
+    """
+    trouble: LabError | None = None
+    for server in lab.inventory.servers():
+        try:
+            found = lab.connection(server.name).run(["cat", KUBECONFIG], check=False)
+        except LabError as e:
+            trouble = trouble or e
+            continue
+        if found.status == 0:
+            here = read_access(found.stdout.decode(), f"{server.name}:{KUBECONFIG}")
+            return replace(here, host=api_address(lab.inventory), port=API_PORT)
+    first = lab.inventory.servers()[0].name
+    raise trouble or LabError(first, "read the cluster's kubeconfig", "there is none yet", "run: testbed up")
 
 
 def api_of(lab: Lab) -> KubeApi:
@@ -98,8 +146,7 @@ def with_cluster(lab: Lab, observed: ObservedLab) -> ObservedLab:
         if seen is not None and seen.answers:
             machines[node.name] = replace(seen, cluster=_has(lab, node))
     observed = replace(observed, machines=machines)
-    first = machines.get(lab.inventory.servers()[0].name)
-    if first is None or not first.cluster:
+    if not any(seen.cluster for s in lab.inventory.servers() if (seen := machines.get(s.name)) is not None):
         return observed
     try:
         api = api_of(lab)
@@ -113,7 +160,10 @@ def with_cluster(lab: Lab, observed: ObservedLab) -> ObservedLab:
 
 
 def _has(lab: Lab, node: Node) -> str | None:
-    unit = "k3s.service" if node.cluster == "server" else "k3s-agent.service"
-    look = f'systemctl is-active --quiet "$1" && cat {APPLIED}'
-    said = lab.connection(node.name).run(["sh", "-c", look, "-", unit], check=False)
+    units = ["k3s.service" if node.cluster == "server" else "k3s-agent.service"]
+    if node.cluster == "server" and len(lab.inventory.servers()) > 1:
+        units.append(KEEPALIVED)
+    # asked of several at once, is-active says yes for any of them
+    look = f'for unit; do systemctl is-active --quiet "$unit" || exit 1; done; cat {APPLIED}'
+    said = lab.connection(node.name).run(["sh", "-c", look, "-", *units], check=False)
     return said.stdout.decode().strip() or None

@@ -62,11 +62,6 @@ def require_backend(lab: Lab) -> None:
     require_releases(lab)
     if lab.inventory.mesh.mode == "ambient":
         raise HostNotReady(lab.file, "use ambient mode", "only sidecars are installed yet", "write mode: sidecar")
-    if len(lab.inventory.servers()) > 1:
-        cause = "an address that moves between servers is not installed yet"
-        raise HostNotReady(
-            lab.file, "use several servers", cause, "use inventories/k3s-istio.yaml, with one server"
-        )
 
 
 def security_of(lab: Lab) -> SecurityInputs:

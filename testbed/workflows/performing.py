@@ -6,13 +6,12 @@ import shutil
 import threading
 from dataclasses import dataclass
 
-from testbed.deploy.k3s import API_PORT
 from testbed.documents import parse
 from testbed.host.forward import start_forward, stop_forward
 from testbed.lab.lab import API_FORWARD, Lab
 from testbed.lab.machines import Machines
 from testbed.lab.snapshots import Cloning, Restoring, each, go_on
-from testbed.model.clusters import api_address
+from testbed.model.clusters import API_PORT, api_address
 from testbed.plan.steps import (
     Action,
     ApplyMesh,

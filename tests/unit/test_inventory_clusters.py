@@ -6,6 +6,9 @@ from testbed.artifacts import needed, on_nodes, read_catalogue
 from testbed.cli import run
 from testbed.errors import BadInput
 from testbed.host.directories import testbed_home as home
+from testbed.images import image_key, load_recipe
+from testbed.lab.disks import Disks
+from testbed.model.clusters import image_packages
 from testbed.model.reading import read_inventory
 from testbed.workflows.loading import load_lab
 
@@ -111,6 +114,20 @@ def test_an_endpoint_has_no_credentials_in_it_and_is_shown_none_in_the_clear():
     assert found.endswith("endpoints[0]: credentials in an address") and "hidden" not in found
     twice = text.replace("docker.io:", "quay.io: {endpoints: ['https://one.lab:5000']}, docker.io:")
     assert problems(twice)[0].endswith("one.lab:5000 has other credentials as an endpoint of quay.io")
+
+
+def test_what_moves_the_address_is_in_images_that_are_made_here_of_labs_with_several_servers():
+    text = (home() / "inventories" / "k3s-ha.yaml").read_text()
+    several, one = read_inventory(text, "k3s-ha.yaml"), read_inventory(CLUSTER, "lab.yaml")
+    assert (image_packages(several), image_packages(one)) == (("curl", "keepalived"), ())
+    recipe = Disks.of(several).recipe.recipe.packages
+    assert {"curl", "keepalived", "openssh-server"} <= set(recipe) and recipe == sorted(recipe)
+    assert "keepalived" not in Disks.of(one).recipe.recipe.packages
+    plain = load_recipe(home() / "images" / "debian-12")
+    assert Disks.of(one).node_image.key == image_key(plain)
+    assert Disks.of(several).node_image.key != image_key(plain)
+    [found] = problems(text.replace("cluster:\n", "image: {url: https://example.org/disk}\ncluster:\n", 1))
+    assert "image: several servers need keepalived" in found
 
 
 def test_a_version_that_is_not_declared_is_located_with_those_that_are(tmp_path):

@@ -12,6 +12,7 @@ import yaml
 from testbed.deploy import DeployHost, run_deploy
 from testbed.deploy.files import Found, NodeFile, UnitFiles, commands, found, look
 from testbed.deploy.k3s import k3s_files
+from testbed.deploy.keepalived import keepalived_files
 from testbed.deploy.registries import RegistryAccess
 from testbed.host.directories import testbed_home as home
 from testbed.model.clusters import api_address
@@ -68,6 +69,34 @@ def test_a_node_of_the_cluster_gets_these_files(lab, node, changes):
     assert text == golden.read_text()
 
 
+@pytest.mark.parametrize("node", ["server-1", "server-2"])
+def test_one_of_several_servers_gets_what_moves_the_address(node):
+    there = inventory("k3s-ha")
+    text = shown(keepalived_files(there, next(n for n in there.nodes if n.name == node), TOKEN))
+    golden = GOLDEN / f"k3s-ha-{node}-keepalived.txt"
+    if os.environ.get("TESTBED_GOLDEN") == "write":
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+def test_the_secret_of_the_address_is_in_one_file_which_only_root_reads():
+    there = inventory("k3s-ha")
+    files = keepalived_files(there, there.nodes[0], TOKEN).files
+    assert [(f.path, f.mode) for f in files if TOKEN[:8] in f.content] == [
+        ("/etc/keepalived/keepalived.conf", 0o600)
+    ]
+
+
+def test_a_changed_drop_in_is_read_before_keepalived_is_restarted():
+    there = inventory("k3s-ha")
+    wanted = keepalived_files(there, there.nodes[0], TOKEN)
+    has = Found({f.path: (f.digest, f.mode) for f in wanted.files[:2]}, {}, "active")
+    assert [c.text.split(" && ")[0] for c in commands(wanted, has)][1:] == [
+        "systemctl daemon-reload",
+        "systemctl restart --no-block keepalived.service",
+    ]
+
+
 def config(lab, node):
     there = inventory(lab)
     files = k3s_files(there, next(n for n in there.nodes if n.name == node), TOKEN).files
@@ -78,7 +107,7 @@ def test_only_the_first_server_begins_a_cluster_and_the_others_join_it():
     assert config("k3s-ha", "server-1")["cluster-init"] is True
     assert "server" not in config("k3s-ha", "server-1")
     for node in ("server-2", "server-3", "agent-1"):
-        assert config("k3s-ha", node)["server"] == "https://10.77.0.10:6443"
+        assert config("k3s-ha", node)["server"] == "https://10.77.0.9:6443", "it moves, and outlives the first"
         assert "cluster-init" not in config("k3s-ha", node)
     assert "cluster-init" not in config("k3s-small", "server"), "a single server needs no etcd"
 
