@@ -36,11 +36,13 @@ class UnitFiles:
     files: tuple[NodeFile, ...]
     links: Mapping[str, str] = field(default_factory=dict)
     """Path on the node -> where it leads."""
+    absent: tuple[str, ...] = ()
+    """Files that an earlier inventory may have left, which the unit would read when it starts."""
 
     @property
     def paths(self) -> tuple[str, ...]:
         """Everything that is looked at, in order."""
-        return (*(f.path for f in self.files), *sorted(self.links))
+        return (*(f.path for f in self.files), *sorted(self.links), *self.absent)
 
     @property
     def digest(self) -> str:
@@ -54,14 +56,15 @@ class UnitFiles:
             "unit": self.unit,
             "files": [[f.path, f.content, f.mode, f.restarts] for f in self.files],
             "links": dict(self.links),
+            "absent": list(self.absent),
         }
 
     @classmethod
     def from_data(cls, data: Mapping[str, object]) -> UnitFiles:
         """From a deploy's data."""
-        files, links = data["files"], data["links"]
-        assert isinstance(files, list) and isinstance(links, dict)  # noqa: S101 made by as_data
-        return cls(str(data["unit"]), tuple(NodeFile(*f) for f in files), links)
+        files, links, absent = data["files"], data["links"], data["absent"]
+        assert isinstance(files, list) and isinstance(links, dict) and isinstance(absent, list)  # noqa: S101 as_data
+        return cls(str(data["unit"]), tuple(NodeFile(*f) for f in files), links, tuple(absent))
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,10 @@ def commands(wanted: UnitFiles, has: Found, root: str = "") -> tuple[Command, ..
         if has.links.get(path) != target:
             where = shlex.quote(root + path)
             steps.append(Command(f"mkdir -p $(dirname {where}) && ln -sfn {shlex.quote(target)} {where}"))
+            restart = True
+    for path in wanted.absent:
+        if path in has.digests:
+            steps.append(Command(f"rm -f {shlex.quote(root + path)}"))
             restart = True
     unit = shlex.quote(wanted.unit)
     if any(

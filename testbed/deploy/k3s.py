@@ -12,7 +12,7 @@ from types import MappingProxyType
 import yaml
 
 from testbed.deploy.files import NodeFile, UnitFiles
-from testbed.deploy.registries import RegistriesAccess, registry_files
+from testbed.deploy.registries import REGISTRIES, RegistriesAccess, registry_files
 from testbed.model.clusters import API_PORT, api_address
 from testbed.model.inventory import Inventory, Node
 from testbed.model.reading import topology_of
@@ -55,7 +55,7 @@ def k3s_files(
     links = {"/usr/local/bin/k3s": f"{SHARED}/k3s/k3s"}
     for archive in (_IMAGES, *archives):
         links[f"/var/lib/rancher/k3s/agent/images/{archive.rpartition('/')[2]}"] = f"{SHARED}/{archive}"
-    return UnitFiles(unit, tuple(files), links)
+    return UnitFiles(unit, tuple(files), links, () if inventory.cluster.registries else (REGISTRIES,))
 
 
 def _config(inventory: Inventory, node: Node) -> dict[str, object]:

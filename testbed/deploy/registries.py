@@ -15,6 +15,7 @@ from testbed.model.clusters import endpoint_host
 from testbed.model.inventory import Registry
 
 _FOLDER = "/etc/rancher/k3s"
+REGISTRIES = f"{_FOLDER}/registries.yaml"
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,7 @@ def registry_files(registries: Mapping[str, Registry], access: RegistriesAccess)
             configs |= {endpoint_host(endpoint): config for endpoint in registry.endpoints}
     mirrors = {name: {"endpoint": list(registry.endpoints)} for name, registry in registries.items()}
     content: dict[str, object] = {"mirrors": mirrors} | ({"configs": configs} if configs else {})
-    yield NodeFile(
-        f"{_FOLDER}/registries.yaml", yaml.dump(content, Dumper=_Plain, sort_keys=False, width=200), 0o600
-    )
+    yield NodeFile(REGISTRIES, yaml.dump(content, Dumper=_Plain, sort_keys=False, width=200), 0o600)
 
 
 def _path(registry: str, kind: str) -> str:

@@ -22,6 +22,9 @@ def cluster_steps(wanted: WantedLab, observed: ObservedLab, renewed: frozenset[s
     for node in cluster.servers:
         if seen.get(node) != cluster.nodes[node]:
             needs = {f"boot:{node}", *([before] if before else [])}
+            if node == first:
+                # begun while servers of the lab's last cluster still answer, it would be a second one
+                needs |= {f"remove:{server}" for server in cluster.servers}
             does = "start the cluster on it" if node == first else "let it join the cluster as a server"
             yield _node(node, does, "its API answers and it is Ready", needs)
             before = _name(node)

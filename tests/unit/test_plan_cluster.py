@@ -78,6 +78,13 @@ def test_a_machine_that_is_made_anew_joins_again_whatever_it_was_before():
     assert "cluster:agent-1" not in found and "control-plane" not in found
 
 
+def test_a_cluster_is_begun_anew_only_when_its_servers_are_all_gone():
+    old = replace(THERE, machines={n: replace(m, spec="old") for n, m in THERE.machines.items()})
+    found = steps(old)
+    assert found["cluster:one"].needs == {"boot:one", "remove:one", "remove:two", "remove:three"}
+    assert found["cluster:two"].needs == {"boot:two", "cluster:one"}
+
+
 def test_two_changed_servers_are_changed_one_after_the_other():
     both = machine("two", cluster="old")
     both = replace(both, machines={**both.machines, "three": replace(both.machines["three"], cluster="old")})

@@ -251,3 +251,18 @@ def test_the_deploy_lays_down_starts_once_and_restarts_for_what_changed(node):
     assert deploy(node, wanted) == (0, [])
     audited = inventory("k3s-small", replace={"mesh:\n": "cluster: {auditLog: true}\n\nmesh:\n"})
     assert deploy(node, k3s_files(audited, audited.nodes[0], TOKEN)) == (1, ["restart --no-block k3s.service"])
+
+
+def test_a_registry_that_the_inventory_has_no_more_is_forgotten(node):
+    there = inventory("k3s-small")
+    with_registry = inventory(
+        "k3s-small",
+        replace={"mesh:\n": "cluster: {registries: {a.lab: {endpoints: ['https://a.lab']}}}\n\nmesh:\n"},
+    )
+    deploy(node, k3s_files(with_registry, with_registry.nodes[0], TOKEN, registries={"a.lab": RegistryAccess()}))
+    registries = node / "root/etc/rancher/k3s/registries.yaml"
+    assert registries.exists()
+    (node / "state").write_text("active\n")
+    assert deploy(node, k3s_files(there, there.nodes[0], TOKEN)) == (1, ["restart --no-block k3s.service"])
+    assert not registries.exists()
+    assert deploy(node, k3s_files(there, there.nodes[0], TOKEN)) == (0, [])
