@@ -33,6 +33,11 @@ def ruleset(table: str, action: Silence) -> str:
     rules = [_rule(action.sources, action.targets, "dport", action.port)]
     if action.both:
         rules.append(_rule(action.targets, action.sources, "sport", action.port))
+    if not action.port:
+        # who has not heard of the other for long, or never will as that machine is dead, sends nothing but this
+        rules.append(_asking(action.sources, action.targets))
+        if action.both:
+            rules.append(_asking(action.targets, action.sources))
     chain = "".join(f"    {rule}\n" for rule in rules)
     return (
         f"table bridge {table} {{\n  chain forward {{\n    type filter hook forward priority -200; policy accept;\n"
@@ -43,6 +48,10 @@ def ruleset(table: str, action: Silence) -> str:
 def _rule(sources: Iterable[IPv4Address], targets: Iterable[IPv4Address], direction: str, port: int | None) -> str:
     of_port = f" tcp {direction} {port}" if port else ""
     return f"ip saddr {_set(sources)} ip daddr {_set(targets)}{of_port} counter drop"
+
+
+def _asking(sources: Iterable[IPv4Address], targets: Iterable[IPv4Address]) -> str:
+    return f"arp operation request arp saddr ip {_set(sources)} arp daddr ip {_set(targets)} counter drop"
 
 
 def _set(addresses: Iterable[IPv4Address]) -> str:

@@ -133,6 +133,14 @@ def test_management_is_out_of_reach_of_every_partition(lab, breaker):
             assert lab.connection(node).run(["true"], limit=20).status == 0
 
 
+def test_a_partition_from_a_machine_that_is_dead_proves_itself(lab, breaker):
+    """Whoever does not know its neighbour any more sends no packet, only the question where it is."""
+    with breaker.breaking(fault("freeze")):
+        lab.connection("app-4").run(["ip", "-n", OTHER, "neigh", "flush", "all"])
+        with breaker.breaking(fault("partition", OTHER, peer=NODE, oneWay=True)) as held:
+            assert held.proof.held, held.proof.words
+
+
 def test_the_next_command_mends_what_a_killed_one_broke(lab):
     breaker = Breaker(lab)
     with running("fault", "freeze", NODE, "--for", "5m", "-i", SHARED) as command:

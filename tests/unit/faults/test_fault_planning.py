@@ -69,12 +69,14 @@ def test_a_partition_is_made_of_addresses_of_the_mesh_and_counts_what_it_loses()
     text = ruleset("t", silence)
     assert "ip saddr { 10.78.0.101, 10.78.0.102 } ip daddr { 10.78.0.103 } counter drop" in text
     assert "ip saddr { 10.78.0.103 } ip daddr { 10.78.0.101, 10.78.0.102 } counter drop" in text
+    asks = "arp operation request arp saddr ip { 10.78.0.103 } arp daddr ip { 10.78.0.101, 10.78.0.102 }"
+    assert f"{asks} counter drop" in text
 
 
 def test_a_node_stands_for_everything_on_it():
     [silence] = plan("partition", "two", peer="one", oneWay=True)
     assert silence.sources == tuple(IPv4Address(f"10.78.0.{n}") for n in (11, 102, 103))
-    assert ruleset("t", silence).count("drop") == 1
+    assert ruleset("t", silence).count("drop") == 2
 
 
 def test_nothing_can_be_cut_between_two_on_one_machine():
@@ -83,8 +85,9 @@ def test_nothing_can_be_cut_between_two_on_one_machine():
 
 
 @pytest.mark.skipif(shutil.which("nft") is None, reason="needs nft")
-def test_nft_takes_the_rules():
-    [silence] = plan("partition", "reviews", peer="ratings", port=9080)
+@pytest.mark.parametrize("port", [None, 9080])
+def test_nft_takes_the_rules(port):
+    [silence] = plan("partition", "reviews", peer="ratings", **({"port": port} if port else {}))
     unshared = ["unshare", "--user", "--map-root-user", "--net", "nft", "-c", "-f", "-"]
     done = subprocess.run(
         unshared, input=ruleset("testbed-abc-1", silence), text=True, capture_output=True, check=False
