@@ -89,6 +89,8 @@ _BY_BODY = {
     "connection timeout": Manner.REFUSED,
 }
 """How Envoy's own answers begin or end, where there is no entry of the access log."""
+_NO_ANSWER = "no answer within"
+"""How the caller's own error begins when it gave up."""
 
 _SILENT = frozenset({Manner.HUNG, Manner.REFUSED, Manner.NONE_LEFT, Manner.FULL})
 _FORGETFUL = _SILENT | {Manner.CUT, Manner.ANSWERED}
@@ -131,9 +133,11 @@ def manner_of(sample: Sample, entry: AccessLogEntry | None) -> Manner:
         found = next((_BY_FLAG[f] for f in flags if f in _BY_FLAG), None)
         if found is not None:
             return found
+        if sample.error.startswith(_NO_ANSWER):  # the proxy has one, which came when the caller was giving up
+            return Manner.HUNG
         return Manner.ANSWERED if entry["response_code_details"] == "via_upstream" else Manner.OTHER
     if sample.error:
-        return Manner.HUNG if sample.error.startswith("no answer within") else Manner.LOCAL
+        return Manner.HUNG if sample.error.startswith(_NO_ANSWER) else Manner.LOCAL
     said = next((manner for words, manner in _BY_BODY.items() if words in sample.body), None)
     return said or (Manner.ANSWERED if sample.service else Manner.OTHER)
 

@@ -184,6 +184,8 @@ def test_each_connection_kept_to_a_machine_that_has_forgotten_it_costs_one_reque
         (lost(status=504), entry(flags="UT"), Manner.HUNG),
         (lost(), entry(flags="UO"), Manner.FULL),
         (lost(), entry(flags="NR", response_code_details="route_not_found"), Manner.OTHER),
+        (lost(error="no answer within 5 s"), entry(flags="-", response_code_details="via_upstream"), Manner.HUNG),
+        (lost(error="no answer within 5 s"), entry(flags="UF"), Manner.REFUSED),
         (lost(error="no answer within 5 s"), None, Manner.HUNG),
         (lost(error="Connection refused"), None, Manner.LOCAL),
         (lost(body="no healthy upstream"), None, Manner.NONE_LEFT),
