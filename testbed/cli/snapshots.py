@@ -96,11 +96,12 @@ def delete_command(lab: Lab, name: str) -> None:
 @inventory_option
 @click.argument("name")
 @click.argument("file", type=click.Path(path_type=Path))
-def export_command(lab: Lab, name: str, file: Path) -> None:
+@click.option("--media/--no-media", default=True, help="with the image and the shared disk that its machines read")
+def export_command(lab: Lab, name: str, file: Path, media: bool) -> None:
     """Write NAME to FILE, to be imported on a host like this one.  It holds the lab's keys."""
-    from testbed.lab.snapshots import export, named_store
+    from testbed.workflows.snapshot import hand_on
 
-    size = export(named_store(lab.id).get(name), file)
+    size = hand_on(lab, name, file, media=media)
     click.echo(f"{name}: written to {file}, {_mib(size)}")
 
 

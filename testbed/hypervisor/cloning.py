@@ -62,7 +62,7 @@ def write_front(front: SaveFile, definition: str) -> bytes:
 
 
 def definition_of(machine: Machine, spec: str, template: str) -> str:
-    """``template``, the definition of another machine of the same hardware, as that of ``machine``.
+    """``template``, the definition of a machine of the same hardware, as that of ``machine`` on this host.
 
     Name, UUID, mark, files and network cards change; every device stays where the guest knows it.
     """
@@ -71,6 +71,9 @@ def definition_of(machine: Machine, spec: str, template: str) -> str:
     _find(root, "uuid").text = domain_uuid(machine.lab, machine.node)
     mark = _find(root, f"metadata/{{{METADATA}}}node")
     mark.attrib.update(lab=machine.lab, node=machine.node, spec=spec)
+    if machine.boot is not None:
+        _find(root, "os/kernel").text = str(machine.boot.kernel)
+        _find(root, "os/initrd").text = str(machine.boot.initrd)
     for target, path in (("vda", machine.disk), ("vdb", machine.seed), ("vdc", machine.shared)):
         _find(root, f"devices/disk/target[@dev='{target}']/../source").set("file", str(path))
     for nic, card in zip(machine.nics, root.iterfind("devices/interface"), strict=True):

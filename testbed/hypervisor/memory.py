@@ -13,9 +13,10 @@ from xml.etree import ElementTree as ET
 import libvirt
 
 from testbed.hypervisor.breaking import DomainBreaker
+from testbed.hypervisor.cloning import definition_of
 from testbed.hypervisor.connection import translated
 from testbed.hypervisor.machines import Hypervisor
-from testbed.hypervisor.xml import METADATA
+from testbed.hypervisor.xml import METADATA, Machine
 
 
 def pause(hypervisor: Hypervisor, node: str) -> None:
@@ -45,18 +46,15 @@ def save_memory(hypervisor: Hypervisor, node: str, file: Path) -> None:
         domain.snapshotCreateXML(ET.tostring(root, encoding="unicode"), flags)
 
 
-def load_memory(hypervisor: Hypervisor, node: str, file: Path, spec: str) -> None:
-    """Start a defined machine that is off from ``file``, paused, with ``spec`` as its mark.
+def load_memory(hypervisor: Hypervisor, machine: Machine, file: Path, spec: str) -> None:
+    """Start a defined machine that is off from ``file``, paused, with ``spec`` as its mark and its own files.
 
     The definition in the file must be this machine's: libvirt takes no other name, UUID or hardware.
     """
-    with translated(node, "restore its memory"):
+    with translated(machine.node, "restore its memory"):
         connection = hypervisor.connection
-        saved = ET.fromstring(connection.saveImageGetXMLDesc(str(file), libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE))  # noqa: S314
-        mark = saved.find(f"metadata/{{{METADATA}}}node")
-        if mark is not None:
-            mark.set("spec", spec)
-        xml = ET.tostring(saved, encoding="unicode")
+        saved = connection.saveImageGetXMLDesc(str(file), libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
+        xml = definition_of(machine, spec, saved)
         connection.restoreFlags(str(file), xml, libvirt.VIR_DOMAIN_SAVE_PAUSED)
 
 

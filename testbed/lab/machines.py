@@ -47,9 +47,11 @@ class Machines:
         return {role: content_hash(self._network_xml(role, "")) for role in (MANAGEMENT, MESH)}
 
     def makings(self) -> str:
-        """Content hash of what all machines and networks are made from, but for the lab's keys."""
-        parts = [part for node in self._nodes.values() for part in self._makings(node)]
-        return content_hash(*parts)
+        """Content hash of what all machines and networks are made from, but for the lab's keys, wherever that lies
+        on this host."""
+        parts = (part for node in self._nodes.values() for part in self._makings(node))
+        state, cache = str(self.lab.directories.state), str(self.disks.cache)
+        return content_hash(*(part.replace(state, "state").replace(cache, "cache") for part in parts))
 
     def specs(self) -> dict[str, str]:
         """Node -> content hash of all that its machine is made from."""

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-FORMAT = 1
+FORMAT = 2
 """Raised when snapshots of before can't be read any more."""
 
 
@@ -52,8 +52,9 @@ class Manifest(_Model):
     key: str
     """Content hash of that and of the resources that the inventory puts into the mesh."""
     emulated: Emulated
-    image: str
-    """Checksum of the image that its disks lie on: one built anew from the same recipe has other blocks."""
+    media: str
+    """Checksum of what its machines only read, the image below their disks and the shared disk: one built anew of
+    the same makings has other blocks."""
     inventory: str
     """The inventory, as JSON."""
     resources: str
@@ -79,8 +80,17 @@ class Manifest(_Model):
         return sum(f.size for f in self.files.values())
 
 
-def misfit(manifest: Manifest, base: str, emulated: Emulated, image: str) -> str:
-    """Why a snapshot can't run here, or empty: ``base``, ``emulated`` and ``image`` are those of this lab here."""
+def misfit(manifest: Manifest, base: str, emulated: Emulated, media: str) -> str:
+    """Why a snapshot can't run here, or empty: ``base``, ``emulated`` and ``media`` are those of this lab here."""
+    if why := unlike(manifest, base, emulated):
+        return why
+    if manifest.media != media:
+        return "the image or the shared disk that its machines read is another here: built anew since, or elsewhere"
+    return ""
+
+
+def unlike(manifest: Manifest, base: str, emulated: Emulated) -> str:
+    """Why a snapshot can't run on this host, whatever images there are; empty when it can."""
     saved = manifest.emulated
     if manifest.format != FORMAT:
         return f"its format is {manifest.format}, this version reads {FORMAT}"
@@ -95,6 +105,4 @@ def misfit(manifest: Manifest, base: str, emulated: Emulated, image: str) -> str
             return f"it was saved with {what} {was}, this host has {here}"
     if manifest.base != base:
         return "the inventory, the image or Testbed itself is another now than when it was saved"
-    if manifest.image != image:
-        return "the image that its disks lie on is not here: it was built anew since, or elsewhere"
     return ""

@@ -25,7 +25,7 @@ from testbed.model.snapshot import Manifest, misfit
 from testbed.plan import plan_templates
 from testbed.plan.steps import Action, MakeTemplate
 from testbed.resources import ResourceSet
-from testbed.workflows.identity import Identity, content_of, identity_of
+from testbed.workflows.identity import Identity, identity_of
 from testbed.workflows.planning import machines_of
 from testbed.workflows.showing import Show
 
@@ -61,7 +61,7 @@ def templates_of(lab: Lab) -> Templates:
         identity = _identity(home, machines_of(home)) if candidates else None
         for snapshot in candidates:
             assert identity is not None  # noqa: S101  (there are candidates)
-            why = misfit(snapshot.manifest, identity.base, identity.emulated, identity.image)
+            why = misfit(snapshot.manifest, identity.base, identity.emulated, identity.media)
             if not why:
                 fitting |= dict.fromkeys((n.name for n in nodes), snapshot)
                 break
@@ -110,8 +110,8 @@ def _homes(lab: Lab) -> list[tuple[Lab, list[Node]]]:
 def _identity(home: Lab, machines: Machines) -> Identity:
     """With the content of the disks that a template has mounted, and parts of in its memory."""
     identity = identity_of(home, machines, ResourceSet())
-    base = content_hash(identity.base, identity.image, content_of(machines.disks.shared))
-    return Identity(base, base, identity.emulated, identity.image)
+    base = content_hash(identity.base, identity.media)
+    return Identity(base, base, identity.emulated, identity.media)
 
 
 def _make(home: Lab, cancel: threading.Event) -> None:
@@ -139,7 +139,7 @@ def _make(home: Lab, cancel: threading.Event) -> None:
                         base=identity.base,
                         key=identity.key,
                         emulated=identity.emulated,
-                        image=identity.image,
+                        media=identity.media,
                         inventory=home.inventory.model_dump_json(by_alias=True),
                         resources="",
                         revision="",

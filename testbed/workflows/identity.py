@@ -9,6 +9,7 @@ from pathlib import Path
 from testbed.host.directories import cache_root
 from testbed.host.probes import emulator
 from testbed.images.node import CPU_FEATURES, CPU_MODEL
+from testbed.lab.disks import Disks
 from testbed.lab.lab import Lab
 from testbed.lab.machines import Machines
 from testbed.lab.snapshots.store import data_checksum
@@ -25,8 +26,8 @@ class Identity:
     base: str
     key: str
     emulated: Emulated
-    image: str
-    """Checksum of the image's content: one that was built anew has the same key and other blocks."""
+    media: str
+    """Checksum of the image and the shared disk: built anew they have the same keys and other blocks."""
 
 
 def identity_of(lab: Lab, machines: Machines, resources: ResourceSet) -> Identity:
@@ -40,13 +41,16 @@ def identity_of(lab: Lab, machines: Machines, resources: ResourceSet) -> Identit
     documents = [workloads_document(lab, node.name) for node in lab.inventory.nodes]
     base = content_hash(str(FORMAT), machines.makings(), emulated.model_dump_json(), *documents)
     mesh = lab.inventory.mesh.model_dump_json(exclude={"resources"})
-    return Identity(
-        base, content_hash(base, mesh, dump(resources)), emulated, content_of(machines.disks.node_image.disk)
-    )
+    return Identity(base, content_hash(base, mesh, dump(resources)), emulated, media_of(machines.disks))
+
+
+def media_of(disks: Disks) -> str:
+    """The checksum of what nodes only read, as this host has it."""
+    return content_hash(content_of(disks.node_image.disk), content_of(disks.shared))
 
 
 def content_of(disk: Path) -> str:
-    """The image's checksum, kept in the cache for as long as it is the same file; empty when there is no image."""
+    """A disk's checksum, kept in the cache for as long as it is the same file; empty when there is none."""
     kept = cache_root() / "checksums" / content_hash(str(disk))
     try:
         stat = disk.stat()

@@ -22,10 +22,12 @@ from testbed.lab.lab import Lab
 from testbed.lab.machines import Machines
 from testbed.lab.observing import observe_remains
 from testbed.lab.snapshots import (
+    Media,
     Restoring,
     Snapshot,
     SnapshotStore,
     cache_store,
+    export,
     import_,
     named_store,
     save_machines,
@@ -33,12 +35,12 @@ from testbed.lab.snapshots import (
 )
 from testbed.lab.snapshots.store import checksums, evict
 from testbed.model.proxy import content_hash
-from testbed.model.snapshot import Manifest, misfit
+from testbed.model.snapshot import Manifest, misfit, unlike
 from testbed.plan import Plan, plan_restore, plan_save, plan_up
 from testbed.plan.steps import Action, SaveLab
 from testbed.resources import ResourceSet, dump
 from testbed.workflows.cloning import Templates, templates_of
-from testbed.workflows.identity import Identity, identity_of
+from testbed.workflows.identity import Identity, identity_of, media_of
 from testbed.workflows.loading import hold_to_scale
 from testbed.workflows.mesh import backend_of, default_resources, security_of
 from testbed.workflows.nodes import require_up
@@ -152,7 +154,7 @@ def _save(
                 base=identity.base,
                 key=identity.key,
                 emulated=identity.emulated,
-                image=identity.image,
+                media=identity.media,
                 inventory=lab.inventory.model_dump_json(by_alias=True),
                 resources=dump(in_mesh.resources),
                 revision=in_mesh.revision,
@@ -227,7 +229,7 @@ def run(plan: Plan, performer: Performer, show: Show) -> tuple[dict[str, float],
 
 def require_fit(snapshot: Snapshot, identity: Identity) -> None:
     """Raise LabError when the snapshot can't run here, naming what is different."""
-    why = misfit(snapshot.manifest, identity.base, identity.emulated, identity.image)
+    why = misfit(snapshot.manifest, identity.base, identity.emulated, identity.media)
     if why:
         name = snapshot.manifest.name
         raise LabError(f"snapshot {name}", "restore it", why, "run: testbed up")
@@ -250,7 +252,7 @@ def in_cache(lab: Lab, machines: Machines, resources: ResourceSet) -> Cached | N
     fitting = [
         s
         for s in cache_store(lab.id).all()
-        if s.manifest.lab == lab.id and not misfit(s.manifest, identity.base, identity.emulated, identity.image)
+        if s.manifest.lab == lab.id and not misfit(s.manifest, identity.base, identity.emulated, identity.media)
     ]
     exact = next((s for s in fitting if s.manifest.key == identity.key), None)
     if exact is not None:
@@ -301,11 +303,40 @@ def keep_verified(lab: Lab, machines: Machines, resources: ResourceSet, show: Sh
     return snapshot
 
 
+def hand_on(lab: Lab, name: str, file: Path, *, media: bool = True) -> int:
+    """Export a snapshot of this lab to a file, with the image and the shared disk that its machines read unless
+    ``media`` is false; its size in bytes.  Raises LabError where these are others by now."""
+    snapshot = named_store(lab.id).get(name)
+    disks = machines_of(lab).disks
+    if media and snapshot.manifest.media != media_of(disks):
+        cause = "the image or the shared disk that its machines read is another here by now"
+        raise LabError(f"snapshot {name}", "export it whole", cause, "save another, or give --no-media")
+    return export(snapshot, Media(disks.node_image, disks.shared) if media else None, file)
+
+
 def take_in(lab: Lab, file: Path, name: str) -> Snapshot:
     """Import a snapshot of this lab from a file; see :func:`~testbed.lab.snapshots.parcel.import_`."""
     require_snapshots(lab)
     with hold(lab.directories, f"testbed snapshot import -i {lab.file}"):
-        return import_(named_store(lab.id), file, name)
+        machines = machines_of(lab)
+        disks = machines.disks
+        identity = identity_of(lab, machines, default_resources(lab))
+
+        def check(manifest: Manifest) -> None:
+            if why := unlike(manifest, identity.base, identity.emulated):
+                raise bad_input(str(file), why, "it runs where inventory, Testbed, QEMU and processor are the same")
+            others = [d for d in (disks.node_image.disk, disks.shared) if d.exists()]
+            if len(others) == 2 and identity.media != manifest.media:
+                where = " or ".join(str(d.parent) for d in others)
+                raise bad_input(
+                    str(file),
+                    "the image or the shared disk that its machines read is another here: they were built apart",
+                    f"take down what uses them, delete {where}, and import it again",
+                )
+
+        snapshot = import_(named_store(lab.id), file, Media(disks.node_image, disks.shared), name, check)
+        require_fit(snapshot, identity_of(lab, machines_of(lab), default_resources(lab)))
+        return snapshot
 
 
 def delete(lab: Lab, name: str) -> int:

@@ -165,7 +165,7 @@ def template(monkeypatch, tmp_path):
                 base="b",
                 key="b",
                 emulated=Emulated(accelerator="tcg", qemu="7", machine="pc", cpu="qemu64"),
-                image="i",
+                media="i",
                 inventory="{}",
                 resources="",
                 revision="",

@@ -3,20 +3,22 @@
 import os
 import runpy
 import shutil
+import subprocess
 import sys
 from collections import namedtuple
 from datetime import UTC, datetime
 
 import pytest
 
-from testbed.errors import BadInput, LabError
+from testbed.errors import BadInput, LabError, bad_input
 from testbed.host.directories import testbed_home as home
+from testbed.images.node import NodeImage
 from testbed.lab.lab import Lab
 from testbed.lab.machines import Machines
 from testbed.lab.snapshots import Restoring
-from testbed.lab.snapshots.parcel import export, import_
+from testbed.lab.snapshots.parcel import Media, export, import_
 from testbed.lab.snapshots.saving import backing_file, share
-from testbed.lab.snapshots.store import Damaged, SnapshotStore, cache_store, checksums
+from testbed.lab.snapshots.store import Damaged, SnapshotStore, cache_store, checksums, data_checksum
 from testbed.model.reading import read_inventory
 from testbed.model.snapshot import FORMAT, Emulated, Manifest, misfit
 from testbed.resources import ResourceSet
@@ -34,7 +36,7 @@ def manifest(name, files, **changes):
         "base": "b1",
         "key": "k1",
         "emulated": HERE,
-        "image": "i1",
+        "media": "i1",
         "inventory": "{}",
         "resources": "",
         "revision": "r1",
@@ -177,7 +179,7 @@ def test_the_least_recently_used_goes_first(store):
         ({"emulated": HERE.model_copy(update={"machine": "pc-i440fx-8.2"})}, "machine type pc-i440fx-8.2"),
         ({"emulated": HERE.model_copy(update={"cpu": "Haswell"})}, "processor Haswell"),
         ({"base": "b2"}, "inventory"),
-        ({"image": "i2"}, "built anew"),
+        ({"media": "i2"}, "built anew"),
         ({"format": FORMAT + 1}, "format"),
     ],
 )
@@ -195,8 +197,6 @@ def test_layers_are_shared_and_outlive_the_snapshot(store, tmp_path):
 
 
 def test_a_disk_says_what_it_lies_on(tmp_path):
-    import subprocess
-
     for name, base in (("base", ()), ("top", ("-b", "base.qcow2", "-F", "qcow2"))):
         subprocess.run(
             ["qemu-img", "create", "-q", "-f", "qcow2", *base, str(tmp_path / f"{name}.qcow2"), "1M"], check=True
@@ -204,44 +204,119 @@ def test_a_disk_says_what_it_lies_on(tmp_path):
     assert backing_file(tmp_path / "top.qcow2") == "base.qcow2"
 
 
+def media(root, content=None):
+    """An image and a shared disk below ``root``, there when ``content`` is given."""
+    image, shared = root / "images" / "k1" / "disk.raw", root / "shared" / "k2" / "disk.raw"
+    for disk in (image, shared) if content else ():
+        disk.parent.mkdir(parents=True)
+        with disk.open("wb") as file:
+            file.write(content)
+            file.truncate(1 << 20)
+    if content:
+        (image.parent / "vmlinuz").write_bytes(b"kernel")
+    return Media(NodeImage("k1", image, "raw", 1 << 20), shared)
+
+
+def save_disk(store, name, image):
+    """A snapshot whose only file is a layer over ``image``."""
+    with store.saving(name, 1) as (folder, complete):
+        argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", image, "-F", "raw", folder / "left.0.qcow2"]
+        subprocess.run(argv, check=True)
+        return complete(manifest(name, checksums(folder, ["left.0.qcow2"])))
+
+
 def test_an_exported_snapshot_is_imported_whole_and_under_another_name(store, tmp_path):
+    here = media(tmp_path / "here", b"root")
     file = tmp_path / "lab.snapshot"
-    assert export(save(store, "first"), file) == file.stat().st_size
+    assert export(save_disk(store, "first", here.image.disk), here, file) == file.stat().st_size
     assert file.stat().st_mode & 0o077 == 0
     with pytest.raises(BadInput, match="of that name"):
-        import_(store, file)
-    made = import_(store, file, "second")
+        import_(store, file, here)
+    made = import_(store, file, here, "second")
     made.check()
     assert made.manifest.name == "second"
-    assert (made.folder / "pki" / "key").read_text() == "secret"
+    assert made.manifest.files == store.get("first").manifest.files
+
+
+def test_elsewhere_it_brings_what_its_machines_read_and_lies_on_that(store, tmp_path):
+    here, there = media(tmp_path / "here", b"root"), media(tmp_path / "there")
+    file = tmp_path / "lab.snapshot"
+    export(save_disk(store, "first", here.image.disk), here, file)
+    made = import_(SnapshotStore(tmp_path / "other", "lab"), file, there)
+    made.check()
+    assert backing_file(made.folder / "left.0.qcow2") == str(there.image.disk)
+    assert (there.image.disk.parent / "vmlinuz").read_bytes() == b"kernel"
+    for disk, copy in ((here.image.disk, there.image.disk), (here.shared, there.shared)):
+        assert copy.read_bytes() == disk.read_bytes()
+        assert copy.stat().st_blocks <= 128 + 8  # one block of the copy's, not what zeros take
+        assert data_checksum(copy) == data_checksum(disk)
+    assert sorted(p.name for p in made.folder.iterdir()) == ["left.0.qcow2", "manifest.json"]
+
+
+def test_a_cache_that_has_them_keeps_its_own(store, tmp_path):
+    here, there = media(tmp_path / "here", b"root"), media(tmp_path / "there", b"another")
+    file = tmp_path / "lab.snapshot"
+    export(save_disk(store, "first", here.image.disk), here, file)
+    import_(SnapshotStore(tmp_path / "other", "lab"), file, there)
+    assert there.image.disk.read_bytes().startswith(b"another")
+
+
+def test_an_import_that_is_refused_reads_no_further(store, tmp_path):
+    here, there = media(tmp_path / "here", b"root"), media(tmp_path / "there")
+    file = tmp_path / "lab.snapshot"
+    export(save_disk(store, "first", here.image.disk), here, file)
+
+    def check(manifest):
+        raise bad_input("lab.snapshot", f"{manifest.base} is another")
+
+    with pytest.raises(BadInput, match="b1 is another"):
+        import_(SnapshotStore(tmp_path / "other", "lab"), file, there, check=check)
+    assert not (tmp_path / "other").exists() and not (tmp_path / "there").exists()
+
+
+def test_a_disks_checksum_is_of_its_bytes_whatever_is_a_hole(tmp_path):
+    sparse, full, other = tmp_path / "sparse", tmp_path / "full", tmp_path / "other"
+    for file, place in ((sparse, 300_000), (other, 300_001)):
+        with file.open("wb") as out:
+            out.truncate(1_000_000)
+            out.seek(place)
+            out.write(b"data")
+    full.write_bytes(sparse.read_bytes())
+    assert full.stat().st_blocks > sparse.stat().st_blocks
+    assert data_checksum(full) == data_checksum(sparse) != data_checksum(other)
+    with sparse.open("ab") as longer:
+        longer.truncate(1_000_001)
+    assert data_checksum(sparse) != data_checksum(full)
 
 
 @pytest.mark.parametrize("cut", [0, 10, 100, -2000])
 def test_an_export_that_is_cut_short_is_refused_and_leaves_nothing(store, tmp_path, cut):
+    here, there = media(tmp_path / "here", os.urandom(100_000)), media(tmp_path / "there")
     file = tmp_path / "lab.snapshot"
-    export(save(store, "first", os.urandom(100_000)), file)
+    export(save_disk(store, "first", here.image.disk), here, file)
     store.delete(store.get("first"))
     file.write_bytes(file.read_bytes()[:cut])
     with pytest.raises(BadInput, match="export"):
-        import_(store, file)
+        import_(store, file, there)
     assert [p.name for p in store.root.iterdir()] == []
+    assert not (tmp_path / "there").exists()
 
 
 def test_an_export_of_another_lab_or_of_nothing_is_refused(store, tmp_path):
     file = tmp_path / "lab.snapshot"
-    export(save(store, "first"), file)
+    export(save(store, "first"), None, file)
     with pytest.raises(BadInput, match="of the lab lab, not other"):
-        import_(SnapshotStore(tmp_path / "other", "other"), file)
+        import_(SnapshotStore(tmp_path / "other", "other"), file, media(tmp_path))
     file.write_text("hello")
     with pytest.raises(BadInput, match="no whole export"):
-        import_(store, file)
+        import_(store, file, media(tmp_path))
 
 
 def test_a_damaged_snapshot_is_not_exported(store, tmp_path):
     snapshot = save(store, "first")
     (snapshot.folder / "left.ram").write_bytes(b"x")
     with pytest.raises(Damaged):
-        export(snapshot, tmp_path / "lab.snapshot")
+        export(snapshot, None, tmp_path / "lab.snapshot")
     assert not (tmp_path / "lab.snapshot").exists()
 
 

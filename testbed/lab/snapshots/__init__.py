@@ -1,6 +1,6 @@
 """Snapshots of a whole lab: RAM, disks, keys, and what is in the mesh."""
 
-from testbed.lab.snapshots.parcel import export, import_
+from testbed.lab.snapshots.parcel import Media, export, import_
 from testbed.lab.snapshots.restoring import Restoring
 from testbed.lab.snapshots.saving import Saved, each, go_on, save_machines
 from testbed.lab.snapshots.store import Damaged, Snapshot, SnapshotStore, cache_store, named_store
@@ -10,6 +10,7 @@ from testbed.lab.snapshots.thawing import Thawed, ask, thaw
 __all__ = [
     "Cloning",
     "Damaged",
+    "Media",
     "Restoring",
     "Saved",
     "Snapshot",

@@ -72,7 +72,7 @@ class Restoring:
             share(self.snapshot.folder / name, volumes / name)
         # by its name alone: beside a copy of this disk, in a snapshot, lies the same layer
         create_overlay(volumes / f"{node}.qcow2", Path(layers[-1]), "qcow2", self.machines.disk_size(node))
-        load_memory(hypervisor, node, self.snapshot.folder / f"{node}.ram", HALF)
+        load_memory(hypervisor, self.machines.definition(node), self.snapshot.folder / f"{node}.ram", HALF)
 
     def resume(self) -> None:
         """All machines go on at once, their services still stopped."""

@@ -24,6 +24,8 @@ from testbed.model.snapshot import FORMAT, Manifest, SnapshotFile
 
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 22
+_BLOCK = 1 << 16
+_ZEROS = bytes(_BLOCK)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -185,21 +187,25 @@ def _checksum(path: Path) -> SnapshotFile:
 
 
 def data_checksum(path: Path) -> str:
-    """The checksum of a sparse file's data with its places: holes, most of an image, are not read."""
+    """The checksum of a sparse file's data with its places: holes, most of an image, are not read, and zeros are
+    the same as a hole."""
     digest = xxhash.xxh3_128()
     with path.open("rb") as file:
         size, end = path.stat().st_size, 0
+        digest.update(size.to_bytes(8))
         while end < size:
             try:
                 start = os.lseek(file.fileno(), end, os.SEEK_DATA)
             except OSError:  # ENXIO: nothing but a hole is left (lseek(2))
                 break
-            end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
-            digest.update(f"{start}-{end}".encode())
+            end = min(size, -os.lseek(file.fileno(), start, os.SEEK_HOLE) // _BLOCK * -_BLOCK)
+            start -= start % _BLOCK
             file.seek(start)
-            while start < end and (chunk := file.read(min(_CHUNK, end - start))):
-                digest.update(chunk)
-                start += len(chunk)
+            while start < end and (block := file.read(_BLOCK)):
+                if not _ZEROS.startswith(block):
+                    digest.update(start.to_bytes(8))
+                    digest.update(block)
+                start += len(block)
     return digest.hexdigest()
 
 
