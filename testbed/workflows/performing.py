@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from testbed.backends.contract import Backend
 from testbed.documents import parse
 from testbed.host.forward import start_forward, stop_forward
 from testbed.lab.lab import API_FORWARD, Lab
@@ -47,7 +49,7 @@ from testbed.workflows.edges import ask_edges
 from testbed.workflows.istio import deploy_pods, deploy_sidecars, install_control_plane
 from testbed.workflows.kubernetes import join
 from testbed.workflows.mesh import backend_of
-from testbed.workflows.workloads import deploy_workloads
+from testbed.workflows.workloads import deploy_workloads, hand_over_workloads
 
 IN_FORCE_LIMIT = 120.0
 """Seconds for a whole lab's first configuration to be in force; eleven Envoys start in it."""
@@ -68,6 +70,9 @@ class Performer:
     """The restore under way, if the plan is one."""
     cloning: Cloning | None = None
     """What starts nodes from templates, if the plan has such steps."""
+    at_once: bool = False
+    """All machines have been up for a while: what takes time to begin with is begun together, and kept."""
+    _begun: Backend | None = None
 
     def __call__(self, action: Action, cancel: threading.Event) -> None:  # noqa: PLR0912, PLR0915  (one line per action)
         """Do ``action``; ``cancel`` calls off its waits."""
@@ -111,6 +116,9 @@ class Performer:
             case DeployPods():
                 deploy_pods(self.lab, cancel)
             case DeployWorkloads(nodes):
+                if self.at_once:
+                    self._hand_over(nodes)
+                    return
                 deploy_workloads(self.lab, nodes)
                 if self.lab.has_cluster:
                     deploy_sidecars(self.lab, nodes)
@@ -137,9 +145,23 @@ class Performer:
         if self.restoring is not None:
             backend_of(self.lab, restored=True).apply(self._restored_resources(), limit=IN_FORCE_LIMIT)
             return
-        # a save that was killed may have left services standing
-        each((n.name for n in self.lab.inventory.nodes), lambda node: go_on(self.lab, node))
-        backend_of(self.lab).change(lambda there: there.merged(self.resources), limit=IN_FORCE_LIMIT)
+        self._begin().change(lambda there: there.merged(self.resources), limit=IN_FORCE_LIMIT)
+
+    def _begin(self) -> Backend:
+        """The backend, when services run that a killed save may have left standing."""
+        if self._begun is None:
+            backend = backend_of(self.lab, lasting=self.at_once)
+            each((n.name for n in self.lab.inventory.nodes), lambda node: go_on(self.lab, node))
+            if self.at_once:
+                backend.states()  # starts what answers, and what pushes later
+            self._begun = backend
+        return self._begun
+
+    def _hand_over(self, nodes: tuple[str, ...]) -> None:
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            beginning = pool.submit(self._begin)
+            hand_over_workloads(self.lab, nodes)
+            beginning.result()
 
     def _restored_resources(self) -> ResourceSet:
         """What the snapshot has in the mesh, and ours on top."""

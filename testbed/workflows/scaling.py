@@ -87,5 +87,5 @@ def scale(lab: Lab, workload: str, replicas: int | None, show: Show) -> ScaleRep
         keep_scale(lab.hypervisor(), lab.scale, time.time())
         machines = machines_of(lab)
         plan = plan_scale(wanted(lab, machines), had, fewer=number < before)
-        seconds, _ = run(plan, Performer(lab, machines, ResourceSet()), show)
+        seconds, _ = run(plan, Performer(lab, machines, ResourceSet(), at_once=True), show)
     return ScaleReport(workload, before, number, seconds, time.monotonic() - begin)
