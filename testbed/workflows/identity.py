@@ -18,6 +18,9 @@ from testbed.model.snapshot import FORMAT, Emulated
 from testbed.resources import ResourceSet, dump
 from testbed.workflows.workloads import workloads_document
 
+_CHECKSUM = "2"
+"""Raised when checksums of before are not those of now."""
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -51,7 +54,7 @@ def media_of(disks: Disks) -> str:
 
 def content_of(disk: Path) -> str:
     """A disk's checksum, kept in the cache for as long as it is the same file; empty when there is none."""
-    kept = cache_root() / "checksums" / content_hash(str(disk))
+    kept = cache_root() / "checksums" / content_hash(_CHECKSUM, str(disk))
     try:
         stat = disk.stat()
         known = kept.read_text().split() if kept.exists() else []

@@ -334,8 +334,12 @@ def take_in(lab: Lab, file: Path, name: str) -> Snapshot:
                     f"take down what uses them, delete {where}, and import it again",
                 )
 
-        snapshot = import_(named_store(lab.id), file, Media(disks.node_image, disks.shared), name, check)
-        require_fit(snapshot, identity_of(lab, machines_of(lab), default_resources(lab)))
+        store = named_store(lab.id)
+        snapshot = import_(store, file, Media(disks.node_image, disks.shared), name, check)
+        if snapshot.manifest.media != media_of(disks):
+            store.delete(snapshot)
+            cause = "the image and the shared disk that its machines read are not in it, and not here"
+            raise bad_input(str(file), cause, "export it without --no-media")
         return snapshot
 
 

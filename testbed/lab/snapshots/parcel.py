@@ -6,6 +6,7 @@ recipe these have other blocks.  What comes out has to match the checksums in it
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -161,8 +162,18 @@ def _install(unpacked: Path, media: Media) -> None:
         with building(target) as work:
             if work is not None:
                 for file in source.iterdir():
-                    shutil.move(file, work / file.name)
+                    _move(file, work / file.name)
     shutil.rmtree(unpacked, ignore_errors=True)
+
+
+def _move(source: Path, target: Path) -> None:
+    try:
+        source.rename(target)
+    except OSError as e:
+        if e.errno != errno.EXDEV:
+            raise
+        with source.open("rb") as content:
+            _write_sparse(content, target)
 
 
 def _lay(folder: Path, manifest: Manifest, image: NodeImage) -> Manifest:
