@@ -23,8 +23,10 @@ bench: setup
 SEED ?= 1
 soak: setup
 	$(testbed) up -i $(LAB) --no-verify
-	$(testbed) verify -i $(LAB) --chaos --seed $(SEED) --for 60m
-	.venv/bin/python benchmarks/soak.py two-nodes
+	status=0; \
+	$(testbed) verify -i $(LAB) --chaos --seed $(SEED) --for 60m || status=$$?; \
+	.venv/bin/python benchmarks/soak.py two-nodes || status=$$?; \
+	exit $$status
 
 setup:
 	@scripts/setup

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from testbed.lab.lab import Lab
@@ -13,7 +14,9 @@ from testbed.lab.snapshots import Snapshot
 from testbed.model.topology import ProxyKind
 from testbed.model.verdict import Outcome
 from testbed.plan import ObservedMachine, Plan
+from testbed.report.plain import fault_summary
 from testbed.report.record import ScenarioRecord
+from testbed.workflows.chaos import ChaosReport
 from testbed.workflows.status import LabStatus
 from testbed.workflows.up import UpReport
 
@@ -61,6 +64,34 @@ def verdict_lines(record: ScenarioRecord) -> list[str]:
     rate = f"alpha {verdict.alpha:g}, beta {verdict.beta:g}, " if verdict.alpha or verdict.beta else ""
     head = f"[{colour} bold]{verdict.outcome}[/] {record.scenario.name} [dim]({rate}{record.seconds:.1f} s)[/]"
     return [head, *(f"  {line}" for line in verdict.reason.splitlines()[:2])]
+
+
+def chaos_lines(report: ChaosReport) -> list[str]:
+    """What a schedule of faults came to, and how to have it again."""
+    lines: list[str] = []
+    for step in report.record.steps:
+        found = fault_summary(step)
+        proved = f"{found['proved']} of them proved" if found["unproved"] else "all proved"
+        proved += f", {len(found['not_made'])} not made" if found["not_made"] else ""
+        lines += [
+            f"  requests: {found['requests']}",
+            f"  faults: {found['faults']}, {proved}: {_counts(found['faults_by_kind'])}",
+            f"  lost: {found['lost']}: {_counts(found['lost_by_kind'])}",
+            f"  unexplained: {found['unexplained']}",
+        ]
+        lines += [f"  in doubt: {_counts(found['lost_in_doubt'])}"] if found["lost_in_doubt"] else []
+        lines += [f"  [yellow]not proved[/]: {escape(f['fault'])}: {escape(f['proof'])}" for f in found["unproved"]]
+        lines += [f"  [yellow]not seen[/]: {escape(words)}" for words in found["not_seen"]]
+    left = "; ".join(map(escape, report.left_behind))
+    lines.append(f"  left behind: {left or 'nothing'}")
+    if report.smaller:
+        lines.append("  a smaller schedule that fails as well:")
+        lines += [f"    at {f.at:g} s: {escape(f.title)}, for {f.duration or 0:g} s" for f in report.smaller]
+    return [*lines, f"  replay: {escape(report.replay)}"]
+
+
+def _counts(found: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} x {escape(name)}" for name, count in found.items()) or "none"
 
 
 def up_table(report: UpReport) -> str:

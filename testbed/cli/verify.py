@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,8 +11,12 @@ from testbed.cli.options import inventory_option, json_option, print_json
 from testbed.cli.terminal import console, output
 from testbed.errors import bad_input
 from testbed.lab.lab import Lab
+from testbed.report.plain import fault_summary
 from testbed.report.record import ScenarioRecord
 from testbed.scenarios.mutants import MutationScore
+
+if TYPE_CHECKING:
+    from testbed.workflows.chaos import ChaosReport
 
 
 @click.command("verify")
@@ -49,7 +54,7 @@ def verify_command(
 
     Exit code 0 when all pass or don't apply, 1 when one fails, 3 when none fails and one is inconclusive.
     """
-    from testbed.cli.tables import verdict_lines
+    from testbed.cli.tables import chaos_lines, verdict_lines
     from testbed.workflows.verify import mutation_scores, scenario_files, verify
 
     if only_list:
@@ -58,13 +63,13 @@ def verify_command(
         return 0
 
     if chaos:
-        record = _chaos(lab, seed, length, smaller, evidence)
+        report = _chaos(lab, seed, length, smaller, evidence)
         if as_json:
-            print_json(_as_dict(record))
+            print_json(_chaos_as_dict(report))
         else:
-            output.print("\n".join(verdict_lines(record)))
-            console.print(f"evidence: {record.verdict.evidence}")
-        return record.outcome.exit_code
+            output.print("\n".join([*verdict_lines(report.record), *chaos_lines(report)]))
+            console.print(f"evidence: {report.record.verdict.evidence}")
+        return report.record.outcome.exit_code
 
     if mutants:
         with lab.closing(), console.status("verifying") as shown:
@@ -87,7 +92,7 @@ def verify_command(
     return 1 if 1 in codes else max(codes, default=0)
 
 
-def _chaos(lab: Lab, seed: int, length: str, smaller: bool, evidence: Path) -> ScenarioRecord:
+def _chaos(lab: Lab, seed: int, length: str, smaller: bool, evidence: Path) -> ChaosReport:
     from testbed.model.durations import seconds
     from testbed.workflows.chaos import chaos
 
@@ -96,7 +101,17 @@ def _chaos(lab: Lab, seed: int, length: str, smaller: bool, evidence: Path) -> S
     except ValueError as e:
         raise bad_input("--for", str(e)) from None
     with lab.closing(), console.status(f"breaking machines, seed {seed}") as shown:
-        return chaos(lab, seed, wanted, evidence=evidence, smaller=smaller, progress=shown.update)
+        say = shown.update if console.is_terminal else console.print
+        return chaos(lab, seed, wanted, evidence=evidence, smaller=smaller, progress=say)
+
+
+def _chaos_as_dict(report: ChaosReport) -> dict[str, object]:
+    return _as_dict(report.record) | {
+        "under_faults": [fault_summary(step) for step in report.record.steps],
+        "left_behind": list(report.left_behind),
+        "smaller": [f.model_dump(mode="json", by_alias=True, exclude_none=True) for f in report.smaller],
+        "replay": report.replay,
+    }
 
 
 def _print_score(score: MutationScore) -> None:

@@ -20,7 +20,17 @@ from testbed.lab.halfopen import close_half_open
 from testbed.lab.lab import Lab
 from testbed.log import get
 from testbed.model.fault import Fault, FaultKind
-from testbed.plan.faults import Action, DiskErrors, Machine, NoSuchTarget, Silence, actions_of, conflict, doubled
+from testbed.plan.faults import (
+    Action,
+    DiskErrors,
+    Machine,
+    NoSuchTarget,
+    Silence,
+    actions_of,
+    conflict,
+    doubled,
+    parts_of,
+)
 
 
 class StillBroken(LabError):
@@ -89,9 +99,12 @@ class Breaker:
         return read_standing(DomainBreaker(hypervisor)) if hypervisor else ()
 
     @contextmanager
-    def breaking(self, fault: Fault) -> Iterator[Made]:
-        """The fault holds inside the context, and is undone after it, whatever happens in between."""
-        made, grips = self._make(fault, owned=True)
+    def breaking(self, fault: Fault, begun: Callable[[Made], None] = lambda _: None) -> Iterator[Made]:
+        """The fault holds inside the context, and is undone after it, whatever happens in between.
+
+        ``begun`` is told of it before anything is broken.
+        """
+        made, grips = self._make(fault, owned=True, begun=begun)
         try:
             self._prove(made, grips)
             yield made
@@ -141,7 +154,9 @@ class Breaker:
         """Undo what commands left behind that were killed."""
         return self.clear(lambda standing: standing.orphaned)
 
-    def _make(self, fault: Fault, *, owned: bool) -> tuple[Made, dict[str, list[Grip]]]:
+    def _make(
+        self, fault: Fault, *, owned: bool, begun: Callable[[Made], None] = lambda _: None
+    ) -> tuple[Made, dict[str, list[Grip]]]:
         try:
             actions = self.actions(fault)
         except NoSuchTarget as e:
@@ -161,6 +176,7 @@ class Breaker:
             raise
         self._log.info("fault", id=standing.id, what=fault.title)
         made.began = time.monotonic()
+        begun(made)
         try:
             self._each(grips, lambda grip: grip.begin())
         except BaseException:
@@ -173,7 +189,8 @@ class Breaker:
         for other in self.standing():
             if other.id == ours.id:
                 continue
-            if reason := conflict(actions, self.actions(other.fault)):
+            theirs = self.actions(other.fault)
+            if reason := conflict(actions, theirs) or _mute(actions, theirs):
                 raise StillBroken(ours.fault, other.fault, reason)
 
     def _prove(self, made: Made, grips: dict[str, list[Grip]]) -> None:
@@ -229,3 +246,10 @@ class Breaker:
             futures = [pool.submit(work, name) for name in names]
         for future in futures:
             future.result()
+
+
+def _mute(new: Iterable[Action], standing: Iterable[Action]) -> str:
+    """Why a partition could not prove itself: the machine that would try to get through is out altogether."""
+    out = {part for action in standing for part in parts_of(action)}
+    mute = next((a.node for a in new if isinstance(a, Silence) and (a.node, "machine") in out), "")
+    return f"the machine of {mute} is broken already, and nothing could be sent from it" if mute else ""

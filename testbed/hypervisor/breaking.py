@@ -120,6 +120,13 @@ class DomainBreaker:
             limits = {"write_bytes_sec": rate}
             self._domain(node).setBlockIoTune(disk, limits, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
+    def writes_limited(self, node: str, disk: str) -> int:
+        """How many bytes a second may be written to ``disk``; 0 for any number."""
+        with translated(node, f"read the limits of {disk}"):
+            return int(
+                self._domain(node).blockIoTune(disk, libvirt.VIR_DOMAIN_AFFECT_LIVE).get("write_bytes_sec", 0)
+            )
+
     def fail_writes(self, node: str, disk: str, *, fail: bool) -> None:
         """Every write to ``disk`` fails with EIO, by a ``blkdebug`` node between the device and its image (QEMU can
         change a device's node while it runs since 6.1).  Repeating either changes nothing."""

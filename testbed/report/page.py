@@ -9,7 +9,7 @@ from importlib.resources import files
 
 from testbed.model.topology import Topology
 from testbed.model.verdict import Outcome, Verdict
-from testbed.report.plain import UNEXPLAINED, answered_by, redacted
+from testbed.report.plain import answered_by, cause_of, redacted
 from testbed.report.plots import latency_plot, path_plot, topology_plot
 from testbed.report.record import ScenarioRecord, StepRecord
 from testbed.report.timeline import timeline_plot
@@ -121,7 +121,7 @@ def _step(step: StepRecord, topology: Topology | None) -> str:
 def _losses(step: StepRecord) -> str:
     rows = "".join(
         f"<tr><td class='n'>{x.seq}</td><td class='n'>{x.sent:.2f} s</td><td>{escape(x.answer)}</td>"
-        f"<td>{escape(x.cause) or UNEXPLAINED}</td></tr>"
+        f"<td>{escape(cause_of(x))}</td></tr>"
         for x in step.losses
     )
     head = "<tr><th>Request</th><th>Sent</th><th>Answer</th><th>Cause</th></tr>"

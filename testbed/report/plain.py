@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from testbed.model.verdict import Verdict
-from testbed.report.record import FaultSpan, ScenarioRecord, StepRecord
+from testbed.report.record import FaultSpan, Loss, ScenarioRecord, StepRecord
 
 UNEXPLAINED = "unexplained"
 _SECRETS = (
@@ -68,8 +70,36 @@ def record_json(record: ScenarioRecord) -> dict[str, Any]:
     }
 
 
-def _step(step: StepRecord) -> dict[str, Any]:
+def fault_summary(step: StepRecord) -> dict[str, Any]:
+    """What a run with faults came to: faults by kind, and what was lost, by the kinds and names of the causes."""
+    faults = [f.title.partition(" ")[0] for f in step.faults]
+    doubts = [x.doubt for x in step.losses if x.doubt and not x.cause]
+    causes = [x for x in step.losses if x.cause]
+    unproved = [{"fault": f.title, "proof": f.proof} for f in step.faults if not f.held]
     return {
+        "requests": len(step.samples),
+        "faults": len(step.faults),
+        "faults_by_kind": _counted(faults),
+        "proved": sum(f.held for f in step.faults),
+        "unproved": unproved,
+        "not_made": list(step.put_off),
+        "went_wrong": list(step.spoiled),
+        "not_seen": list(step.trouble),
+        "lost": len(step.losses),
+        "lost_by_kind": _counted(" and ".join(x.kinds) for x in causes),
+        "lost_by_cause": _counted(x.cause for x in causes),
+        "lost_in_doubt": _counted(doubts),
+        "unexplained": len(step.losses) - len(causes) - len(doubts),
+    }
+
+
+def _counted(names: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(names).most_common())
+
+
+def _step(step: StepRecord) -> dict[str, Any]:
+    summary = {"under_faults": fault_summary(step)} if step.faults else {}
+    return summary | {
         "name": step.name,
         "caller": step.caller,
         "revision": step.revision,
@@ -84,10 +114,15 @@ def _step(step: StepRecord) -> dict[str, Any]:
         "faults": [_span(f) for f in step.faults],
         "marks": [{"time": round(m.time, 3), "what": m.words} for m in step.marks],
         "losses": [
-            {"request": x.seq, "time": round(x.sent, 3), "answer": x.answer, "cause": x.cause or UNEXPLAINED}
+            {"request": x.seq, "time": round(x.sent, 3), "answer": x.answer, "cause": cause_of(x)}
             for x in step.losses
         ],
     }
+
+
+def cause_of(loss: Loss) -> str:
+    """What a lost request is put down to, for people."""
+    return loss.cause or (f"perhaps {loss.doubt}" if loss.doubt else UNEXPLAINED)
 
 
 def _span(fault: FaultSpan) -> dict[str, Any]:

@@ -89,6 +89,11 @@ class Loss:
     """What the caller got."""
     cause: str
     """The faults that explain it; empty when none does."""
+    kinds: tuple[str, ...] = ()
+    """The kinds of these faults, each once, in the order of the alphabet."""
+    doubt: str = ""
+    """Where no fault explains it: what may have, and can't be said to have: a fault that did not prove itself, a
+    machine that had no processor of its host."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,12 @@ class StepRecord:
     marks: tuple[Mark, ...] = ()
     losses: tuple[Loss, ...] = ()
     """What was lost under faults, where an expectation asked for causes."""
+    spoiled: tuple[str, ...] = ()
+    """What went wrong with faults."""
+    put_off: tuple[str, ...] = ()
+    """Faults that were never made, because the traffic ended before their machines were well."""
+    trouble: tuple[str, ...] = ()
+    """What of the lab could not be looked at."""
 
 
 @dataclass(frozen=True)

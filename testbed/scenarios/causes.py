@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from testbed.compiler.trafficpolicy import CONNECT_TIMEOUT
@@ -18,12 +18,15 @@ from testbed.model.fault import FaultKind
 from testbed.report.record import FaultSpan, Loss, Mark
 from testbed.resources import ResourceSet
 from testbed.scenarios.evidence import AccessLogEntry
+from testbed.scenarios.processors import Processors
 from testbed.scenarios.shares import described
 from testbed.scenarios.ways import LINKS, Hop, Ways, hit_by, named
 from testbed.traffic import Sample
 
 RTO = 1.0
 """Seconds after which TCP first repeats what was not acknowledged (RFC 6298, 2.1)."""
+Kept = Counter[tuple[FaultSpan, str]]
+"""Fault and instance -> how many losses were put down to connections kept from before it."""
 LONGEST_RTO = 120.0
 """Seconds that TCP waits between two repetitions at most (TCP_RTO_MAX of Linux)."""
 
@@ -48,6 +51,10 @@ def promises_of(resources: ResourceSet, service: str) -> Promises:
     connects = [p.tcp.connect_timeout for p in pools if p and p.tcp and p.tcp.connect_timeout]
     idles = [p.http.idle_timeout for p in pools if p and p.http and p.http.idle_timeout]
     return Promises(max(connects, default=Promises.connect), max(idles, default=Promises.kept))
+
+
+NO_PROCESSOR = "no processor for"
+"""How a doubt begins that is about the host, and not about a fault."""
 
 
 class Manner(StrEnum):
@@ -95,7 +102,9 @@ _NO_ANSWER = "no answer within"
 _SILENT = frozenset({Manner.HUNG, Manner.REFUSED, Manner.NONE_LEFT, Manner.FULL})
 _FORGETFUL = _SILENT | {Manner.CUT, Manner.ANSWERED}
 _KILLED = frozenset({Manner.REFUSED, Manner.CUT, Manner.NONE_LEFT, Manner.HUNG})
-_DISTRUSTED = frozenset({Manner.UNTRUSTED, Manner.NONE_LEFT})
+# in TLS 1.3 the caller holds its handshake for done when the other end looks at its certificate: that end's refusal
+# comes in place of an answer (RFC 8446, 4.4.2.4 and appendix E.1)
+_DISTRUSTED = frozenset({Manner.UNTRUSTED, Manner.NONE_LEFT, Manner.CUT})
 
 FITS: Mapping[FaultKind, frozenset[Manner]] = {
     **dict.fromkeys((FaultKind.FREEZE, FaultKind.LINK_DOWN, FaultKind.LINK_FLAP, FaultKind.PARTITION), _SILENT),
@@ -126,7 +135,8 @@ _SEEN_FROM_AFAR = frozenset({Manner.HUNG, Manner.ANSWERED})
 def manner_of(sample: Sample, entry: AccessLogEntry | None) -> Manner:
     """By the caller's proxy's access log, else by what the caller itself saw."""
     reason = f"{entry['upstream_transport_failure_reason'] if entry else ''} {sample.body}"
-    if "TLS" in reason or "CERTIFICATE" in reason:
+    # by the error's own name: a plain reset while TLS begins is called a TLS error as well
+    if "CERTIFICATE" in reason or "_ALERT_" in reason:
         return Manner.UNTRUSTED
     if entry is not None:
         flags = entry["response_flags"].split(",")
@@ -166,15 +176,39 @@ class Scene:
     """So many connections to one instance may have been kept, unused, from before a fault."""
     resolution: float = 0.0
     """How well the times of faults, samples and marks are known to each other, in seconds."""
+    processors: Processors = field(default_factory=Processors)
+    """When machines had no processor of their host."""
 
 
 def losses(lost: Iterable[Sample], scene: Scene) -> tuple[Loss, ...]:
-    """Each lost request with its causes; without any it is unexplained.  ``lost`` in the order of sending."""
-    kept: Counter[tuple[FaultSpan, str]] = Counter()
-    return tuple(Loss(s.seq, s.sent, s.error or described(s), " and ".join(_causes(s, scene, kept))) for s in lost)
+    """Each lost request with its causes, which are faults that proved themselves; without any it is unexplained,
+    unless there is a doubt.  ``lost`` in the order of sending."""
+    kept: Kept = Counter()
+    maybe: Kept = Counter()
+    proved = replace(scene, spans=[s for s in scene.spans if s.held])
+    found: list[Loss] = []
+    for sample in lost:
+        causes = _causes(sample, proved, kept)
+        doubts = [] if causes else _doubts(sample, scene, maybe)
+        kinds = tuple(sorted({c.partition(" ")[0] for c in causes}))
+        answer = sample.error or described(sample)
+        found.append(Loss(sample.seq, sample.sent, answer, " and ".join(causes), kinds, " or ".join(doubts)))
+    return tuple(found)
 
 
-def _causes(sample: Sample, scene: Scene, kept: Counter[tuple[FaultSpan, str]]) -> list[str]:
+def _doubts(sample: Sample, scene: Scene, kept: Kept) -> list[str]:
+    """What may have cost the request: faults that did not prove themselves; and for one that hung, that a machine
+    on its way had no processor for most of its time."""
+    if causes := _causes(sample, scene, kept):
+        return [f"{cause} (unproved)" for cause in causes]
+    if manner_of(sample, scene.ways.entry(sample)) is not Manner.HUNG:
+        return []
+    nodes = dict.fromkeys(n for h in scene.ways.of(sample, anywhere=True) for n in (h.caller.node, h.callee.node))
+    starved = scene.processors.starved(nodes, sample.sent, sample.sent + sample.took)
+    return [f"{NO_PROCESSOR} {node}" for node in starved]
+
+
+def _causes(sample: Sample, scene: Scene, kept: Kept) -> list[str]:
     entry = scene.ways.entry(sample)
     manner = manner_of(sample, entry)
     way = scene.ways.of(sample, anywhere=manner is Manner.HUNG)
@@ -238,7 +272,7 @@ def _ejected(sample: Sample, scene: Scene, way: Sequence[Hop]) -> list[str]:
     return list(found)
 
 
-def _forgotten(sample: Sample, scene: Scene, way: Sequence[Hop], kept: Counter[tuple[FaultSpan, str]]) -> list[str]:
+def _forgotten(sample: Sample, scene: Scene, way: Sequence[Hop], kept: Kept) -> list[str]:
     """A kept connection to a machine that has booted since; each costs one request."""
     for span in scene.spans:
         if span.fault is None or not (span.fault.kind.forgets or span.fault.kind is FaultKind.RESTART):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from testbed.errors import LabError, WaitTimeout
 from testbed.model.topology import MeshWorkload
 from testbed.report.record import Arrival, FaultSpan, Loss, Mark
 from testbed.scenarios.lab import LabUnderTest
+from testbed.scenarios.processors import Processors
 from testbed.traffic import Sample, TrafficSpec
 from testbed.waiting import NotYet, wait_until
 
@@ -40,6 +42,18 @@ class AccessLogEntry:
         """From JSON; a field without a value is absent or null."""
         return cls({k: str(v) for k, v in json.loads(line).items() if v is not None})
 
+    @classmethod
+    def read_all(cls, lines: Iterable[bytes]) -> list[AccessLogEntry]:
+        """Those that there are: a machine that lost its power leaves zeros and half of a line, and the next line
+        joined to it."""
+        found: list[AccessLogEntry] = []
+        for line in lines:
+            for text in (line.strip(b"\0 "), line[max(0, line.rfind(b'{"')) :]):
+                with suppress(ValueError, AttributeError):
+                    found.append(cls.read(text))
+                    break
+        return found
+
 
 @dataclass
 class Evidence:
@@ -63,12 +77,20 @@ class Evidence:
     """How well the times of faults and those of samples are known to each other, in seconds."""
     bystanders: list[Sample] = field(default_factory=list)
     """Requests to a service that is not concerned, sent all the while."""
-    strangers: list[Sample] = field(default_factory=list)
-    """Requests without a certificate, sent all the while."""
+    strangers: dict[str, list[Sample]] = field(default_factory=dict)
+    """Instance -> requests to it without a certificate, sent all the while."""
     losses: tuple[Loss, ...] = ()
     """What was lost under faults, once a judge has looked for causes."""
     unsettled: str = ""
     """What was still not as before long after all faults were undone."""
+    processors: Processors = field(default_factory=Processors)
+    """When machines had no processor of their host, on the run's clock."""
+    spoiled: list[str] = field(default_factory=list)
+    """Faults that went wrong: what was said."""
+    put_off: list[str] = field(default_factory=list)
+    """Faults that were never made, because the traffic ended before their machines were well."""
+    trouble: list[str] = field(default_factory=list)
+    """What else went wrong with the lab, so that something was not seen."""
     _logs: dict[str, list[AccessLogEntry]] = field(default_factory=dict)
 
     def access_log(self, workload: MeshWorkload, at_least: int = 0) -> list[AccessLogEntry]:
@@ -99,7 +121,7 @@ class Evidence:
         lines = str(3 * len(self.samples) + 200)
         text = self.lab.backend.connection(workload.name).run(["tail", "-n", lines, path], check=False).stdout
         self.attachments[f"access/{workload.name}.log"] = text
-        entries = [AccessLogEntry.read(line) for line in text.splitlines() if line.endswith(b"}")]
+        entries = AccessLogEntry.read_all(text.split(b"\n"))
         ours = self.spec.authority if self.spec.run in self.spec.authority else None
         return [e for e in entries if e["x_request_id"] in ids or e["authority"] == ours]
 
@@ -110,14 +132,16 @@ class Evidence:
         ``at_least`` entries; a proxy that was killed has lost its last ones, so fewer are no error."""
         path = shlex.quote(self.lab.guest.layout.access_log(workload))
         called = '"upstream_cluster":"outbound'
-        script = f"grep -F -f - {path}; grep -o '{called}[^\"]*' {path} | sort -u"
+        # -a: zeros that a power loss left would make it a binary file, of which grep shows nothing
+        script = f"grep -a -F -f - {path}; grep -a -o '{called}[^\"]*' {path} | sort -u"
         wanted = "".join(f'"{i}"\n' for i in sorted(ids)).encode()
 
         def look() -> tuple[list[AccessLogEntry], list[str]]:
             said = self.lab.backend.connection(workload.name).run(["sh", "-c", script], stdin=wanted, check=False)
-            lines = said.stdout.splitlines()
-            entries = [AccessLogEntry.read(x) for x in lines if x.startswith(b"{") and x.endswith(b"}")]
-            return entries, [x.decode().rpartition('"')[2] for x in lines if x.startswith(b'"')]
+            lines = said.stdout.split(b"\n")
+            entries = AccessLogEntry.read_all(x for x in lines if x.endswith(b"}"))
+            names = [x for x in lines if x.startswith(b'"')]
+            return entries, [x.decode(errors="replace").rpartition('"')[2] for x in names]
 
         def enough() -> tuple[list[AccessLogEntry], list[str]]:
             found = look()

@@ -3,228 +3,145 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from testbed.errors import LabError, TestbedError, WaitTimeout
-from testbed.faults.breaking import Made, StillBroken
-from testbed.guests import NodeConnection
-from testbed.model.fault import Fault
-from testbed.model.overtime import Isolation
-from testbed.model.scenario import Step, Traffic
+from testbed.faults.breaking import Made
+from testbed.model.scenario import Step
 from testbed.model.topology import MeshWorkload, ProxyKind
 from testbed.report.record import FaultSpan, Mark
-from testbed.scenarios.building import walk
+from testbed.scenarios.clocks import GuestClock, RunClock
+from testbed.scenarios.companions import companions
 from testbed.scenarios.evidence import Evidence
+from testbed.scenarios.following import Follower
 from testbed.scenarios.holdings import Holding, damage, holdings, under_way
 from testbed.scenarios.judge import Judge
 from testbed.scenarios.lab import Breaks, LabUnderTest
-from testbed.scenarios.requests import Sender, sender, traffic_spec
-from testbed.traffic import Sample, TrafficSpec, TrafficSummary, send
-from testbed.waiting import Cancelled, NotYet, wait_until
+from testbed.scenarios.processors import Watch
+from testbed.scenarios.requests import Sender
+from testbed.scenarios.schedule import Schedule
+from testbed.traffic import TrafficSpec, TrafficSummary, send
+from testbed.waiting import NotYet, wait_until
 
-LOOKS = 5
-STRANGERS = 1.0
-"""Tries a second, without a certificate."""
-PUT_OFF_LIMIT = 120.0
-"""Seconds that a fault waits for a machine that by the schedule is well again, and still boots."""
 SETTLE_LIMIT = 90.0
 """Seconds for every proxy to answer with its revision again, once all faults are undone."""
 LETTING_GO_LIMIT = 20.0
 """Seconds for every proxy to hold no more connections and memory than before, once the traffic has ended."""
-
-
-@dataclass(frozen=True)
-class GuestClock:
-    """A guest's clocks against the host's monotonic one, all in seconds: guest minus host.
-
-    ``resolution`` is half of the quickest round trip: the offset lies within so much of the truth.
-    """
-
-    monotonic: float = 0.0
-    wall: float = 0.0
-    resolution: float = 0.0
-
-    @classmethod
-    def of_host(cls) -> GuestClock:
-        """The host's own: nothing to measure."""
-        return cls(0.0, time.time() - time.monotonic(), 0.0)
-
-    @classmethod
-    def measure(cls, connection: NodeConnection) -> GuestClock:
-        """The quickest of a few looks."""
-        best: GuestClock | None = None
-        for _ in range(LOOKS):
-            before = time.monotonic()
-            said = connection.run(
-                ["sh", "-c", "read -r up _ </proc/uptime; echo $up $(date +%s.%N)"]
-            ).stdout.split()
-            after = time.monotonic()
-            middle, half = (before + after) / 2, (after - before) / 2
-            if best is None or half < best.resolution:
-                best = cls(float(said[0]) - middle, float(said[1]) - middle, half)
-        assert best is not None  # noqa: S101 - LOOKS is positive
-        return best
-
-
-class Schedule:
-    """Makes each fault at its time, in a thread of its own, and undoes it whatever happens."""
-
-    def __init__(self, faults: list[Fault], breaker: Breaks) -> None:
-        self._breaker = breaker
-        self._faults = faults
-        self._over = threading.Event()
-        self._ended: set[int] = set()
-        self._threads: list[threading.Thread] = []
-        self.made: list[Made] = []
-        self.trouble: list[TestbedError] = []
-
-    def start(self, began: float) -> None:
-        """``began``: when the traffic began, on the host's monotonic clock."""
-        for number, fault in enumerate(self._faults):
-            thread = threading.Thread(target=self._one, args=(number, fault, began), name=fault.title)
-            self._threads.append(thread)
-            thread.start()
-
-    def _one(self, number: int, fault: Fault, began: float) -> None:
-        if self._over.wait(max(0.0, began + fault.at - time.monotonic())):
-            return
-        try:
-            if fault.alone:
-                self._await_others(number, fault)
-            with self._breaking(fault) as made:
-                self.made.append(made)
-                self._over.wait(max(0.0, made.bit + (fault.duration or 0) - time.monotonic()))
-        except Cancelled:  # the traffic ended first
-            if fault.alone:
-                cause = "the traffic ended before the faults before it were over"
-                self.trouble.append(LabError(fault.title, "make it", cause, "send for longer: `for`"))
-        except TestbedError as e:
-            self.trouble.append(e)
-        finally:
-            self._ended.add(number)
-
-    def _await_others(self, number: int, fault: Fault) -> None:
-        def over() -> None:
-            if left := [f.title for n, f in enumerate(self._faults[:number]) if n not in self._ended]:
-                raise NotYet(f"{left[0]} is not over")
-
-        name = f"the faults before {fault.title} are over"
-        wait_until(name, over, limit=PUT_OFF_LIMIT * number, interval=0.5, cancel=self._over)
-
-    @contextmanager
-    def _breaking(self, fault: Fault) -> Iterator[Made]:
-        """Put off for a fault that should be over and is not; one that should still hold is an error."""
-        with ExitStack() as stack:
-
-            def begin() -> Made:
-                try:
-                    return stack.enter_context(self._breaker.breaking(fault))
-                except StillBroken as e:
-                    if e.other.at + (e.other.duration or 0) > fault.at:
-                        raise
-                    raise NotYet(f"{e.other.title} is not over") from None
-
-            name = f"{', '.join(fault.target)} is well again, for {fault.title}"
-            yield wait_until(name, begin, limit=PUT_OFF_LIMIT, interval=1, cancel=self._over)
-
-    def end(self) -> None:
-        """Undo what still stands, and wait until all is well."""
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
+EVENTS = 16 * 1024**2
+"""Bytes of a proxy's log of ejections that are read, from its end: some fifty thousand."""
 
 
 def sample_under_faults(
-    step: Step, spec: TrafficSpec, who: Sender, evidence: Evidence, judge: Judge, breaker: Breaks
+    step: Step,
+    spec: TrafficSpec,
+    who: Sender,
+    evidence: Evidence,
+    judge: Judge,
+    breaker: Breaks,
+    follower: Follower,
 ) -> TrafficSummary:
     """Send all of the traffic, with the step's faults in it; fills ``evidence``.
 
-    Raises what the machines' trouble raises, once every fault is undone.
+    Once there are samples nothing that goes wrong loses them: what a fault ran into, and what of the lab could not
+    be looked at, is in the evidence too, and keeps a verdict from being a PASS.  Every fault is undone at the end.
     """
     lab = evidence.lab
-    clock = (
-        GuestClock.of_host() if who.caller is None else GuestClock.measure(lab.backend.connection(who.caller.name))
-    )
+    first = _clock(lab, who)
     revisions = {s.workload: s.revision_wanted for s in lab.backend.states()}
     held = holdings(lab)
-    schedule = Schedule(step.when.faults, breaker)
+    schedule = Schedule(step.when.faults, breaker, follower)
+    watch = Watch(lab.threads) if lab.threads else None
 
     def start(at: float) -> None:  # with the traffic: a slow first answer must not put off what is broken
-        schedule.start(at - clock.monotonic)
+        schedule.start(at - first.monotonic)
 
     try:
-        with companions(step, evidence), send(spec, who.at, who.argv, began=start) as run:
+        with ExitStack() as stack:
+            if watch is not None:
+                stack.enter_context(watch.watching())
+            stack.enter_context(companions(step, evidence))
+            run = stack.enter_context(send(spec, who.at, who.argv, began=start))
             for sample in run:
                 evidence.samples.append(sample)
+                follower.sample(sample)
                 judge.take(sample)
+    except TestbedError as e:
+        if not evidence.samples:
+            raise
+        evidence.trouble.append(str(e))
     finally:
         schedule.end()
-        breaker.settle(schedule.made)
-    if schedule.trouble:
-        raise schedule.trouble[0]
-    began = (run.began or 0.0) - clock.monotonic
+        evidence.spoiled += [str(e) for e in schedule.trouble]
+        evidence.put_off += [f.title for f in schedule.put_off]
+        with _noting(evidence):
+            breaker.settle(schedule.made)
+    ended, last = time.monotonic(), first
+    with _noting(evidence):
+        last = _clock(lab, who)
+    clock, began = RunClock(first, last), run.began or 0.0
     evidence.resolution = clock.resolution
-    evidence.faults += sorted((_span(m, began) for m in schedule.made), key=lambda s: s.began)
-    evidence.marks += _ejections(lab, who, began)
-    evidence.unsettled = _unsettled(lab, revisions) or _kept(evidence, held)
+    spans = (_span(m, ended, lambda host: clock.guest(host) - began) for m in schedule.made)
+    evidence.faults += sorted(spans, key=lambda s: s.began)
+    if watch is not None:
+        evidence.processors = watch.seen.on(lambda host: clock.guest(host) - began)
+    with _noting(evidence):
+        evidence.marks += _ejections(lab, who, began)
+    with _noting(evidence):
+        evidence.unsettled = _unsettled(lab, revisions) or _kept(evidence, held)
     return run.summary
 
 
+def _clock(lab: LabUnderTest, who: Sender) -> GuestClock:
+    return (
+        GuestClock.of_host() if who.caller is None else GuestClock.measure(lab.backend.connection(who.caller.name))
+    )
+
+
 @contextmanager
-def companions(step: Step, evidence: Evidence) -> Iterator[None]:
-    """Who else calls all the while: a service that is not concerned, and a stranger, where they are expected."""
-    found = dict(walk(step.expect))
-    runs: list[tuple[Traffic, list[Sample]]] = []
-    other: Isolation | None = found.get("isolation")
-    if other is not None:
-        change = {"service": other.service, "path": other.path, "rate": other.rate}
-        runs.append((step.when.model_copy(update=change), evidence.bystanders))
-    if "invariants" in found and found["invariants"].stranger:
-        change = {"mesh": False, "rate": STRANGERS, "timeout": 3.0, "connections": "new"}
-        runs.append((step.when.model_copy(update=change), evidence.strangers))
-    threads = [
-        threading.Thread(target=_accompany, args=(when, f"{evidence.spec.run}{n}", evidence.lab, into), daemon=True)
-        for n, (when, into) in enumerate(runs)
-    ]
-    for thread in threads:
-        thread.start()
-    yield
-    for thread in threads:
-        thread.join((step.when.duration or 0) + 60)
+def _noting(evidence: Evidence) -> Iterator[None]:
+    """What goes wrong in the block is noted, and the run goes on without it."""
+    try:
+        yield
+    except TestbedError as e:
+        evidence.trouble.append(str(e))
 
 
-def _accompany(when: Traffic, run: str, lab: LabUnderTest, into: list[Sample]) -> None:
-    count = max(1, int((when.duration or 0) * (when.rate or 1)))
-    who = sender(when, lab)
-    with send(traffic_spec(when, lab, run, count), who.at, who.argv) as samples:
-        into.extend(samples)
-
-
-def _span(made: Made, began: float) -> FaultSpan:
-    times = {name: getattr(made, name) - began for name in ("began", "bit", "ended", "well")}
+def _span(made: Made, ended: float, clock: Callable[[float], float]) -> FaultSpan:
+    """The fault on the run's clock.  One that broke off may have lasted to the end."""
+    bit = made.bit or made.ending or made.began
+    mended = made.ended or made.well or ended
+    times = {"began": made.began, "bit": bit, "ended": mended, "well": made.well or ended}
     held, words = made.proof.held, made.proof.words
-    return FaultSpan(made.fault.title, made.nodes, **times, held=held, proof=words, fault=made.fault)
+    on_run = {name: clock(at) for name, at in times.items()}
+    return FaultSpan(made.fault.title, made.nodes, **on_run, held=held, proof=words, fault=made.fault)
 
 
 def _ejections(lab: LabUnderTest, who: Sender, began: float) -> list[Mark]:
-    """What the caller's proxy (from outside: the gateways') ejected, by its own log and on the run's clock."""
+    """What the caller's proxy (from outside: the gateways') ejected, by its own log and on the run's clock, which
+    is the caller's own: what the log has by the wall's clock is taken to the monotonic one of that same machine."""
     gateways = [w for w in lab.topology.workloads if w.kind is ProxyKind.GATEWAY]
     marks: list[Mark] = []
     for proxy in [who.caller] if who.caller else gateways:
         connection = lab.backend.connection(proxy.name)
-        offset = GuestClock.measure(connection).wall
+        clock = GuestClock.measure(connection)
+        start = began + (clock.wall - clock.monotonic if who.caller else clock.wall)
         path = lab.guest.layout.outlier_log(proxy)
-        text = connection.run(["tail", "-n", "500", path], check=False).stdout
-        for line in text.splitlines():
-            if mark := _mark(json.loads(line), lab.topology.workloads, offset + began):
+        text = connection.run(["tail", "-c", str(EVENTS), path], check=False).stdout
+        for line in text.split(b"\n"):
+            if (mark := _mark_of(line, lab.topology.workloads, start)) is not None:
                 marks.append(mark)
     return sorted((m for m in marks if m.time >= 0), key=lambda m: m.time)
+
+
+def _mark_of(line: bytes, workloads: tuple[MeshWorkload, ...], began: float) -> Mark | None:
+    try:
+        return _mark(json.loads(line.strip(b"\0 ")), workloads, began)
+    except (ValueError, KeyError, TypeError, AttributeError):  # cut by `tail`, or by the end of a machine
+        return None
 
 
 def _mark(event: dict[str, Any], workloads: tuple[MeshWorkload, ...], began: float) -> Mark | None:
@@ -247,24 +164,39 @@ def _unsettled(lab: LabUnderTest, revisions: dict[str, str]) -> str:
             if not state.in_force or state.revision_wanted != revisions[state.workload]:
                 raise NotYet(state.summary)
 
-    try:
-        wait_until("every proxy has its revision again", back, limit=SETTLE_LIMIT, interval=1)
-    except WaitTimeout as e:
-        return e.last_seen
-    return ""
+    return _in_the_end("every proxy has its revision again", back, SETTLE_LIMIT)
 
 
 def _kept(evidence: Evidence, before: dict[str, Holding]) -> str:
     """Connections or memory that a proxy does not let go of again; empty when all is as before."""
-    most = under_way([*evidence.samples, *evidence.bystanders, *evidence.strangers])
+    strangers = [s for tries in evidence.strangers.values() for s in tries]
+    most = under_way([*evidence.samples, *evidence.bystanders, *strangers])
 
     def gone() -> None:
         if found := damage(before, holdings(evidence.lab), most):
             raise NotYet(found)
 
+    return _in_the_end("every proxy holds no more than before", gone, LETTING_GO_LIMIT)
+
+
+def _in_the_end(name: str, probe: Callable[[], None], limit: float) -> str:
+    """What the probe still says at the limit; empty once it says nothing.  Raises LabError where the lab could not
+    be asked to the end: that is no damage of the mesh's."""
+    broken: list[LabError] = []
+
+    def look() -> None:
+        broken.clear()
+        try:
+            probe()
+        except LabError as e:
+            broken.append(e)
+            raise NotYet(str(e)) from None
+
     try:
-        wait_until("every proxy holds no more than before", gone, limit=LETTING_GO_LIMIT, interval=1)
+        wait_until(name, look, limit=limit, interval=1)
     except WaitTimeout as e:
+        if broken:
+            raise broken[0] from None
         return e.last_seen
     return ""
 

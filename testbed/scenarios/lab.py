@@ -15,6 +15,7 @@ from testbed.errors import LabError
 from testbed.faults.breaking import Made
 from testbed.model.fault import Fault
 from testbed.model.topology import MeshWorkload, ProxyKind, Topology
+from testbed.scenarios.processors import Threads
 from testbed.traffic import AGENT, HostConnection
 
 PYCACHE = "/run/testbed-pycache"
@@ -29,8 +30,11 @@ class Breaks(Protocol):
         """Why it can't make this fault here; empty when it can."""
         ...
 
-    def breaking(self, fault: Fault) -> AbstractContextManager[Made]:
-        """The fault holds inside the context and is undone after it."""
+    def breaking(
+        self, fault: Fault, begun: Callable[[Made], None] = lambda _: None
+    ) -> AbstractContextManager[Made]:
+        """The fault holds inside the context and is undone after it.  ``begun`` is told of it before anything is
+        broken: what comes of it counts, whatever goes wrong from there."""
         ...
 
     def settle(self, made: Iterable[Made]) -> None:
@@ -57,6 +61,8 @@ class LabUnderTest:
     """Breaks the lab's machines; None where there are none."""
     machines: bool = True
     """Whether each node is a machine of its own, whose load says something of it and of nobody else."""
+    threads: Threads | None = None
+    """Says how long the machines' threads have waited for a processor of this host; None where nobody can."""
     outside: HostConnection = field(default_factory=HostConnection)
     """Sends traffic from outside."""
 

@@ -24,13 +24,14 @@ from testbed.resources import ResourceSet, dump
 from testbed.scenarios.building import build, headers_wanted, services_named, walk
 from testbed.scenarios.evidence import Evidence
 from testbed.scenarios.faulting import sample_under_faults, unable
+from testbed.scenarios.following import Follower
 from testbed.scenarios.judge import BROKEN, Judge, Terms
 from testbed.scenarios.lab import LabUnderTest
 from testbed.scenarios.loading import ScenarioFile, given_resources, removed_keys
 from testbed.scenarios.overtime import unsound_before
 from testbed.scenarios.programs import ArrivalLog, ask, settings
 from testbed.scenarios.requests import Sender, sender, traffic_spec
-from testbed.scenarios.vitals import between, crowded, look, lossy
+from testbed.scenarios.vitals import Vitals, between, crowded, look, lossy
 from testbed.traffic import TrafficSpec, TrafficSummary, send
 
 MAX_DISCARDED_RUNS = 3
@@ -46,6 +47,7 @@ class _Run:
     lab: LabUnderTest
     arrivals: ArrivalLog
     homes: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    follower: Follower = field(default_factory=Follower)
     in_force: tuple[ResourceSet, Applied] | None = None
     """What the last step found to be still in force when its sample had been taken."""
 
@@ -58,6 +60,7 @@ def run_scenario(
     mutant: str = "",
     before: ResourceSet | None = None,
     progress: Progress = lambda _: None,
+    follower: Follower | None = None,
 ) -> ScenarioRecord:
     """Run every step, whatever comes out, and leave the lab as it was.
 
@@ -72,7 +75,7 @@ def run_scenario(
     if reason:
         return ScenarioRecord(scenario, not_applicable(reason), started, time.monotonic() - began, mutant=mutant)
     steps: list[StepRecord] = []
-    run = _Run(scenario, lab, ArrivalLog(lab))
+    run = _Run(scenario, lab, ArrivalLog(lab), follower=follower or Follower())
     shown = ""
     clean = True
     try:
@@ -160,9 +163,11 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet, *, mutant: 
             _, before = _at_once(partial(run.arrivals.mark, watched), partial(look, lab, concerned))
             revisions = {} if faulty else (revisions or _revisions(lab))
             sampling = time.monotonic()
-            summary = _sample(step, spec, who, evidence, judge)
+            summary = _sample(step, spec, who, evidence, judge, run.follower)
             sampled_after = time.monotonic()
-            after, now = _at_once(partial(look, lab, concerned), partial(_revisions, lab, faulty=faulty))
+            after, now = _at_once(
+                partial(_look_again, lab, concerned, evidence), partial(_revisions, lab, faulty=faulty)
+            )
             broken = {node for fault in evidence.faults for node in fault.nodes}
             machines = tuple(
                 m for m in between(before, after) if m.node not in broken
@@ -179,6 +184,8 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet, *, mutant: 
         news = run.arrivals.settled_news if "attempts" in dict(walk(step.expect)) else run.arrivals.news
         evidence.arrivals = [a for a in news(watched, spec.run) if a.request in ids]
         verdict = judge.conclude(evidence)
+    if "invariants" not in dict(walk(step.expect)) and (wrong := [*evidence.spoiled, *evidence.trouble]):
+        verdict = inconclusive(f"the lab, not the mesh: {wrong[0]}", verdict.numbers)
     run.homes[name] = evidence.homes
     if disagreement := counts_disagree(evidence, {w.name for w in watched}):
         verdict = inconclusive(f"the lab, not the mesh: {disagreement}", verdict.numbers)
@@ -211,6 +218,9 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet, *, mutant: 
         faults=tuple(evidence.faults),
         marks=tuple(evidence.marks),
         losses=evidence.losses,
+        spoiled=tuple(evidence.spoiled),
+        put_off=tuple(evidence.put_off),
+        trouble=tuple(evidence.trouble),
     )
 
 
@@ -260,9 +270,22 @@ def counts_disagree(evidence: Evidence, watched: Set[str]) -> str:
     return f"{len(missing)} answered requests are not in the log of what arrived, first {request} at {instance}"
 
 
-def _sample(step: Step, spec: TrafficSpec, who: Sender, evidence: Evidence, judge: Judge) -> TrafficSummary:
+def _look_again(lab: LabUnderTest, concerned: Sequence[MeshWorkload], evidence: Evidence) -> dict[str, Vitals]:
+    """The counters after the sample.  Under faults it is kept when a machine can't be asked any more."""
+    try:
+        return look(lab, concerned)
+    except LabError as e:
+        if not evidence.faults:
+            raise
+        evidence.trouble.append(str(e))
+        return {}
+
+
+def _sample(
+    step: Step, spec: TrafficSpec, who: Sender, evidence: Evidence, judge: Judge, follower: Follower
+) -> TrafficSummary:
     if step.when.faults and evidence.lab.breaker is not None:
-        return sample_under_faults(step, spec, who, evidence, judge, evidence.lab.breaker)
+        return sample_under_faults(step, spec, who, evidence, judge, evidence.lab.breaker, follower)
     wanted = "encrypted" in dict(walk(step.expect)) and who.caller is not None
     with ExitStack() as stack:
         file = None

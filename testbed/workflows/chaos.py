@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
-from testbed.errors import bad_input
+from testbed.errors import TestbedError, bad_input
 from testbed.faults.breaking import Breaker
+from testbed.faults.leftovers import leftovers
 from testbed.host.lock import hold
 from testbed.lab.lab import Lab
+from testbed.log import get
 from testbed.model.fault import Fault
 from testbed.model.scenario import Scenario
 from testbed.model.topology import ProxyKind
-from testbed.model.verdict import Outcome
+from testbed.model.verdict import Outcome, Verdict, all_of, failed, passed
 from testbed.plan.chaos import schedule, shrink
 from testbed.report.record import ScenarioRecord
 from testbed.scenarios import ScenarioFile, run_scenario
+from testbed.scenarios.following import Follower
 from testbed.workflows.nodes import require_up
 from testbed.workflows.verify import keep, lab_under_test
 
@@ -23,6 +29,19 @@ RATE = 8.0
 """Requests a second."""
 MOST_SHRINKING = 8
 """Runs that shrinking may take; each is as long as the first."""
+
+
+@dataclass(frozen=True)
+class ChaosReport:
+    """What became of a schedule."""
+
+    record: ScenarioRecord
+    replay: str
+    """The command that makes the same schedule again."""
+    left_behind: tuple[str, ...]
+    """What was not as before once all was undone."""
+    smaller: tuple[Fault, ...] = ()
+    """The part of the schedule that fails as well, where one was looked for."""
 
 
 def scenario_of(lab: Lab, seed: int, length: float, faults: Sequence[Fault] | None = None) -> Scenario:
@@ -45,7 +64,7 @@ def scenario_of(lab: Lab, seed: int, length: float, faults: Sequence[Fault] | No
     return Scenario.model_validate(
         {
             "name": f"chaos-{seed}",
-            "description": f"Random faults for {length:g} s; replay: testbed verify --chaos --seed {seed}",
+            "description": f"Random faults for {length:g} s; replay: {replay(lab, seed, length)}",
             "promise": "Whatever breaks, every answer is right, every loss has a cause, and strangers stay out.",
             "tags": ["fault", "chaos"],
             "when": {
@@ -62,6 +81,11 @@ def scenario_of(lab: Lab, seed: int, length: float, faults: Sequence[Fault] | No
     )
 
 
+def replay(lab: Lab, seed: int, length: float) -> str:
+    """The command that makes the same schedule again."""
+    return f"testbed verify --chaos --seed {seed} --for {length:g}s -i {shlex.quote(str(lab.file))}"
+
+
 def chaos(
     lab: Lab,
     seed: int,
@@ -70,26 +94,63 @@ def chaos(
     evidence: Path | None = None,
     smaller: bool = False,
     progress: Callable[[str], None] = lambda _: None,
-) -> ScenarioRecord:
-    """Run the seed's schedule; with ``smaller``, look for the part of one that fails which fails as well."""
+) -> ChaosReport:
+    """Run the seed's schedule; with ``smaller``, look for the part of one that fails which fails as well.
+
+    While it runs, ``progress`` is told what it has come to so far, and a file of JSON lines beside the bundles has
+    each request and fault, so that a run that is killed leaves them; it goes when the bundle is written.
+    """
     require_up(lab)
     under_test = lab_under_test(lab)
     whole = scenario_of(lab, seed, length)
+    journal = evidence / f"{lab.id}-chaos-{seed}-{datetime.now(UTC):%Y%m%d-%H%M%S}.jsonl" if evidence else None
 
-    def run(faults: Sequence[Fault]) -> ScenarioRecord:
+    def run(faults: Sequence[Fault], file: Path | None = None) -> tuple[ScenarioRecord, tuple[str, ...]]:
         scenario = scenario_of(lab, seed, length, faults)
-        return run_scenario(ScenarioFile(Path(f"{scenario.name}.yaml"), scenario), under_test, progress=progress)
+        follower = Follower(file, progress)
+        try:
+            found = ScenarioFile(Path(f"{scenario.name}.yaml"), scenario)
+            record = run_scenario(found, under_test, progress=progress, follower=follower)
+        finally:
+            follower.close()
+        left = leftovers(lab)
+        return replace(record, verdict=with_leftovers(record.verdict, left)), left
 
     with hold(lab.directories, f"testbed verify --chaos -i {lab.file}"):
         faults = whole.each_step()[0].when.faults
-        records = [run(faults)]
-        if smaller and records[0].outcome is Outcome.FAIL:
+        runs = [run(faults, journal)]
+        least: tuple[Fault, ...] = ()
+        if smaller and runs[0][0].outcome is Outcome.FAIL:
 
             def fails(some: Sequence[Fault]) -> bool:
-                record = run(some)
-                if record.outcome is Outcome.FAIL:
-                    records.append(record)
-                return record.outcome is Outcome.FAIL
+                _bring_back(lab)
+                result = run(some)
+                if result[0].outcome is Outcome.FAIL:
+                    runs.append(result)
+                return result[0].outcome is Outcome.FAIL
 
-            shrink(faults, fails, most=MOST_SHRINKING)
-    return keep(lab, [records[-1]], evidence)[0]
+            least = shrink(faults, fails, most=MOST_SHRINKING)
+        if runs[-1][1]:
+            _bring_back(lab)
+    [record] = keep(lab, [runs[-1][0]], evidence)
+    if journal is not None:
+        journal.unlink(missing_ok=True)
+    return ChaosReport(record, replay(lab, seed, length), runs[-1][1], least)
+
+
+def with_leftovers(verdict: Verdict, left: Sequence[str]) -> Verdict:
+    """The verdict on the mesh, and that nothing of the faults is left."""
+    if not left and verdict.outcome is Outcome.NOT_APPLICABLE:
+        return verdict
+    if not left:
+        clean = passed("nothing was left behind")
+    else:
+        clean = failed(f"left behind: {'; '.join(left[:3])}" + (f" and {len(left) - 3} more" if left[3:] else ""))
+    return replace(all_of([("invariants", verdict), ("left behind", clean)]), numbers=verdict.numbers)
+
+
+def _bring_back(lab: Lab) -> None:
+    try:
+        Breaker(lab).clear()
+    except TestbedError as e:  # what is left has been said already
+        get("chaos").error("faults that could not be undone", error=str(e))

@@ -12,6 +12,8 @@ from testbed.artifacts import pinned
 from testbed.errors import LabError
 from testbed.faults.breaking import Breaker
 from testbed.host.lock import hold
+from testbed.host.scheduling import MachineThreads
+from testbed.hypervisor.xml import domain_name
 from testbed.lab.capture import capture
 from testbed.lab.lab import API_FORWARD, Lab
 from testbed.lab.observing import forwarded
@@ -43,6 +45,7 @@ def lab_under_test(lab: Lab) -> LabUnderTest:
         gateway if has_gateway else None,
         capture=lambda node: capture(lab, node, lab.directories.state),
         breaker=Breaker(lab),
+        threads=MachineThreads({n.name: domain_name(lab.id, n.name) for n in lab.inventory.nodes}).look,
     )
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from harness_network import command, processes_in
@@ -33,11 +33,12 @@ class PowerCutter:
         return ""
 
     @contextmanager
-    def breaking(self, fault: Fault) -> Iterator[Made]:
+    def breaking(self, fault: Fault, begun: Callable[[Made], None]) -> Iterator[Made]:
         topology = self.mesh.topology
         nodes = {w.node: None for name in fault.target for w in workloads_of(name, topology)}
         hit = [w for w in topology.workloads if w.node in nodes]
         made = Made(fault, "1", tuple(nodes), began=time.monotonic())
+        begun(made)
         if fault.kind is FaultKind.RESTART and fault.drain is not False:
             # of others on its machine nobody calls on, so that their connections would be waited for to the limit
             named = [w for name in fault.target for w in workloads_of(name, topology)]

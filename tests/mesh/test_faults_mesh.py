@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -39,9 +39,10 @@ class SidecarKiller:
         return ""
 
     @contextmanager
-    def breaking(self, fault: Fault) -> Iterator[Made]:
+    def breaking(self, fault: Fault, begun: Callable[[Made], None]) -> Iterator[Made]:
         [name] = fault.target
         made = Made(fault, "1", fault.target, began=time.monotonic())
+        begun(made)
         proxy = Path(f"/proc/{self.mesh.pid(name)}/exe")
         os.kill(self.mesh.pid(name), signal.SIGKILL)
 
@@ -75,10 +76,11 @@ class Stopper:
         return ""
 
     @contextmanager
-    def breaking(self, fault: Fault) -> Iterator[Made]:
+    def breaking(self, fault: Fault, begun: Callable[[Made], None]) -> Iterator[Made]:
         pids = [p for name in fault.target for p in processes_in(self.mesh.network.namespace(name))]
         nodes = tuple({self.mesh.topology.workload(name).node: None for name in fault.target})
         made = Made(fault, "1", nodes, began=time.monotonic())
+        begun(made)
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
 
@@ -216,8 +218,8 @@ class Liar(Stopper):
     """Stops reviews-v2, whatever it was told."""
 
     @contextmanager
-    def breaking(self, fault: Fault) -> Iterator[Made]:
-        with super().breaking(fault.model_copy(update={"target": ("reviews-v2",)})) as made:
+    def breaking(self, fault: Fault, begun: Callable[[Made], None]) -> Iterator[Made]:
+        with super().breaking(fault.model_copy(update={"target": ("reviews-v2",)}), begun) as made:
             made.fault, made.nodes = fault, (self.mesh.topology.workload(fault.target[0]).node,)
             yield made
 

@@ -1,5 +1,6 @@
 """Faults beside traffic: made at their time, always undone, and on one clock with what was sent."""
 
+import json
 import threading
 import time
 from contextlib import contextmanager
@@ -14,7 +15,9 @@ from testbed.guests import Completed
 from testbed.model.verdict import passed
 from testbed.report.record import FaultSpan, Mark, StepRecord
 from testbed.report.timeline import timeline_plot
-from testbed.scenarios.faulting import GuestClock, Schedule, _mark
+from testbed.scenarios.clocks import DRIFTS, GuestClock, RunClock
+from testbed.scenarios.faulting import _mark, _mark_of, _span
+from testbed.scenarios.schedule import Schedule
 from testbed.traffic import Sample
 
 
@@ -28,14 +31,18 @@ class Played:
         """What makes the next fault's start fail, one after the other."""
 
     @contextmanager
-    def breaking(self, wanted):
+    def breaking(self, wanted, begun):
         if self.standing:
             raise StillBroken(wanted, self.standing.pop(), "the machine of one is broken already")
+        now = time.monotonic()
+        made = Made(wanted, "1", ("one",), began=now)
+        begun(made)
+        if isinstance(self.trouble, Exception):
+            raise self.trouble
         if self.trouble:
             raise LabError("one", "break it", self.trouble)
-        now = time.monotonic()
         self.events.append(("made", wanted.kind.value))
-        made = Made(wanted, "1", ("one",), began=now, bit=now)
+        made.bit = now
         try:
             yield made
         finally:
@@ -94,6 +101,7 @@ def test_a_fault_that_is_put_off_until_the_traffic_ends_is_not_made():
         time.sleep(0.01)
     schedule.end()
     assert (schedule.made, schedule.trouble, played.events) == ([], [], [])
+    assert [f.kind for f in schedule.put_off] == ["reset"]
 
 
 def test_a_fault_alone_waits_for_all_before_it():
@@ -104,8 +112,8 @@ def test_a_fault_alone_waits_for_all_before_it():
     make = played.breaking
 
     @contextmanager
-    def breaking(wanted):
-        with make(wanted) as made:
+    def breaking(wanted, begun):
+        with make(wanted, begun) as made:
             yield made
             slow.wait(0.3)  # its machine boots
 
@@ -147,6 +155,28 @@ def test_trouble_with_a_machine_is_kept_for_the_verdict():
     assert "it is gone" in str(schedule.trouble[0])
 
 
+@pytest.mark.parametrize("trouble", ["it is gone", ValueError("no number: ''")])
+def test_a_fault_that_went_wrong_counts_from_when_it_began(trouble):
+    """It may have bitten: what it cost must not be unexplained, and no exception ends its thread unseen."""
+    schedule = Schedule([fault("link-flap", "one")], Played(trouble))
+    schedule.start(time.monotonic())
+    schedule.end()
+    [made] = schedule.made
+    span = _span(made, made.began + 9, lambda host: host - made.began)
+    assert (span.began, span.ended, span.well, span.held) == (0, 9, 9, False)
+    assert str(trouble) in span.proof and str(trouble) in str(schedule.trouble[0])
+
+
+def test_two_that_were_put_off_do_not_take_each_other_for_an_error():
+    """Both are noted when they try at once: by their own times they were never to hold together."""
+    played = Played()
+    played.standing = [fault("freeze", "one", at="9s", **{"for": "2s"})]
+    schedule = Schedule([fault("reset", "one", at="200ms")], played)
+    schedule.start(time.monotonic())
+    schedule._threads[0].join()
+    assert (played.events, schedule.trouble) == ([("made", "reset"), ("undone", "reset")], [])
+
+
 class Guest:
     """A guest whose clock is ``ahead``, and whose answers take their time."""
 
@@ -170,6 +200,19 @@ def test_a_guests_clock_is_known_to_within_half_of_the_quickest_round_trip():
     assert clock.wall - clock.monotonic == pytest.approx(1e9)
 
 
+def test_a_clock_that_drifts_is_known_at_every_moment_of_the_run():
+    """Half a second in an hour is more than the time that a fault explains a loss before it began."""
+    clock = RunClock(GuestClock(100.0, 0.0, 0.01, at=0.0), GuestClock(100.5, 0.0, 0.02, at=3600.0))
+    assert [clock.guest(h) - h for h in (0.0, 1800.0, 3600.0)] == pytest.approx([100.0, 100.25, 100.5])
+    assert clock.resolution == 0.02
+
+
+def test_a_clock_that_stood_did_not_drift():
+    frozen = RunClock(GuestClock(100.0, 0.0, 0.01, at=0.0), GuestClock(96.0, 0.0, 0.02, at=60.0))
+    assert frozen.guest(30.0) == 130.0
+    assert DRIFTS < 4.0 / 60.0
+
+
 EJECT = {
     "type": "CONSECUTIVE_5XX",
     "cluster_name": "outbound|9080||reviews.default.svc.cluster.local",
@@ -189,6 +232,12 @@ def test_an_ejection_is_read_from_envoys_own_log():
     assert _mark(back, TOPOLOGY.workloads, began).words == "reviews-v2 unejected"
     assert _mark({**EJECT, "enforced": False}, TOPOLOGY.workloads, began) is None
     assert TOPOLOGY.workloads[1].address == IPv4Address("10.78.0.102")
+
+
+def test_lines_that_a_power_loss_broke_are_no_ejections():
+    whole = json.dumps(EJECT).encode()
+    assert _mark_of(b"\0\0" + whole, TOPOLOGY.workloads, 0.0) is not None
+    assert [_mark_of(line, TOPOLOGY.workloads, 0.0) for line in (whole[9:], b"", b"7", b"{}")] == [None] * 4
 
 
 def test_the_timeline_shows_bands_losses_and_marks():

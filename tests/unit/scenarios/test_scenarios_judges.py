@@ -1,5 +1,6 @@
 """Every expectation holds on a mesh that keeps it and fails on one that does not."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from testbed.resources import ResourceSet
 from testbed.scenarios.building import BUILDERS, build
 from testbed.scenarios.evidence import AccessLogEntry, Evidence
 from testbed.scenarios.judge import Terms
+from testbed.scenarios.processors import Processors, Stretch
 from testbed.traffic import Request, Sample, TrafficSpec
 
 ZONES = {"v1": "zone-a", "v2": "zone-b", "v3": "zone-a"}
@@ -152,6 +154,25 @@ FROZEN = {
     "faults": [span(fault=freeze("reviews-v2"), nodes=("node-v2",))],
     "logs": {"client-v1": [{**e, "x_request_id": f"run7-{i}"} for i in range(300) for e in HANGING[:1]]},
 }
+RESET = "Connection reset by peer"
+AWAY = {"strangers": {"reviews-v1": many(9, error=RESET), "reviews-v2": many(9, version="", status=403)}}
+GUARDED, FROZEN_GUARDED = {**BROKEN, **AWAY}, {**FROZEN, **AWAY}
+UNPROVED_GUARDED = {**FROZEN_GUARDED, "faults": [*(span() for _ in range(9)), span(held=False)]}
+WEAK = {**FROZEN_GUARDED, "faults": [*(span() for _ in range(9)), *FROZEN["faults"]]}
+WEAK["faults"][-1] = dataclasses.replace(WEAK["faults"][-1], held=False)
+HUNG = {"error": "no answer within 5 s", "took": 5.0, "version": ""}
+
+
+def hungry(node, share, longest=1.0):
+    """The node waited for a processor for that share of each half second, in the first ``longest`` of ten minutes."""
+    stretches = (Stretch(i / 2, i / 2 + 0.5, {node: share if i / 2 < 600 * longest else 0.0}) for i in range(1200))
+    return {**GUARDED, "processors": Processors(tuple(stretches))}
+
+
+def one_hung(n=2000, **fields):
+    return [sample(i, **(HUNG if i == 100 else fields)) for i in range(n)]
+
+
 EJECTED = {**BROKEN, "marks": [Mark(2.6, "reviews-v2 ejected (consecutive 5xx)", "reviews-v2")]}
 OTHER_BEFORE = {**EJECTED, "marks": [Mark(1.0, "reviews-v1 ejected (consecutive 5xx)", "reviews-v1")]}
 READMITTED_ONLY = {**BROKEN, "marks": [Mark(2.6, "reviews-v2 unejected", "reviews-v2")]}
@@ -280,13 +301,31 @@ CASES = [
     ("goodput", {"during": 90, "settle": "1s"}, hurt(2, 2.6, n=300), F, BROKEN),
     ("goodput", {"settle": "1s"}, hurt(9, 9.1, n=300), F, BROKEN),
     ("goodput", {"settle": "1s"}, many(), U, BROKEN),
-    ("invariants", {}, hurt(2, 4.5, n=300), P, FROZEN),
-    ("invariants", {}, hurt(2, 9, n=300), F, FROZEN),
-    ("invariants", {}, hurt(2, 4.5, n=300), F, {"faults": [span(fault=freeze("ratings-v1"), nodes=("node-v3",))]}),
-    ("invariants", {}, many(), F, {**BROKEN, "strangers": many(1)}),
-    ("invariants", {}, many(), P, {**BROKEN, "strangers": hurt(0, 99, n=9)}),
-    ("invariants", {}, [*many(50), sample(50, x_request_id="run7-7")], F, BROKEN),
-    ("invariants", {}, many(), F, {**BROKEN, "unsettled": "reviews-v2: behind on cds.json"}),
+    ("invariants", {}, hurt(2, 4.5, n=300), P, FROZEN_GUARDED),
+    ("invariants", {"stranger": False}, hurt(2, 4.5, n=300), P, FROZEN),
+    ("invariants", {}, hurt(2, 9, n=300), F, FROZEN_GUARDED),
+    ("invariants", {}, hurt(2, 4.5, n=300), F, {**AWAY, "faults": [span(fault=freeze("ratings-v1"), nodes=("node-v3",))]}),
+    ("invariants", {}, hurt(2, 4.5, n=300), U, WEAK),
+    ("invariants", {}, hurt(2, 9, n=300), F, WEAK),
+    ("invariants", {}, many(), P, UNPROVED_GUARDED),
+    ("invariants", {}, many(), U, {**UNPROVED_GUARDED, "faults": [span(), span(held=False)]}),
+    ("invariants", {}, many(), U, {**AWAY, "faults": []}),
+    ("invariants", {}, many(), U, {**GUARDED, "trouble": ["client: read its log: it is gone"]}),
+    ("invariants", {}, hurt(2, 9, n=300), U, {**FROZEN_GUARDED, "trouble": ["client: read its log: it is gone"]}),
+    ("invariants", {}, hurt(1, 4.5, n=300), U, FROZEN_GUARDED),
+    ("invariants", {}, many(), F, {**GUARDED, "trouble": ["lost"], "strangers": {"reviews-v1": many(1)}}),
+    ("invariants", {}, many(), F, {**BROKEN, "strangers": {**AWAY["strangers"], "reviews-v3": many(1)}}),
+    ("invariants", {}, many(), U, BROKEN),
+    ("invariants", {}, many(), U, {**BROKEN, "strangers": {"reviews-v1": many(9, error="no answer within 3 s")}}),
+    ("invariants", {}, many(), U, {**BROKEN, "strangers": {**AWAY["strangers"], "reviews-v3": many(9, error="No route to host")}}),
+    ("invariants", {}, [*many(50), sample(50, x_request_id="run7-7")], F, GUARDED),
+    ("invariants", {}, many(), F, {**GUARDED, "unsettled": "reviews-v2: behind on cds.json"}),
+    ("invariants", {}, one_hung(), F, hungry("node-v2", 0.4)),
+    ("invariants", {}, one_hung(), U, hungry("node-v2", 0.6)),
+    ("invariants", {}, one_hung(), P, hungry("node-v2", 0.6, longest=0.05)),
+    ("invariants", {}, one_hung(n=900), U, hungry("node-v2", 0.6, longest=0.05)),
+    ("invariants", {}, one_hung(), F, hungry("elsewhere", 0.9)),
+    ("invariants", {}, [*one_hung(), sample(2000, status=503, version="")], F, hungry("node-v2", 0.9)),
     ("isolation", {"service": "ratings"}, many(), P, {**BROKEN, "bystanders": CALM}),
     ("isolation", {"service": "ratings"}, many(), F, {**BROKEN, "bystanders": SLOWER}),
     ("isolation", {"service": "ratings"}, many(), F, {**BROKEN, "bystanders": hurt(3, 3.1)}),
