@@ -55,7 +55,8 @@ class Processors:
         """Share of all moments from which on some node was starved for so long."""
         nodes = {n for s in self.stretches for n in s.waited}
         whole = sum(s.ended - s.began for s in self.stretches)
-        found = (s for s in self.stretches if self.starved(nodes, s.began, s.began + seconds))
+        end = self.stretches[-1].ended if self.stretches else 0.0
+        found = (s for s in self.stretches if self.starved(nodes, s.began, min(end, s.began + seconds)))
         return sum(s.ended - s.began for s in found) / whole if whole else 0.0
 
     def on(self, clock: Callable[[float], float]) -> Processors:

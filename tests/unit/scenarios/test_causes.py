@@ -11,6 +11,7 @@ from testbed.report.record import FaultSpan, Mark
 from testbed.resources import load
 from testbed.scenarios.causes import FITS, Manner, Promises, Scene, losses, manner_of, promises_of
 from testbed.scenarios.evidence import AccessLogEntry
+from testbed.scenarios.processors import Processors, Stretch
 from testbed.scenarios.ways import Ways
 from testbed.traffic import Request, Sample, TrafficSpec
 
@@ -59,12 +60,16 @@ def inbound(seq=7):
 
 
 def cause(spans, sample=None, entries=None, calls=None, marks=(), **known):
+    found = explained(spans, sample, entries, calls, marks, **known)
+    return found[0].cause if len(found) == 1 else [x.cause for x in found]
+
+
+def explained(spans, sample=None, entries=None, calls=None, marks=(), **known):
     spec = TrafficSpec("run", "10.0.0.9", 9080, "reviews", (Request(),), 99)
     logs = {"client-v1": [entry()]} if entries is None else entries
     ways = Ways(TOPOLOGY, TOPOLOGY.workloads[:1], REVIEWS, spec, logs, calls or {"reviews-v3": [RATINGS]})
     samples = [sample or lost()] if not isinstance(sample, list) else sample
-    found = losses(samples, Scene([spans] if isinstance(spans, FaultSpan) else spans, marks, ways, **known))
-    return found[0].cause if len(found) == 1 else [x.cause for x in found]
+    return losses(samples, Scene([spans] if isinstance(spans, FaultSpan) else spans, marks, ways, **known))
 
 
 def to(name, **fields):
@@ -93,6 +98,10 @@ EXPLAINED = [
     ("a connection begun before", span("sidecar-kill", "reviews-v2"), {"sent": 23.9}, to("reviews-v2")),
     ("a clock and TLS", span("clock-jump", "two", by="1h"), {},
      to("reviews-v2", upstream_transport_failure_reason="TLS_error:|268435581:CERTIFICATE_VERIFY_FAILED")),
+    ("a certificate that the other end refuses late", span("certificate-expired", "edge"), {},
+     to("reviews-v2", flags="UC")),
+    ("a sidecar that died while TLS began", span("sidecar-kill", "reviews-v2"), {},
+     to("reviews-v2", upstream_transport_failure_reason="TLS_error:_Connection_reset_by_peer")),
     ("a program that is dead", span("service-kill", "reviews-v2"), {},
      to("reviews-v2", flags="-", response_code_details="via_upstream")),
 ]  # fmt: skip
@@ -115,7 +124,7 @@ UNEXPLAINED = [
     ("a broken connection of a machine that stood", span("freeze", "two"), {}, to("reviews-v2", flags="UC")),
     ("a clock and no TLS", span("clock-jump", "two", by="1h"), {}, to("reviews-v2")),
     ("a renewed certificate", span("certificate-rotated", "reviews-v2"), {},
-     to("reviews-v2", upstream_transport_failure_reason="TLS_error")),
+     to("reviews-v2", upstream_transport_failure_reason="TLS_error:|268435581:CERTIFICATE_VERIFY_FAILED")),
     ("a program that hangs and TLS", span("service-hang", "reviews-v2"), {}, to("reviews-v2")),
     ("no route", span("power-off", "two"), {}, to("", flags="NR")),
     ("an injected fault", span("power-off", "two"), {}, to("reviews-v2", flags="FI")),
@@ -145,8 +154,40 @@ def test_the_callers_own_proxy_explains_that_it_was_not_reached():
 
 
 def test_several_faults_are_all_named():
-    found = cause([span("freeze", "two"), span("link-down", "edge"), span("freeze", "one")])
-    assert found == "freeze two and link-down edge"
+    [found] = explained([span("freeze", "two"), span("link-down", "edge"), span("freeze", "one")])
+    assert found.cause == "freeze two and link-down edge"
+    assert found.kinds == ("freeze", "link-down")
+    assert found.doubt == ""
+
+
+def test_a_fault_that_did_not_prove_itself_explains_nothing_and_leaves_a_doubt():
+    weak = replace(span("freeze", "two"), held=False)
+    [found] = explained(weak)
+    assert (found.cause, found.doubt) == ("", "freeze two (unproved)")
+    [found] = explained([weak, span("link-down", "edge")])
+    assert (found.cause, found.doubt) == ("link-down edge", "")
+    [found] = explained(replace(span("freeze", "one"), held=False))
+    assert (found.cause, found.doubt) == ("", "")
+
+
+def busy(node, waited):
+    return Processors(tuple(Stretch(t / 2, t / 2 + 0.5, {node: waited}) for t in range(80)))
+
+
+@pytest.mark.parametrize(
+    ("node", "waited", "sample", "entries", "doubt"),
+    [
+        ("two", 0.7, GAVE_UP, to("reviews-v2", flags="DC"), "no processor for two"),
+        ("edge", 0.7, GAVE_UP, to("reviews-v2", flags="DC"), "no processor for edge"),
+        ("two", 0.3, GAVE_UP, to("reviews-v2", flags="DC"), ""),
+        ("one", 0.7, GAVE_UP, to("reviews-v2", flags="DC"), ""),
+        ("two", 0.7, {}, to("reviews-v2", flags="UF"), ""),
+        ("two", 0.7, {}, to("reviews-v2", flags="UC"), ""),
+    ],
+)
+def test_a_machine_without_a_processor_leaves_a_doubt_of_what_hung_there(node, waited, sample, entries, doubt):
+    [found] = explained([], lost(**sample), entries, processors=busy(node, waited))
+    assert (found.cause, found.doubt) == ("", doubt)
 
 
 OUT = Mark(11.0, "reviews-v2 ejected (consecutive 5xx)", "reviews-v2")
@@ -181,6 +222,9 @@ def test_each_connection_kept_to_a_machine_that_has_forgotten_it_costs_one_reque
         (lost(), entry(flags="UF,URX"), Manner.REFUSED),
         (lost(), entry(flags="URX", response_code_details="via_upstream"), Manner.ANSWERED),
         (lost(), entry(flags="UC"), Manner.CUT),
+        (lost(), entry(upstream_transport_failure_reason="TLS_error: Connection reset by peer"), Manner.REFUSED),
+        (lost(), entry(upstream_transport_failure_reason="TLS_error:|1:SSLV3_ALERT_BAD"), Manner.UNTRUSTED),
+        (lost(body="... transport failure reason: TLS_error:|1:CERTIFICATE_VERIFY_FAILED"), None, Manner.UNTRUSTED),
         (lost(status=504), entry(flags="UT"), Manner.HUNG),
         (lost(), entry(flags="UO"), Manner.FULL),
         (lost(), entry(flags="NR", response_code_details="route_not_found"), Manner.OTHER),
