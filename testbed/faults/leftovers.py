@@ -63,6 +63,7 @@ def _on_host(lab: Lab) -> Iterable[str]:
 def _in_guest(lab: Lab, node: str) -> Iterable[str]:
     units = not lab.has_cluster  # of pods there are none
     here = [w for w in lab.topology.workloads if units and w.node == node]
+    lab.connection(node).connect()  # before it is told the time
     status, said = in_guest(lab, node, script(here, Guest()), limit=60)
     lines = said.splitlines()
     if status != 0 or lines[-1:] != ["looked"]:

@@ -13,11 +13,15 @@ KINDS = (
     FaultKind.FREEZE,
     FaultKind.POWER_OFF,
     FaultKind.RESET,
+    FaultKind.CRASH,
+    FaultKind.RESTART,
     FaultKind.LINK_DOWN,
     FaultKind.LINK_FLAP,
     FaultKind.PARTITION,
     FaultKind.SLOW_LINK,
     FaultKind.DISK_STALL,
+    FaultKind.DISK_SLOW,
+    FaultKind.DISK_FULL,
     FaultKind.CPU,
     FaultKind.SIDECAR_KILL,
     FaultKind.SIDECAR_HANG,
@@ -27,7 +31,7 @@ KINDS = (
 )
 BOOT, REST = 60.0, 20.0
 """Seconds that a machine is left alone after a fault: one that has to boot, and any other."""
-_BOOTS = (FaultKind.POWER_OFF, FaultKind.RESET, FaultKind.CRASH)
+_BOOTS = (FaultKind.POWER_OFF, FaultKind.RESET, FaultKind.CRASH, FaultKind.RESTART)
 
 
 def schedule(
