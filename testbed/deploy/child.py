@@ -3,8 +3,11 @@
 # pyinfra_cli patches the standard library for gevent: nothing that it patches may be imported before it
 import pyinfra_cli  # type: ignore[import-untyped]  # isort: skip
 
+import ctypes
 import json
 import logging
+import os
+import signal
 import sys
 from typing import Any
 
@@ -74,8 +77,22 @@ def _changed(data: Any) -> bool:
     return bool(data.operation_meta.did_change())
 
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def end_with(parent: int) -> None:
+    """Be killed when the process that asked for the deploy is, at any moment: nobody else knows of this one.
+
+    (gevent's loop went on for ever when an `up` had been killed.)
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:  # it was killed before
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def main() -> None:
     """Run what standard input asks for.  Nothing but the outcomes goes to standard output."""
+    end_with(int(sys.argv[1]))
     request = json.load(sys.stdin)
     out, sys.stdout = sys.stdout, sys.stderr
     errors = _Errors()

@@ -83,7 +83,7 @@ def run_deploy(
         "hosts": [{"name": h.name, "connector": h.connector, "data": dict(h.data)} for h in hosts],
     }
     child = subprocess.Popen(
-        [sys.executable, "-m", "testbed.deploy.child"],
+        [sys.executable, "-m", "testbed.deploy.child", str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
