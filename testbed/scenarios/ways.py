@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from testbed.model.fault import Fault, FaultKind
 from testbed.model.topology import MeshWorkload, Topology
@@ -19,14 +20,11 @@ LINKS = (FaultKind.LINK_DOWN, FaultKind.LINK_FLAP, FaultKind.SLOW_LINK)
 
 @dataclass(frozen=True)
 class Hop:
-    """One proxy calls another.  ``depth`` counts from 0, the caller of all."""
+    """One proxy calls another.  ``depth`` counts from 0, the caller of all, by the shortest way."""
 
     caller: MeshWorkload
     callee: MeshWorkload
     depth: int
-
-
-_Found = dict[tuple[str, str, int], Hop]
 
 
 @dataclass(frozen=True)
@@ -55,30 +53,42 @@ class Ways:
         From an instance whose proxy has an entry it went on as its entries say, else it may have gone on to
         whatever that instance ever calls.
         """
-        hops: _Found = {}
+        hops: dict[tuple[str, str], Hop] = {}
         for caller in self.callers:
             own = [e for e in self._entries(caller, sample) if not e.inbound]
             callees = [c for e in own for c in self._callees(e, anywhere=anywhere)] if own else self.called
-            for callee in callees:
-                hops[caller.name, callee.name, 0] = Hop(caller, callee, 0)
-                self._onward(callee, sample, 1, hops, {caller.name})
+            seen = {caller.name}
+            reached, depth = [Hop(caller, callee, 0) for callee in callees], 0
+            while reached:  # each place once: what calls each other makes more ways than can be walked
+                for hop in reached:
+                    hops.setdefault((hop.caller.name, hop.callee.name), hop)
+                new = {h.callee.name: h.callee for h in reached if h.callee.name not in seen}
+                seen.update(new)
+                depth += 1
+                reached = [Hop(at, callee, depth) for at in new.values() for callee in self._onward(at, sample)]
         return tuple(hops.values())
 
-    def _entries(self, workload: MeshWorkload, sample: Sample) -> list[AccessLogEntry]:
-        ids = {self.spec.request_id(sample.seq), sample.headers.get("x-request-id")}
-        return [e for e in self.entries.get(workload.name, ()) if e["x_request_id"] in ids]
+    @cached_property
+    def _by_id(self) -> Mapping[str, Mapping[str, Sequence[AccessLogEntry]]]:
+        """Workload -> request id -> entries."""
+        found: dict[str, dict[str, list[AccessLogEntry]]] = {}
+        for workload, entries in self.entries.items():
+            ids = found.setdefault(workload, {})
+            for entry in entries:
+                ids.setdefault(entry["x_request_id"], []).append(entry)
+        return found
 
-    def _onward(self, at: MeshWorkload, sample: Sample, depth: int, hops: _Found, seen: set[str]) -> None:
-        if at.name in seen:
-            return
+    def _entries(self, workload: MeshWorkload, sample: Sample) -> list[AccessLogEntry]:
+        ids = dict.fromkeys((self.spec.request_id(sample.seq), sample.headers.get("x-request-id")))
+        known = self._by_id.get(workload.name, {})
+        return [e for i in ids if i for e in known.get(i, ())]
+
+    def _onward(self, at: MeshWorkload, sample: Sample) -> list[MeshWorkload]:
+        """Whom the workload called for this request, or calls at all."""
         entries = self._entries(at, sample)
         outbound = [e["upstream_cluster"] for e in entries if not e.inbound]
         clusters = outbound if any(e.inbound for e in entries) else self.calls.get(at.name, ())
-        for cluster in clusters:
-            for callee in self._instances(cluster):
-                if callee.name != at.name:
-                    hops[at.name, callee.name, depth] = Hop(at, callee, depth)
-                    self._onward(callee, sample, depth + 1, hops, {*seen, at.name})
+        return [c for cluster in clusters for c in self._instances(cluster) if c.name != at.name]
 
     def _callees(self, entry: AccessLogEntry, *, anywhere: bool) -> tuple[MeshWorkload, ...]:
         """The instance of the last attempt where it is known and decides, else all that the cluster has."""

@@ -264,3 +264,19 @@ def test_promises_are_the_longest_of_the_services_policies():
     found = load(parse(json.dumps(rule), "rule.yaml"))
     assert promises_of(found, "reviews") == Promises(3.0, 30.0)
     assert promises_of(found, "ratings") == Promises(10.0, 3600.0)
+
+
+def test_an_hour_of_losses_among_services_that_all_call_each_other_is_gone_through():
+    """Each place of a way is gone to once: all ways between so many would be more than can be walked."""
+    places = [("client-v1", "edge"), *((f"s{i}-v1", f"node-{i}") for i in range(40))]
+    topology = Topology((), tuple(workload(name, i % 250, node) for i, (name, node) in enumerate(places, 1)))
+    everybody = [f"outbound|9080||s{i}.default.svc.cluster.local" for i in range(40)]
+    spec = TrafficSpec("run", "10.0.0.9", 9080, "s0", (Request(),), 99)
+    calls = {w.name: everybody for w in topology.workloads}
+    ways = Ways(topology, topology.workloads[:1], topology.workloads[1:2], spec, {}, calls)
+    fault = Fault.model_validate({"kind": "freeze", "target": "node-39"})
+    far = FaultSpan(fault.title, ("node-39",), 10.0, 10.1, 14.0, 14.0, True, "it did", fault)
+    hops = ways.of(lost())
+    assert len(hops) == 1 + 40 * 39
+    assert {h.depth for h in hops} == {0, 1, 2}
+    assert [x.cause for x in losses([lost(error="timeout", took=5.0)], Scene([far], (), ways))] == [fault.title]
