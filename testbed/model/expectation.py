@@ -140,7 +140,7 @@ class Timeout(_Model):
 
     after: Duration
     within: Duration = 0.5
-    """How much later it may come; machines are slower than proxies."""
+    """How much later each may come; machines are slower than proxies."""
     status: int = 504
     reached: Name | None = None
     """The service that must have got the request."""
@@ -167,8 +167,16 @@ class Sticky(_Model):
     """So many different ones are seen at least."""
     since: str | None = None
     """An earlier step with the same values: whose values' instances are compared."""
+    gone: Annotated[list[Name], BeforeValidator(_list)] = []
+    """With ``since``: the instances that have left meanwhile, whose values find new ones."""
     moves: float = Field(0.0, ge=0, le=100)
-    """At most so many percent of the values move between instances that both steps have."""
+    """At most so many percent of the values of all other instances move."""
+
+    @model_validator(mode="after")
+    def _compared(self) -> Sticky:
+        if self.gone and self.since is None:
+            raise ValueError("gone goes with since: say which step had them")
+        return self
 
 
 class Balance(_Model):
@@ -178,11 +186,11 @@ class Balance(_Model):
     service: Name | None = None
     version: str | None = None
     avoid: str | None = None
-    """LEAST_REQUEST: the slow instance, which must get less than its even share."""
+    """LEAST_REQUEST: the slow instance.  Its even share is too much, three quarters of that or less are right."""
 
 
 class Overflow(_Model):
-    """Connection pool limits: some pass, the others get 503 with the flag UO at once."""
+    """Connection pool limits: some pass, the others get 503 with the flag UO at once, and nobody anything else."""
 
     most: int = Field(ge=1)
     """At most so many are let through, and at least one."""

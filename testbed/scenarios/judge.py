@@ -148,6 +148,11 @@ def connection_trouble(sample: Sample) -> str:
     return ""
 
 
+def gave_up(sample: Sample) -> bool:
+    """Whether its sender got tired of waiting for an answer."""
+    return sample.error.startswith("no answer within")
+
+
 def judge_losses(lost: Sequence[Sample], seen: int, numbers: dict[str, float]) -> Verdict | None:
     """None while at most 1% were lost; INCONCLUSIVE up to half; beyond, the mesh is broken: FAIL.
 

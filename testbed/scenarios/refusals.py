@@ -5,7 +5,7 @@ from __future__ import annotations
 from testbed.model.expectation import Denied, Overflow
 from testbed.model.verdict import Verdict, failed, inconclusive, passed
 from testbed.scenarios.evidence import Evidence
-from testbed.scenarios.judge import Afterwards, Terms, connection_trouble
+from testbed.scenarios.judge import BROKEN, Afterwards, Terms, connection_trouble
 from testbed.scenarios.shares import described
 from testbed.traffic import Sample
 
@@ -71,6 +71,11 @@ class DeniedJudge(Afterwards):
         return passed(f"{text}, at {where}", numbers)
 
 
+AT_ONCE = 1.0
+"""Seconds.  A request that is refused at once is answered by then, on an emulated machine as well, or else before
+the quickest of those that got through: it has waited for none of them."""
+
+
 class OverflowJudge(Afterwards):
     """A burst meets a connection pool's limits."""
 
@@ -81,18 +86,27 @@ class OverflowJudge(Afterwards):
         self.expected = expected
 
     def conclude(self, evidence: Evidence) -> Verdict:
-        """Counts, exactly: answered by a program, or refused with the marks of response flag UO."""
+        """Counts, exactly: answered by a program, or refused at once with the marks of response flag UO."""
         passes = [s for s in self.samples if s.service and s.status < 500]
         refused = [s for s in self.samples if is_overflow(s)]
         lost = [s for s in self.samples if connection_trouble(s)]
+        known = {s.seq for s in (*passes, *refused, *lost)}
+        others = [s for s in self.samples if s.seq not in known]
         numbers = {"passed": float(len(passes)), "refused": float(len(refused)), "lost": float(len(lost))}
         text = f"of {len(self.samples)} requests {len(passes)} passed and {len(refused)} were refused with UO"
+        if others:
+            first = f"request {others[0].seq} was answered {described(others[0])}"
+            return failed(f"{text}; {first}, which is neither", numbers | {BROKEN: float(len(others))})
         if lost:
             return inconclusive(f"{text}; {len(lost)} found no connection: {connection_trouble(lost[0])}", numbers)
         if not 1 <= len(passes) <= self.expected.most:
             return failed(f"{text}; declared: 1 to {self.expected.most} pass", numbers)
         if len(refused) < self.expected.refused:
             return failed(f"{text}; declared: at least {self.expected.refused} are refused", numbers)
+        quickest = min(s.took for s in passes)
+        if late := [s for s in refused if s.took > max(AT_ONCE, quickest)]:
+            waited = f"request {late[0].seq} was refused after {late[0].took:.2f} s, not at once"
+            return failed(f"{text}; {waited}", numbers | {BROKEN: float(len(late))})
         return passed(text, numbers)
 
 

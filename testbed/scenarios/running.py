@@ -327,7 +327,7 @@ def _concerned(watched: Sequence[MeshWorkload], who: Sender, lab: LabUnderTest) 
     return list({w.name: w for w in (*([who.caller] if who.caller else gateways), *watched)}.values())
 
 
-TIMED = {"timeout", "latency", "readmitted", "isolation"}
+TIMED = {"timeout", "latency", "overflow", "readmitted", "isolation"}
 TIMED |= {"timeToEject", "timeToReadmit", "timeToFailover", "timeToRecover"}
 """Expectations on how long something takes: a machine with too much to do breaks them, whatever the mesh does."""
 PATIENT = TIMED | {"status", "attempts", "overflow", "ejected", "telemetry"}

@@ -128,8 +128,10 @@ PLAIN = pcap(segment("10.0.0.1", "10.0.0.3", b"GET / HTTP/1.1\r\nx-testbed-reque
 SILENT = pcap(segment("10.0.0.1", "10.0.0.7", b"x-testbed-request: run7-0"))
 DUMP = {"configs": [{"dynamic_active_clusters": [{"cluster": {"name": "outbound|80||reviews"}}]}]}
 UO = {"version": "", "status": 503, "x_envoy_overloaded": "true"}
+GAVE_UP = {"version": "", "status": 504}
 EJECTING = [sample(i, "v1" if i in (0, 3, 6) else "v2", 503 if i in (0, 3, 6) else 200) for i in range(100)]
 NEVER_EJECTED = [sample(i, "v1" if i % 3 == 0 else "v2", 503 if i % 3 == 0 else 200) for i in range(100)]
+HAD_V3 = {"k0": "reviews-v1", "k1": "reviews-v3"}
 
 P, F, U, N = Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.NOT_APPLICABLE
 
@@ -225,6 +227,9 @@ CASES = [
     ("timeout", {"after": "1s"}, many(version="", status=504, took=1.02), P, {}),
     ("timeout", {"after": "1s"}, many(version="", status=504, took=2.02), F, {}),
     ("timeout", {"after": "1s"}, many(version="", status=504, took=0.9), F, {}),
+    ("timeout", {"after": "1s"}, [*many(20, took=14.0, **GAVE_UP), *many(40, took=1.02, **GAVE_UP)], F, {}),
+    ("timeout", {"after": "1s"}, [*many(1, took=14.0, **GAVE_UP), *many(59, took=1.02, **GAVE_UP)], F, {}),
+    ("timeout", {"after": "1s"}, [*many(1, took=1.7, **GAVE_UP), *many(59, took=1.02, **GAVE_UP)], U, {}),
     ("timeout", {"after": "1s"}, many(), F, {}),
     ("timeout", {"after": "1s", "reached": "reviews"}, many(version="", status=504, took=1.02), F, {}),
     ("timeout", {"after": "1s", "reached": "reviews"}, many(version="", status=504, took=1.02), P, {"arrivals": arrivals(1)}),
@@ -235,7 +240,10 @@ CASES = [
     ("sticky", {}, turns("v1", "v2"), P, {}),
     ("sticky", {}, turns("v1", "v2", "v3"), F, {}),
     ("sticky", {}, many(), F, {}),
-    ("sticky", {"since": "before"}, turns("v1", "v2"), P, {"earlier_homes": {"before": {"k0": "reviews-v1", "k1": "reviews-v3"}}}),
+    ("sticky", {"since": "before"}, turns("v1", "v2"), P, {"earlier_homes": {"before": {"k0": "reviews-v1", "k1": "reviews-v2"}}}),
+    ("sticky", {"since": "before", "gone": ["reviews-v3"]}, turns("v1", "v2"), P, {"earlier_homes": {"before": HAD_V3}}),
+    ("sticky", {"since": "before"}, turns("v1", "v2"), F, {"earlier_homes": {"before": HAD_V3}}),
+    ("sticky", {"since": "before", "gone": ["reviews-v2"]}, turns("v1", "v2"), U, {"earlier_homes": {"before": HAD_V3}}),
     ("sticky", {"since": "before"}, turns("v1", "v2"), F, {"earlier_homes": {"before": {"k0": "reviews-v2"}}}),
     ("sticky", {"since": "before"}, turns("v1", "v2"), U, {}),
     ("balance", {"policy": "ROUND_ROBIN"}, turns("v1", "v2", "v3"), P, {}),
@@ -249,6 +257,10 @@ CASES = [
     ("overflow", {"most": 2, "refused": 8}, [*many(3), *many(7, **UO)], F, {}),
     ("overflow", {"most": 2, "refused": 8}, many(10), F, {}),
     ("overflow", {"most": 2, "refused": 8}, [*many(2), *many(8, version="", status=503, body=REFUSED)], U, {}),
+    ("overflow", {"most": 2, "refused": 8}, [*many(2), *many(8, **UO), *many(30, version="", status=500)], F, {}),
+    ("overflow", {"most": 2, "refused": 8}, [*many(2), *many(8, **UO), *many(30, status=503)], F, {}),
+    ("overflow", {"most": 2, "refused": 8}, [*many(2, took=2), *many(8, took=1.9, **UO)], P, {}),
+    ("overflow", {"most": 2, "refused": 8}, [*many(2, took=2), *many(7, **UO), sample(took=2.1, **UO)], F, {}),
     ("ejected", {"workload": "reviews-v1", "after": 3}, EJECTING, P, {}),
     ("ejected", {"workload": "reviews-v1", "after": 3}, NEVER_EJECTED, F, {}),
     ("ejected", {"workload": "reviews-v1", "after": 3}, many(100, version="v2"), U, {}),
@@ -343,6 +355,13 @@ def test_an_expectation_has_its_verdict(kind, expected, samples, outcome, eviden
 def test_every_expectation_is_shown_to_hold_and_to_fail():
     shown = {kind: {outcome for k, _, _, outcome, _ in CASES if k == kind} for kind in BUILDERS}
     assert all({P, F} <= outcomes for outcomes in shown.values()), shown
+
+
+@pytest.mark.parametrize(("hits", "outcome"), [(700, P), (850, U), (1000, F)])
+def test_a_large_sample_between_spared_and_even_speaks_for_neither(hits, outcome):
+    samples = [*many(hits), *turns("v2", "v3", n=3000 - hits)]
+    expected = {"balance": {"policy": "LEAST_REQUEST", "avoid": "reviews-v1"}}
+    assert judged(expected, samples, traffic={"requests": 3000}).outcome is outcome
 
 
 def test_expectations_are_put_together():
