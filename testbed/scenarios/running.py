@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,20 +18,22 @@ from testbed.errors import LabError, MeshError, MeshLate, TestbedError
 from testbed.log import get
 from testbed.model.scenario import Given, Scenario, Step
 from testbed.model.topology import MeshWorkload, ProxyKind
-from testbed.model.verdict import Outcome, Verdict, all_of, failed, inconclusive, not_applicable
-from testbed.report.record import MachineRecord, ScenarioRecord, StepRecord
+from testbed.model.verdict import Outcome, all_of, failed, inconclusive, not_applicable
+from testbed.report.record import ScenarioRecord, StepRecord
 from testbed.resources import ResourceSet, dump
+from testbed.scenarios.agreement import counts_disagree, repeated, repeating
+from testbed.scenarios.blame import blamed
 from testbed.scenarios.building import build, headers_wanted, services_named, walk
 from testbed.scenarios.evidence import Evidence
 from testbed.scenarios.faulting import sample_under_faults, unable
 from testbed.scenarios.following import Follower
-from testbed.scenarios.judge import BROKEN, Judge, Terms
+from testbed.scenarios.judge import Judge, Terms
 from testbed.scenarios.lab import LabUnderTest
 from testbed.scenarios.loading import ScenarioFile, given_resources, removed_keys
 from testbed.scenarios.overtime import unsound_before
-from testbed.scenarios.programs import ArrivalLog, ask, settings
+from testbed.scenarios.programs import ArrivalLog, settings
 from testbed.scenarios.requests import Sender, sender, traffic_spec
-from testbed.scenarios.vitals import Vitals, between, crowded, look, lossy
+from testbed.scenarios.vitals import Vitals, between, crowded, look
 from testbed.traffic import TrafficSpec, TrafficSummary, send
 
 MAX_DISCARDED_RUNS = 3
@@ -181,7 +183,7 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet, *, mutant: 
             text = "a proxy's revision changed during every sample"
             return StepRecord(name, inconclusive(text), discarded=discarded)
         ids = {spec.request_id(s.seq) for s in evidence.samples}
-        news = run.arrivals.settled_news if "attempts" in dict(walk(step.expect)) else run.arrivals.news
+        news = run.arrivals.settled_news if _counts_arrivals(step) else run.arrivals.news
         evidence.arrivals = [a for a in news(watched, spec.run) if a.request in ids]
         verdict = judge.conclude(evidence)
     if "invariants" not in dict(walk(step.expect)) and (wrong := [*evidence.spoiled, *evidence.trouble]):
@@ -196,7 +198,9 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet, *, mutant: 
                 f"the lab, not the mesh: {why}\n{verdict.reason.splitlines()[0]}", verdict.numbers
             )
     if verdict.outcome is Outcome.FAIL:
-        verdict = _blame(verdict, step, lab, watched, machines)
+        verdict = blamed(verdict, step, lab, watched, machines)
+    elif verdict.passed and not _counts_arrivals(step) and (told := repeated(evidence, repeating(wanted))):
+        verdict = inconclusive(told, verdict.numbers)
     if not (mutant and verdict.outcome is Outcome.FAIL):  # that one was noticed: nobody asks why
         evidence.gather(concerned, everything=not verdict.passed)
     return StepRecord(
@@ -252,24 +256,6 @@ def _watched(step: Step, scenario: Scenario, lab: LabUnderTest) -> list[MeshWork
     return [w for w in found.values() if w.service and w.kind is not ProxyKind.GATEWAY]
 
 
-def counts_disagree(evidence: Evidence, watched: Set[str]) -> str:
-    """What is wrong when a program's log lacks a request that it answered; empty when both ends agree.
-
-    More arrivals than answers are no disagreement: retries, mirrored copies and hedges arrive too.
-    """
-    arrived = {(a.request, a.workload) for a in evidence.arrivals}
-    missing = [
-        (evidence.spec.request_id(s.seq), instance)
-        for s in evidence.samples
-        if (instance := s.headers.get("x-instance", "")) in watched
-        and (evidence.spec.request_id(s.seq), instance) not in arrived
-    ]
-    if not missing:
-        return ""
-    request, instance = missing[0]
-    return f"{len(missing)} answered requests are not in the log of what arrived, first {request} at {instance}"
-
-
 def _look_again(lab: LabUnderTest, concerned: Sequence[MeshWorkload], evidence: Evidence) -> dict[str, Vitals]:
     """The counters after the sample.  Under faults it is kept when a machine can't be asked any more."""
     try:
@@ -321,67 +307,11 @@ def _at_once(one: Callable[[], One], other: Callable[[], Other]) -> tuple[One, O
         return first.result(), second.result()
 
 
+def _counts_arrivals(step: Step) -> bool:
+    return "attempts" in dict(walk(step.expect))
+
+
 def _concerned(watched: Sequence[MeshWorkload], who: Sender, lab: LabUnderTest) -> list[MeshWorkload]:
     """The workloads whose machines can make a sample slow: the caller, or the gateways, and whom it calls."""
     gateways = [w for w in lab.topology.workloads if w.kind is ProxyKind.GATEWAY]
     return list({w.name: w for w in (*([who.caller] if who.caller else gateways), *watched)}.values())
-
-
-TIMED = {"timeout", "latency", "overflow", "readmitted", "isolation"}
-TIMED |= {"timeToEject", "timeToReadmit", "timeToFailover", "timeToRecover"}
-"""Expectations on how long something takes: a machine with too much to do breaks them, whatever the mesh does."""
-PATIENT = TIMED | {"status", "attempts", "overflow", "ejected", "telemetry"}
-"""These, and those that a lost packet can break: a proxy that gives a request up answers 504 or sends it again."""
-
-
-def _blame(
-    verdict: Verdict,
-    step: Step,
-    lab: LabUnderTest,
-    watched: Sequence[MeshWorkload],
-    machines: Sequence[MachineRecord],
-) -> Verdict:
-    """A FAIL blames the mesh only while every machine answers, and every program beside a sidecar; and for what a
-    machine in trouble can break, only if none was."""
-    first_on_node = {w.node: w for w in lab.topology.workloads}
-    try:
-        with ThreadPoolExecutor(len(first_on_node)) as pool:
-            list(pool.map(lambda w: lab.backend.connection(w.name).run(["true"], limit=20), first_on_node.values()))
-        for workload in watched:
-            ask(lab, workload.name, "/count")
-    except LabError as e:
-        return inconclusive(f"the lab, not the mesh: {e}\n{verdict.reason.splitlines()[0]}", verdict.numbers)
-    failing = list(_failing(verdict)) or [(name, verdict) for name, _ in walk(step.expect)]
-    excuses = [_excuse(name, part, step, machines) for name, part in failing]
-    if lab.machines and all(excuses):
-        return inconclusive(
-            f"the lab, not the mesh: {excuses[0]}\n{verdict.reason.splitlines()[0]}", verdict.numbers
-        )
-    return verdict
-
-
-def _excuse(name: str, verdict: Verdict, step: Step, machines: Sequence[MachineRecord]) -> str:
-    """What the machines did that explains this FAIL; empty when it is the mesh's.
-
-    A packet that was lost spoils one request, or, where they share a connection, as many as are under way.
-    """
-    if name in TIMED and (why := crowded(machines)):
-        return why
-    if (
-        name not in PATIENT or step.when.faults
-    ):  # packets to what is broken are sent again, whatever the machines do
-        return ""
-    if (broken := verdict.numbers.get(BROKEN)) is None:
-        return lossy(machines)
-    spoils = 1 if step.when.protocol == "http1" else step.when.concurrency
-    lost = sum(m.lost for m in machines)
-    if lost * spoils < broken:
-        return ""
-    return f"{broken:.0f} requests broke what was expected, and the machines lost {lost} TCP segments"
-
-
-def _failing(verdict: Verdict) -> Iterator[tuple[str, Verdict]]:
-    """The expectations that failed, of a verdict that was put together."""
-    for name, part in verdict.parts:
-        if part.outcome is Outcome.FAIL:
-            yield from _failing(part) if part.parts else [(name, part)]

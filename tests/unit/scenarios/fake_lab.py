@@ -59,6 +59,7 @@ class FakeMesh(socketserver.ThreadingTCPServer):
         self.settings: list[tuple[str, str]] = []
         self.answer = None
         self.forget = 0.0
+        self.copies = 1
         self.dead_nodes: set[str] = set()
         self.revisions_change = 0
         self.refuse: MeshError | None = None
@@ -196,7 +197,8 @@ class Answer(BaseHTTPRequestHandler):
             headers = {"x-service": "reviews", "x-version": instance[-2:], "x-instance": instance}
         if (instance := headers.get("x-instance")) and mesh.draw.random() >= mesh.forget:
             log = mesh.log[instance]
-            log.append({"number": len(log) + 1, "id": self.headers["x-testbed-request"], "status": status})
+            for _ in range(mesh.copies):
+                log.append({"number": len(log) + 1, "id": self.headers["x-testbed-request"], "status": status})
         if status == 0:
             self.close_connection = True
             return

@@ -4,14 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_lab import FakeMesh, weights
+from fake_lab import WEIGHTS, FakeMesh, weights
 
+from testbed.documents import parse
 from testbed.errors import BadInput, MeshError, MeshLate
 from testbed.model.scenario import Step, read_scenario
 from testbed.model.verdict import Outcome, failed
 from testbed.report.record import MachineRecord
+from testbed.resources import load
 from testbed.scenarios import ScenarioFile, check, run_scenario
-from testbed.scenarios.running import _excuse
+from testbed.scenarios.blame import excuse
 
 HALF = """
 name: half
@@ -20,6 +22,14 @@ promise: half and half
 when: {from: client, service: reviews, concurrency: 2}
 expect: {split: {service: reviews, weights: {v1: 50, v2: 50}, tolerance: 15}}
 """
+
+
+WHEN = {"from": "client", "service": "reviews"}
+
+
+def with_rule(field):
+    text = WEIGHTS.format(v1=50, v2=50) + f"      {field}\n"
+    return load(parse(text, "weights.yaml"))
 
 
 def scenario(text: str) -> ScenarioFile:
@@ -144,10 +154,10 @@ def test_under_faults_a_busy_caller_excuses_what_came_late_and_packets_sent_agai
     broken = Step.model_validate({**calm, "when": {**calm["when"], "faults": [fault]}})
     busy, lossy = MachineRecord("two", 0.97, 1000, 0, 0), MachineRecord("two", 0.1, 1000, 100, 0)
     for late in ("isolation", "timeToEject", "timeToReadmit", "timeToFailover", "timeToRecover"):
-        assert "97% of the time" in _excuse(late, failed(""), broken, [busy])
-    assert not _excuse("noErrors", failed(""), broken, [busy])
-    assert not _excuse("status", failed(""), broken, [lossy])
-    assert _excuse("status", failed(""), Step.model_validate(calm), [lossy])
+        assert "97% of the time" in excuse(late, failed(""), broken, [busy])
+    assert not excuse("noErrors", failed(""), broken, [busy])
+    assert not excuse("status", failed(""), broken, [lossy])
+    assert excuse("status", failed(""), Step.model_validate(calm), [lossy])
 
 
 def test_a_lost_packet_excuses_one_request_and_no_more(mesh):
@@ -169,6 +179,27 @@ def test_ids_missing_at_a_backend_are_inconclusive(mesh):
     record = run_scenario(scenario(HALF), mesh.lab())
     assert record.outcome is Outcome.INCONCLUSIVE
     assert "not in the log of what arrived" in record.verdict.reason
+
+
+def test_requests_that_arrive_more_often_than_they_are_answered_are_no_pass(mesh):
+    """Something repeats them, and no route in force says so."""
+    mesh.copies = 2
+    record = run_scenario(scenario(HALF), mesh.lab())
+    assert record.outcome is Outcome.INCONCLUSIVE
+    assert "arrived more than once" in record.verdict.reason
+    asked = check(mesh.lab(), when=WHEN, expect={"attempts": {"service": "reviews", "each": 2}})
+    assert asked.outcome is Outcome.PASS
+    mesh.resources = weights(80, 20)
+    assert run_scenario(scenario(HALF), mesh.lab()).outcome is Outcome.FAIL
+
+
+@pytest.mark.parametrize("field", ["retries: {attempts: 2}", "mirror: {host: reviews, subset: v2}"])
+def test_where_a_route_repeats_or_copies_requests_they_may_arrive_more_often(mesh, field):
+    mesh.copies = 2
+    mesh.resources = with_rule(field)
+    assert run_scenario(scenario(HALF), mesh.lab()).outcome is Outcome.PASS
+    mesh.resources = with_rule("retries: {attempts: 0}")
+    assert run_scenario(scenario(HALF), mesh.lab()).outcome is Outcome.INCONCLUSIVE
 
 
 def test_samples_taken_while_a_revision_changed_are_thrown_away(mesh):

@@ -1,0 +1,76 @@
+"""Machine or mesh: whether a FAIL is the mesh's, by how the machines and programs were meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from testbed.errors import LabError
+from testbed.model.scenario import Step
+from testbed.model.topology import MeshWorkload
+from testbed.model.verdict import Outcome, Verdict, inconclusive
+from testbed.report.record import MachineRecord
+from testbed.scenarios.building import walk
+from testbed.scenarios.judge import BROKEN
+from testbed.scenarios.lab import LabUnderTest
+from testbed.scenarios.programs import ask
+from testbed.scenarios.vitals import crowded, lossy
+
+TIMED = {"timeout", "latency", "overflow", "readmitted", "isolation"}
+TIMED |= {"timeToEject", "timeToReadmit", "timeToFailover", "timeToRecover"}
+"""Expectations on how long something takes: a machine with too much to do breaks them, whatever the mesh does."""
+PATIENT = TIMED | {"status", "attempts", "overflow", "ejected", "telemetry"}
+"""These, and those that a lost packet can break: a proxy that gives a request up answers 504 or sends it again."""
+
+
+def blamed(
+    verdict: Verdict,
+    step: Step,
+    lab: LabUnderTest,
+    watched: Sequence[MeshWorkload],
+    machines: Sequence[MachineRecord],
+) -> Verdict:
+    """A FAIL blames the mesh only while every machine answers, and every program beside a sidecar; and for what a
+    machine in trouble can break, only if none was."""
+    first_on_node = {w.node: w for w in lab.topology.workloads}
+    try:
+        with ThreadPoolExecutor(len(first_on_node)) as pool:
+            list(pool.map(lambda w: lab.backend.connection(w.name).run(["true"], limit=20), first_on_node.values()))
+        for workload in watched:
+            ask(lab, workload.name, "/count")
+    except LabError as e:
+        return inconclusive(f"the lab, not the mesh: {e}\n{verdict.reason.splitlines()[0]}", verdict.numbers)
+    failing = list(_failing(verdict)) or [(name, verdict) for name, _ in walk(step.expect)]
+    excuses = [excuse(name, part, step, machines) for name, part in failing]
+    if lab.machines and all(excuses):
+        return inconclusive(
+            f"the lab, not the mesh: {excuses[0]}\n{verdict.reason.splitlines()[0]}", verdict.numbers
+        )
+    return verdict
+
+
+def excuse(name: str, verdict: Verdict, step: Step, machines: Sequence[MachineRecord]) -> str:
+    """What the machines did that explains this FAIL; empty when it is the mesh's.
+
+    A packet that was lost spoils one request, or, where they share a connection, as many as are under way.
+    """
+    if name in TIMED and (why := crowded(machines)):
+        return why
+    if (
+        name not in PATIENT or step.when.faults
+    ):  # packets to what is broken are sent again, whatever the machines do
+        return ""
+    if (broken := verdict.numbers.get(BROKEN)) is None:
+        return lossy(machines)
+    spoils = 1 if step.when.protocol == "http1" else step.when.concurrency
+    lost = sum(m.lost for m in machines)
+    if lost * spoils < broken:
+        return ""
+    return f"{broken:.0f} requests broke what was expected, and the machines lost {lost} TCP segments"
+
+
+def _failing(verdict: Verdict) -> Iterator[tuple[str, Verdict]]:
+    """The expectations that failed, of a verdict that was put together."""
+    for name, part in verdict.parts:
+        if part.outcome is Outcome.FAIL:
+            yield from _failing(part) if part.parts else [(name, part)]
