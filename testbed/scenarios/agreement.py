@@ -33,8 +33,8 @@ def counts_disagree(evidence: Evidence, watched: Set[str]) -> str:
 
 
 def repeated(evidence: Evidence, allowed: Set[str]) -> str:
-    """What is wrong when a request arrived more than once at the service that answered it, and that is none of those
-    for which a route repeats or copies requests; empty when nothing is.
+    """What is wrong when a request arrived more than once at the service that answered it, which is none of those
+    that ``allowed`` names, for a route repeats or copies their requests; empty when nothing is.
 
     Attempts that ended with an error are left out: Istio repeats some of these even where no route says so.
     """

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from testbed.errors import LabError
 from testbed.model.scenario import Step
-from testbed.model.topology import MeshWorkload
+from testbed.model.topology import MeshWorkload, ProxyKind
 from testbed.model.verdict import Outcome, Verdict, inconclusive
 from testbed.report.record import MachineRecord
 from testbed.scenarios.building import walk
-from testbed.scenarios.judge import BROKEN
+from testbed.scenarios.judge import BROKEN, REFUSED
 from testbed.scenarios.lab import LabUnderTest
 from testbed.scenarios.programs import ask
 from testbed.scenarios.vitals import crowded, lossy
@@ -36,13 +36,13 @@ def blamed(
     try:
         with ThreadPoolExecutor(len(first_on_node)) as pool:
             list(pool.map(lambda w: lab.backend.connection(w.name).run(["true"], limit=20), first_on_node.values()))
-        for workload in watched:
+        for workload in watched or _programs(step, lab):
             ask(lab, workload.name, "/count")
     except LabError as e:
         return inconclusive(f"the lab, not the mesh: {e}\n{verdict.reason.splitlines()[0]}", verdict.numbers)
     failing = list(_failing(verdict)) or [(name, verdict) for name, _ in walk(step.expect)]
-    excuses = [excuse(name, part, step, machines) for name, part in failing]
-    if lab.machines and all(excuses):
+    excuses = [excuse(name, part, step, machines if lab.machines else ()) for name, part in failing]
+    if all(excuses):
         return inconclusive(
             f"the lab, not the mesh: {excuses[0]}\n{verdict.reason.splitlines()[0]}", verdict.numbers
         )
@@ -54,19 +54,28 @@ def excuse(name: str, verdict: Verdict, step: Step, machines: Sequence[MachineRe
 
     A packet that was lost spoils one request, or, where they share a connection, as many as are under way.
     """
-    if name in TIMED and (why := crowded(machines)):
+    refused = verdict.numbers.get(REFUSED)
+    if refused is not None and step.when.faults:
+        return f"{refused:.0f} connections were refused while machines were broken"
+    if (name in TIMED or refused is not None) and (why := crowded(machines)):
         return why
-    if (
-        name not in PATIENT or step.when.faults
-    ):  # packets to what is broken are sent again, whatever the machines do
+    # packets to what is broken are sent again, whatever the machines do
+    if step.when.faults or (refused is None and name not in PATIENT):
         return ""
-    if (broken := verdict.numbers.get(BROKEN)) is None:
+    broken = verdict.numbers.get(BROKEN) if refused is None else None
+    if broken is None:
         return lossy(machines)
     spoils = 1 if step.when.protocol == "http1" else step.when.concurrency
     lost = sum(m.lost for m in machines)
     if lost * spoils < broken:
         return ""
     return f"{broken:.0f} requests broke what was expected, and the machines lost {lost} TCP segments"
+
+
+def _programs(step: Step, lab: LabUnderTest) -> list[MeshWorkload]:
+    """All of the lab's, where nothing says which are called; none where some were broken on purpose."""
+    every = (w for w in lab.topology.workloads if w.service and w.ports and w.kind is not ProxyKind.GATEWAY)
+    return [] if step.when.faults else list(every)
 
 
 def _failing(verdict: Verdict) -> Iterator[tuple[str, Verdict]]:

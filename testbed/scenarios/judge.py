@@ -19,6 +19,11 @@ BREACHES = 8
 BROKEN = "broken"
 """The number in a verdict that says how many requests broke what was expected, where they can be counted."""
 
+REFUSED = "connections refused"
+"""The number in a FAIL that rests on refused connections alone, which a machine in trouble might explain."""
+UNREACHED = ("timeout", "timed out", "No route to host", "unreachable", "error: 110", "error: 113", "error: 101")
+"""Words of a proxy whose connection found nobody; the numbers are Linux's ETIMEDOUT, EHOSTUNREACH, ENETUNREACH."""
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -153,17 +158,34 @@ def gave_up(sample: Sample) -> bool:
     return sample.error.startswith("no answer within")
 
 
+def refused(sample: Sample) -> bool:
+    """Whether somebody was there who would not have the proxy's connection: its port is closed, or TLS failed.
+
+    That a packet was lost or a machine is off does not look so: then time runs out, or there is no way.
+    """
+    body = sample.body if connection_trouble(sample) and sample.answered else ""
+    return ("connection failure" in body or "TLS" in body) and not any(word in body for word in UNREACHED)
+
+
 def judge_losses(lost: Sequence[Sample], seen: int, numbers: dict[str, float]) -> Verdict | None:
     """None while at most 1% were lost; INCONCLUSIVE up to half; beyond, the mesh is broken: FAIL.
 
-    (A FAIL stands only when the machines turn out to be well: see ``running``.)
+    So it is when more than 1% were refused, which machines in trouble hardly do.
+    (A FAIL stands only when the machines turn out to be well: see ``blame``.)
     """
     if len(lost) * 100 <= seen:
         return None
     text = (
         f"{len(lost)} of {seen} requests found no connection; request {lost[0].seq}: {connection_trouble(lost[0])}"
     )
-    return failed(text, numbers) if len(lost) * 2 > seen else inconclusive(text, numbers)
+    if len(lost) * 2 > seen:
+        return failed(text, numbers)
+    refusals = [s for s in lost if refused(s)]
+    if len(refusals) * 100 <= seen:
+        return inconclusive(text, numbers)
+    first = f"request {refusals[0].seq}: {connection_trouble(refusals[0])}"
+    text = f"{len(refusals)} of {seen} requests were refused a connection; {first}"
+    return failed(text, numbers | {REFUSED: float(len(refusals))})
 
 
 class _Several(Judge):

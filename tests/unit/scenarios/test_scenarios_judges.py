@@ -35,7 +35,12 @@ TOPOLOGY = Topology(
     ),
 )  # fmt: skip
 CLIENT = TOPOLOGY.workloads[0]
-REFUSED = "upstream connect error or disconnect/reset before headers. reset reason: connection failure"
+BEFORE_HEADERS = "upstream connect error or disconnect/reset before headers. reset reason:"
+REFUSED = f"{BEFORE_HEADERS} connection failure"
+TIMED_OUT = f"{BEFORE_HEADERS} connection timeout"
+NO_ROUTE = (
+    f"{BEFORE_HEADERS} remote connection failure, transport failure reason: delayed connect error: No route to host"
+)
 
 
 class Lab(SimpleNamespace):
@@ -195,7 +200,11 @@ CASES = [
     ("status", 200, many(), P, {}),
     ("status", [200, 404], many(status=500), F, {}),
     ("status", 200, many(50, version="", status=503, body=REFUSED), F, {}),
-    ("status", 200, [*many(45), *many(5, version="", status=503, body=REFUSED)], U, {}),
+    ("status", 200, [*many(45), *many(5, version="", status=503, body=REFUSED)], F, {}),
+    ("status", 200, [*many(45), *many(5, version="", status=503, body=TIMED_OUT)], U, {}),
+    ("status", 200, [*many(45), *many(5, version="", status=503, body=NO_ROUTE)], U, {}),
+    ("status", 200, [*many(45), *many(5, version="", error="no answer within 15 s")], U, {}),
+    ("never", {"arm": "v2", "below": 5}, [*many(120), *many(80, version="", status=503, body=REFUSED)], F, {}),
     ("body", {"contains": "red", "matches": "r.d$"}, many(body="all red"), P, {}),
     ("body", {"contains": "red"}, many(body="black"), F, {}),
     ("body", {"lacks": "red"}, many(body="all red"), F, {}),

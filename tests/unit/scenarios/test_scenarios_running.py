@@ -14,6 +14,7 @@ from testbed.report.record import MachineRecord
 from testbed.resources import load
 from testbed.scenarios import ScenarioFile, check, run_scenario
 from testbed.scenarios.blame import excuse
+from testbed.scenarios.judge import REFUSED
 
 HALF = """
 name: half
@@ -158,6 +159,8 @@ def test_under_faults_a_busy_caller_excuses_what_came_late_and_packets_sent_agai
     assert not excuse("noErrors", failed(""), broken, [busy])
     assert not excuse("status", failed(""), broken, [lossy])
     assert excuse("status", failed(""), Step.model_validate(calm), [lossy])
+    assert "while machines were broken" in excuse("status", failed("", {REFUSED: 9}), broken, [])
+    assert not excuse("status", failed("", {REFUSED: 9}), Step.model_validate(calm), [])
 
 
 def test_a_lost_packet_excuses_one_request_and_no_more(mesh):
@@ -209,18 +212,38 @@ def test_samples_taken_while_a_revision_changed_are_thrown_away(mesh):
     assert record.steps[0].discarded > 50
 
 
-def test_a_few_broken_connections_do_not_matter_and_many_are_inconclusive(mesh):
-    broken = (
+def broken_for(every, reason):
+    answer = (
         503,
         {},
-        b"upstream connect error or disconnect/reset before headers. reset reason: connection failure",
+        f"upstream connect error or disconnect/reset before headers. reset reason: {reason}".encode(),
     )
-    mesh.answer = lambda headers: broken if int(headers["x-testbed-request"].rpartition("-")[2]) == 7 else None
+    return lambda headers: answer if int(headers["x-testbed-request"].rpartition("-")[2]) % every == 7 else None
+
+
+def test_a_few_broken_connections_do_not_matter_and_many_are_inconclusive(mesh):
+    mesh.answer = broken_for(100_000, "connection failure")
     assert run_scenario(scenario(HALF), mesh.lab()).outcome is Outcome.PASS
-    mesh.answer = lambda headers: broken if int(headers["x-testbed-request"].rpartition("-")[2]) % 10 == 7 else None
+    mesh.answer = broken_for(10, "connection timeout")
     record = run_scenario(scenario(HALF), mesh.lab())
     assert record.outcome is Outcome.INCONCLUSIVE
     assert "found no connection" in record.verdict.reason
+
+
+def test_refused_connections_are_the_meshs_fault_while_no_machine_was_in_trouble(mesh):
+    """A packet that is lost makes nobody refuse."""
+    mesh.answer = broken_for(10, "connection failure")
+    record = run_scenario(scenario(HALF), mesh.lab())
+    assert record.outcome is Outcome.FAIL
+    assert "were refused a connection" in record.verdict.reason
+    mesh.waited = 0.97
+    record = run_scenario(scenario(HALF), mesh.lab())
+    assert record.outcome is Outcome.INCONCLUSIVE
+    assert "97% of the time" in record.verdict.reason
+    mesh.waited, mesh.sent_again = 0.2, 9
+    assert run_scenario(scenario(HALF), mesh.lab()).outcome is Outcome.INCONCLUSIVE
+    mesh.sent_again, mesh.dead_nodes = 0, {"three"}
+    assert run_scenario(scenario(HALF), mesh.lab()).outcome is Outcome.INCONCLUSIVE
 
 
 def test_connections_that_always_fail_on_healthy_machines_are_the_meshs_fault(mesh):
