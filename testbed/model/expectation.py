@@ -207,11 +207,19 @@ class Ejected(_Model):
 
 
 class Readmitted(_Model):
-    """An instance that was ejected gets requests again."""
+    """An instance that was ejected gets requests again: it has been out, and is back in time."""
 
     workload: Name
     within: Duration
-    """So long after its last failure."""
+    """So long after its last failure that the sender saw, in this step or before; without any, after the start."""
+    not_before: Duration | None = Field(None, alias="notBefore")
+    """And not earlier than this."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Readmitted:
+        if self.not_before is not None and self.not_before > self.within:
+            raise ValueError("notBefore is later than within")
+        return self
 
 
 class Identity(_Model):

@@ -12,6 +12,7 @@ from testbed.model.topology import Topology
 from testbed.scenarios.answers import BodyJudge, HeaderJudge, StatusJudge
 from testbed.scenarios.invariants import InvariantsJudge
 from testbed.scenarios.judge import All, Any, Judge, Not, Terms
+from testbed.scenarios.outliers import EjectedJudge, ReadmittedJudge
 from testbed.scenarios.overtime import (
     ErrorsDuringJudge,
     GoodputJudge,
@@ -24,7 +25,7 @@ from testbed.scenarios.overtime import (
 from testbed.scenarios.proxies import ConfigJudge, IdentityJudge, TelemetryJudge
 from testbed.scenarios.refusals import DeniedJudge, OverflowJudge
 from testbed.scenarios.shares import AtLeastOnceJudge, NeverJudge, SplitJudge
-from testbed.scenarios.spread import AttemptsJudge, BalanceJudge, EjectedJudge, ReadmittedJudge, StickyJudge
+from testbed.scenarios.spread import AttemptsJudge, BalanceJudge, StickyJudge
 from testbed.scenarios.timing import LatencyJudge, TimeoutJudge
 from testbed.scenarios.wire import EncryptedJudge
 

@@ -55,6 +55,16 @@ class AccessLogEntry:
         return found
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """The traffic of an earlier step."""
+
+    sender: str
+    """The workload that sent it, whose clock ``began`` is of; empty for this host's."""
+    began: float
+    samples: tuple[Sample, ...]
+
+
 @dataclass
 class Evidence:
     """One step's."""
@@ -71,6 +81,10 @@ class Evidence:
     """Value that the traffic varies -> the instance that it stays with, once a judge has found that it does."""
     earlier_homes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """The same of the steps before, by name."""
+    began: float | None = None
+    """The sender's monotonic clock when the traffic began, in seconds."""
+    earlier: Sequence[Stretch] = ()
+    """The traffic of the steps before, oldest first."""
     faults: list[FaultSpan] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     resolution: float = 0.0
@@ -92,6 +106,15 @@ class Evidence:
     trouble: list[str] = field(default_factory=list)
     """What else went wrong with the lab, so that something was not seen."""
     _logs: dict[str, list[AccessLogEntry]] = field(default_factory=dict)
+
+    @property
+    def sender(self) -> str:
+        """The workload that sends; empty for this host."""
+        return self.caller.name if self.caller else ""
+
+    def stretch(self) -> Stretch:
+        """This step's traffic, as later steps look back at it."""
+        return Stretch(self.sender, self.began or 0.0, tuple(self.samples))
 
     def access_log(self, workload: MeshWorkload, at_least: int = 0) -> list[AccessLogEntry]:
         """The proxy's entries of this run's requests, oldest first; waits for ``at_least`` (Envoy buffers them).

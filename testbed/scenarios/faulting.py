@@ -83,6 +83,7 @@ def sample_under_faults(
     with _noting(evidence):
         last = _clock(lab, who)
     clock, began = RunClock(first, last), run.began or 0.0
+    evidence.began = run.began
     evidence.resolution = clock.resolution
     spans = (_span(m, ended, lambda host: clock.guest(host) - began) for m in schedule.made)
     evidence.faults += sorted(spans, key=lambda s: s.began)

@@ -24,7 +24,7 @@ from testbed.resources import ResourceSet, dump
 from testbed.scenarios.agreement import counts_disagree, repeated, repeating
 from testbed.scenarios.blame import blamed
 from testbed.scenarios.building import build, headers_wanted, services_named, walk
-from testbed.scenarios.evidence import Evidence
+from testbed.scenarios.evidence import Evidence, Stretch
 from testbed.scenarios.faulting import sample_under_faults, unable
 from testbed.scenarios.following import Follower
 from testbed.scenarios.judge import Judge, Terms
@@ -50,6 +50,7 @@ class _Run:
     arrivals: ArrivalLog
     homes: dict[str, Mapping[str, str]] = field(default_factory=dict)
     follower: Follower = field(default_factory=Follower)
+    stretches: list[Stretch] = field(default_factory=list)
     in_force: tuple[ResourceSet, Applied] | None = None
     """What the last step found to be still in force when its sample had been taken."""
 
@@ -158,7 +159,7 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet, *, mutant: 
             count = _count(step, judge)
             spec = traffic_spec(step.when, lab, secrets.token_hex(4), count, headers_wanted(step.expect))
             who = sender(step.when, lab)
-            evidence = Evidence(lab, spec, who.caller, earlier_homes=run.homes)
+            evidence = Evidence(lab, spec, who.caller, earlier_homes=run.homes, earlier=tuple(run.stretches))
             # with faults the sampling itself looks that every proxy comes back to its revision
             faulty = bool(step.when.faults)
             concerned = _concerned(watched, who, lab)
@@ -189,6 +190,7 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet, *, mutant: 
     if "invariants" not in dict(walk(step.expect)) and (wrong := [*evidence.spoiled, *evidence.trouble]):
         verdict = inconclusive(f"the lab, not the mesh: {wrong[0]}", verdict.numbers)
     run.homes[name] = evidence.homes
+    run.stretches.append(evidence.stretch())
     if disagreement := counts_disagree(evidence, {w.name for w in watched}):
         verdict = inconclusive(f"the lab, not the mesh: {disagreement}", verdict.numbers)
     if verdict.outcome is Outcome.FAIL and evidence.faults:
@@ -283,6 +285,7 @@ def _sample(
                 judge.take(sample)
                 if judge.settled:
                     break
+            evidence.began = run.began
         stack.pop_all().close()  # the capture is whole only now
         if file is not None:
             evidence.capture = file.read_bytes()

@@ -1,15 +1,14 @@
-"""Judges of which instance gets what: attempts, sticky, balance, ejected, readmitted."""
+"""Judges of which instance gets what: attempts, sticky, balance."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-from testbed.model.expectation import Attempts, Balance, Ejected, Readmitted, Sticky
+from testbed.model.expectation import Attempts, Balance, Sticky
 from testbed.model.verdict import Verdict, failed, inconclusive, passed
 from testbed.scenarios.evidence import Evidence
-from testbed.scenarios.judge import BROKEN, PLENTY, Afterwards, Terms
+from testbed.scenarios.judge import BROKEN, Afterwards, Terms
 from testbed.statistics import binomial_cdf, binomial_sf, chi_square, chi_square_sf
-from testbed.traffic import Sample
 
 
 class AttemptsJudge(Afterwards):
@@ -184,62 +183,6 @@ class BalanceJudge(Afterwards):
         if more_than_spared:
             return failed(f"{slow} gets its even share: {shown}", numbers, **errors)
         return inconclusive(f"can't tell whether {slow} is spared: {shown}", numbers)
-
-
-UNDER_WAY = 2
-"""Further failures that callers may see: Envoy's main thread ejects, its worker learns of it a moment later."""
-
-
-class EjectedJudge(Afterwards):
-    """An instance that fails gets nothing more."""
-
-    name = "ejected"
-
-    def __init__(self, expected: Ejected, terms: Terms) -> None:
-        super().__init__(terms)
-        self.expected = expected
-        self.cap = terms.traffic.requests or 2 * PLENTY
-
-    def conclude(self, evidence: Evidence) -> Verdict:
-        """Counts its failures, and that none follow; requests that were under way meanwhile are allowed for."""
-        name = self.expected.workload
-        good = [s for s in self.samples if s.answered]
-        theirs = [n for n, s in enumerate(good) if s.headers.get("x-instance") == name]
-        failures = [n for n in theirs if good[n].status >= 500]
-        numbers = {"requests": float(len(good)), "failures": float(len(failures))}
-        most = self.expected.after + self.terms.traffic.concurrency - 1 + UNDER_WAY
-        if not failures:
-            return inconclusive(f"{name} never failed: nothing to eject it for", numbers)
-        after = len(good) - 1 - theirs[-1]
-        text = f"{name} failed {len(failures)} times, then {after} requests went elsewhere"
-        if len(failures) > most:
-            return failed(f"{text}; declared: ejected after {self.expected.after}", numbers)
-        if after < PLENTY // 2:
-            return inconclusive(f"{text}; too few to show that it gets nothing", numbers)
-        return passed(text, numbers)
-
-
-class ReadmittedJudge(Afterwards):
-    """An ejected instance comes back."""
-
-    name = "readmitted"
-
-    def __init__(self, expected: Readmitted, terms: Terms) -> None:
-        super().__init__(terms)
-        self.expected = expected
-        self.cap = terms.traffic.requests or 2 * PLENTY
-
-    def conclude(self, evidence: Evidence) -> Verdict:
-        """From its first request in this step; it was out when the step began."""
-        name, limit = self.expected.workload, self.expected.within
-        back: Sample | None = next((s for s in self.samples if s.headers.get("x-instance") == name), None)
-        watched = max((s.sent for s in self.samples), default=0.0)
-        if back is not None and back.sent <= limit:
-            return passed(f"{name} was back {back.sent:.1f} s after the start", {"seconds": back.sent})
-        if back is None and watched < limit:
-            return inconclusive(f"{name} was not seen, but only {watched:.1f} of {limit:g} s were watched")
-        when = f"after {back.sent:.1f} s" if back else f"in {watched:.1f} s"
-        return failed(f"{name} was {'back only' if back else 'not back'} {when}; declared: within {limit:g} s")
 
 
 def _times(count: int) -> str:

@@ -16,7 +16,7 @@ from testbed.model.verdict import Outcome
 from testbed.report.record import Arrival, FaultSpan, Mark
 from testbed.resources import ResourceSet
 from testbed.scenarios.building import BUILDERS, build
-from testbed.scenarios.evidence import AccessLogEntry, Evidence
+from testbed.scenarios.evidence import AccessLogEntry, Evidence, Stretch
 from testbed.scenarios.judge import Terms
 from testbed.scenarios.processors import Processors, Stretch
 from testbed.traffic import Request, Sample, TrafficSpec
@@ -137,6 +137,12 @@ GAVE_UP = {"version": "", "status": 504}
 EJECTING = [sample(i, "v1" if i in (0, 3, 6) else "v2", 503 if i in (0, 3, 6) else 200) for i in range(100)]
 NEVER_EJECTED = [sample(i, "v1" if i % 3 == 0 else "v2", 503 if i % 3 == 0 else 200) for i in range(100)]
 HAD_V3 = {"k0": "reviews-v1", "k1": "reviews-v3"}
+
+# an instance fails two seconds after the start of a step, then three seconds go by without it, and two between steps
+BEFORE = (*many(20, version="v2"), sample(20, "v1", 503), *(sample(i, "v2") for i in range(21, 51)))
+FAILED_BEFORE = {"began": 107.0, "earlier": [Stretch("client-v1", 100.0, BEFORE)]}
+OTHERS_CLOCK = {"began": 107.0, "earlier": [Stretch("ratings-v1", 100.0, BEFORE)]}
+BACK_AT_3 = [*many(30, version="v2"), sample(30, sent=3.0)]
 
 P, F, U, N = Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.NOT_APPLICABLE
 
@@ -276,6 +282,18 @@ CASES = [
     ("readmitted", {"workload": "reviews-v1", "within": "5s"}, [*many(30, version="v2"), sample(30, sent=3.0)], P, {}),
     ("readmitted", {"workload": "reviews-v1", "within": "5s"}, many(100, version="v2"), F, {}),
     ("readmitted", {"workload": "reviews-v1", "within": "5s"}, many(20, version="v2"), U, {}),
+    ("readmitted", {"workload": "reviews-v1", "within": "5s"}, turns("v1", "v2"), U, {}),
+    ("readmitted", {"workload": "reviews-v1", "within": "9s"}, BACK_AT_3, P, FAILED_BEFORE),
+    ("readmitted", {"workload": "reviews-v1", "within": "9s", "notBefore": "7s"}, BACK_AT_3, P, FAILED_BEFORE),
+    ("readmitted", {"workload": "reviews-v1", "within": "20s", "notBefore": "11s"}, BACK_AT_3, F, FAILED_BEFORE),
+    ("readmitted", {"workload": "reviews-v1", "within": "6s"}, BACK_AT_3, F, FAILED_BEFORE),
+    ("readmitted", {"workload": "reviews-v1", "within": "10s"}, many(version="v2"), F, FAILED_BEFORE),
+    ("readmitted", {"workload": "reviews-v1", "within": "12s"}, many(version="v2"), U, FAILED_BEFORE),
+    ("readmitted", {"workload": "reviews-v1", "within": "9s", "notBefore": "2s"}, turns("v1", "v2"), P, FAILED_BEFORE),
+    ("readmitted", {"workload": "reviews-v1", "within": "4s"}, turns("v1", "v2"), U, FAILED_BEFORE),
+    ("readmitted", {"workload": "reviews-v1", "within": "9s", "notBefore": "4s"}, turns("v1", "v2"), U, FAILED_BEFORE),
+    ("readmitted", {"workload": "reviews-v1", "within": "9s", "notBefore": "6s"}, turns("v1", "v2"), F, FAILED_BEFORE),
+    ("readmitted", {"workload": "reviews-v1", "within": "9s"}, turns("v1", "v2"), U, OTHERS_CLOCK),
     ("encrypted", {"service": "reviews"}, many(), P, {"capture": TLS}),
     ("encrypted", {"service": "reviews"}, many(), F, {"capture": PLAIN}),
     ("encrypted", {"service": "reviews"}, many(), F, {"capture": WRONG_SNI}),
@@ -371,6 +389,16 @@ def test_a_large_sample_between_spared_and_even_speaks_for_neither(hits, outcome
     samples = [*many(hits), *turns("v2", "v3", n=3000 - hits)]
     expected = {"balance": {"policy": "LEAST_REQUEST", "avoid": "reviews-v1"}}
     assert judged(expected, samples, traffic={"requests": 3000}).outcome is outcome
+
+
+def test_an_instance_that_is_back_after_an_absence_ends_the_waiting():
+    when = Traffic.model_validate({"from": "client", "service": "reviews", "requests": 300})
+    expected = Expectation.model_validate({"readmitted": {"workload": "reviews-v1", "within": "9s"}})
+    judge = build(expected, Terms(when), TOPOLOGY)
+    for s in BACK_AT_3:
+        assert not judge.settled
+        judge.take(s)
+    assert judge.settled
 
 
 def test_expectations_are_put_together():
