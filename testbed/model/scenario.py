@@ -142,7 +142,9 @@ class Scenario(_Model):
     """One sentence."""
     tags: list[Name] = []
     alpha: Chance = 0.001
+    """Of a FAIL though all that is promised holds exactly, all steps together."""
     beta: Chance = 0.001
+    """Of a PASS though something is off by its tolerance or more."""
     needs: list[Name] = []
     """Services that the lab has to have; without them the scenario is not applicable."""
     features: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from math import fsum
 
 
 class Outcome(StrEnum):
@@ -50,6 +51,9 @@ class Verdict:
         return self.outcome is Outcome.PASS
 
 
+_Named = tuple[tuple[str, Verdict], ...]
+
+
 def passed(
     reason: str, numbers: Mapping[str, float] | None = None, *, alpha: float = 0.0, beta: float = 0.0
 ) -> Verdict:
@@ -84,18 +88,21 @@ def all_of(parts: Iterable[tuple[str, Verdict]]) -> Verdict:
         decisive = [(name, v) for name, v in named if v.outcome is outcome]
         if decisive:
             reason = decisive[0][1].reason if outcome is not Outcome.PASS else _first_reasons(decisive, named)
-            return _together(outcome, reason, named)
-    return _together(Outcome.NOT_APPLICABLE, named[0][1].reason if named else "nothing was expected", named)
+            return _all_together(outcome, reason, named)
+    return _all_together(Outcome.NOT_APPLICABLE, _first_reason(named), named)
 
 
 def any_of(parts: Iterable[tuple[str, Verdict]]) -> Verdict:
-    """PASS if any part passes, else INCONCLUSIVE if any is, else FAIL."""
+    """PASS if any part passes, else INCONCLUSIVE if any is, else FAIL.
+
+    beta adds up (any part may pass wrongly); alpha is the largest (the part that holds has to err).
+    """
     named = tuple(parts)
     for outcome in (Outcome.PASS, Outcome.INCONCLUSIVE, Outcome.FAIL):
         decisive = [(name, v) for name, v in named if v.outcome is outcome]
         if decisive:
-            return _together(outcome, decisive[0][1].reason, named)
-    return _together(Outcome.NOT_APPLICABLE, named[0][1].reason if named else "nothing was expected", named)
+            return _any_together(outcome, decisive[0][1].reason, named)
+    return _any_together(Outcome.NOT_APPLICABLE, _first_reason(named), named)
 
 
 def negated(name: str, verdict: Verdict) -> Verdict:
@@ -105,7 +112,7 @@ def negated(name: str, verdict: Verdict) -> Verdict:
     return Verdict(swapped, reason, verdict.numbers, verdict.beta, verdict.alpha, parts=((name, verdict),))
 
 
-def _first_reasons(decisive: list[tuple[str, Verdict]], named: tuple[tuple[str, Verdict], ...]) -> str:
+def _first_reasons(decisive: list[tuple[str, Verdict]], named: _Named) -> str:
     text = "; ".join(v.reason.splitlines()[0] for _, v in decisive[:3])
     left_out = [(name, v) for name, v in named if v.outcome is Outcome.NOT_APPLICABLE]
     if left_out:
@@ -114,9 +121,29 @@ def _first_reasons(decisive: list[tuple[str, Verdict]], named: tuple[tuple[str, 
     return text
 
 
-def _together(outcome: Outcome, reason: str, named: tuple[tuple[str, Verdict], ...]) -> Verdict:
+def _first_reason(named: _Named) -> str:
+    return named[0][1].reason if named else "nothing was expected"
+
+
+def _all_together(outcome: Outcome, reason: str, named: _Named) -> Verdict:
     if len(named) == 1:
         return named[0][1]
-    alpha = min(1.0, sum(v.alpha for _, v in named))
-    beta = max((v.beta for _, v in named), default=0.0)
-    return Verdict(outcome, reason, {}, alpha, beta, parts=named)
+    return Verdict(
+        outcome, reason, {}, _sum(v.alpha for _, v in named), _most(v.beta for _, v in named), parts=named
+    )
+
+
+def _any_together(outcome: Outcome, reason: str, named: _Named) -> Verdict:
+    if len(named) == 1:
+        return named[0][1]
+    return Verdict(
+        outcome, reason, {}, _most(v.alpha for _, v in named), _sum(v.beta for _, v in named), parts=named
+    )
+
+
+def _sum(chances: Iterable[float]) -> float:
+    return min(1.0, fsum(chances))
+
+
+def _most(chances: Iterable[float]) -> float:
+    return max(chances, default=0.0)

@@ -9,6 +9,7 @@ from typing import Any as Value
 from testbed.model.expectation import Expectation
 from testbed.model.overtime import ErrorsDuring
 from testbed.model.topology import Topology
+from testbed.scenarios import sharing
 from testbed.scenarios.answers import BodyJudge, HeaderJudge, StatusJudge
 from testbed.scenarios.invariants import InvariantsJudge
 from testbed.scenarios.judge import All, Any, Judge, Not, Terms
@@ -64,9 +65,11 @@ BUILDERS: dict[str, Builder] = {
 
 
 def build(expectation: Expectation, terms: Terms, topology: Topology) -> Judge:
-    """The judge of an expectation.  Each leaf may wrongly fail the whole, so they share alpha equally."""
-    leaves = sum(1 for _ in walk(expectation))
-    return _build(expectation, replace(terms, alpha=terms.alpha / max(1, leaves)), topology)
+    """The judge of an expectation; what is in it shares the chances of an error that ``terms`` have."""
+    parts = expectation.parts()
+    shares = sharing.among_all(_errors(terms), [sharing.weight_of(*part) for part in parts])
+    judges = [_judge(*part, _with(terms, share), topology) for part, share in zip(parts, shares, strict=True)]
+    return judges[0] if len(judges) == 1 else All(judges)
 
 
 def walk(expectation: Expectation) -> Iterator[tuple[str, Value]]:
@@ -96,15 +99,19 @@ def services_named(expectation: Expectation) -> tuple[str, ...]:
     return tuple(dict.fromkeys(n for n in names if n))
 
 
-def _build(expectation: Expectation, terms: Terms, topology: Topology) -> Judge:
-    judges: list[Judge] = []
-    for name, value in expectation.parts():
-        if name == "all":
-            judges.append(All([_build(v, terms, topology) for v in value]))
-        elif name == "any":
-            judges.append(Any([_build(v, terms, topology) for v in value]))
-        elif name == "not":
-            judges.append(Not(_build(value, terms, topology)))
-        else:
-            judges.append(BUILDERS[name](value, terms, topology))
-    return judges[0] if len(judges) == 1 else All(judges)
+def _judge(name: str, value: Value, terms: Terms, topology: Topology) -> Judge:
+    if name == "not":
+        return Not(build(value, _with(terms, _errors(terms).swapped), topology))
+    if name not in ("all", "any"):
+        return BUILDERS[name](value, terms, topology)
+    among, made = (sharing.among_all, All) if name == "all" else (sharing.among_any, Any)
+    shares = among(_errors(terms), [sharing.weight(v) for v in value])
+    return made([build(v, _with(terms, share), topology) for v, share in zip(value, shares, strict=True)])
+
+
+def _errors(terms: Terms) -> sharing.Errors:
+    return sharing.Errors(terms.alpha, terms.beta)
+
+
+def _with(terms: Terms, errors: sharing.Errors) -> Terms:
+    return replace(terms, alpha=errors.alpha, beta=errors.beta)

@@ -21,6 +21,7 @@ from testbed.model.topology import MeshWorkload, ProxyKind
 from testbed.model.verdict import Outcome, all_of, failed, inconclusive, not_applicable
 from testbed.report.record import ScenarioRecord, StepRecord
 from testbed.resources import ResourceSet, dump
+from testbed.scenarios import sharing
 from testbed.scenarios.agreement import counts_disagree, repeated, repeating
 from testbed.scenarios.blame import blamed
 from testbed.scenarios.building import build, headers_wanted, services_named, walk
@@ -155,7 +156,7 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet, *, mutant: 
     revisions: Mapping[str, str] = applied.revisions
     with settings(lab, {**scenario.given.settings, **step.given.settings}):
         for _ in range(MAX_DISCARDED_RUNS):
-            judge = build(step.expect, Terms(step.when, scenario.alpha, scenario.beta), lab.topology)
+            judge = build(step.expect, _terms(step, scenario), lab.topology)
             count = _count(step, judge)
             spec = traffic_spec(step.when, lab, secrets.token_hex(4), count, headers_wanted(step.expect))
             who = sender(step.when, lab)
@@ -240,6 +241,11 @@ def _apply(wanted: ResourceSet, lab: LabUnderTest) -> Applied:
             if lab.machines and (why := crowded(between(asked.result(), look(lab, lab.topology.workloads)))):
                 raise LabError(e.subject, e.action, f"{e.cause}; {why}", "testbed status") from e
             raise
+
+
+def _terms(step: Step, scenario: Scenario) -> Terms:
+    errors = sharing.of_step(step, scenario)
+    return Terms(step.when, errors.alpha, errors.beta)
 
 
 def _count(step: Step, judge: Judge) -> int:

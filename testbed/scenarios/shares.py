@@ -39,13 +39,14 @@ class SplitJudge(Judge):
     def __init__(self, expected: Split, terms: Terms, topology: Topology) -> None:
         self.expected = expected
         self.arm = arm_of(expected.by, topology, expected.header)
-        self.alpha, self.beta = terms.alpha, terms.beta
+        self.beta = terms.beta
         self.test = SplitTest(
             expected.weights,
             tolerance=expected.tolerance / 100 if expected.tolerance else None,
             alpha=terms.alpha,
             beta=terms.beta,
         )
+        self.alpha = terms.alpha if self.test.tests else 0.0  # an arm that gets all or nothing is counted
         self.cap = self.test.cap
         self.seen = 0
         self.lost: list[Sample] = []

@@ -81,7 +81,8 @@ class LatencyJudge(Afterwards):
         good, lost = self.sound()
         if lost or not good:
             return lost or inconclusive("no answer came")
-        confidence = 1 - 2 * min(self.terms.alpha, self.terms.beta)
+        bounds = sum(bound is not None for bound in (want.below, want.above))  # either may fail wrongly
+        confidence = 1 - 2 * min(self.terms.alpha / bounds, self.terms.beta)
         interval = quantile_interval([s.took for s in good], want.quantile, confidence)
         shown = " to ".join("?" if bound is None else f"{bound:.3f} s" for bound in (interval.low, interval.high))
         text = f"the {want.quantile:g} quantile of {len(good)} answers is {interval.estimate:.3f} s ({shown})"

@@ -411,10 +411,3 @@ def test_expectations_are_put_together():
     assert judged({"not": bad}, many()).outcome is P
     assert judged({"not": unsure}, many()).outcome is U
     assert judged({"status": 200, "header": {"name": "x-version", "equals": "v2"}}, many()).outcome is F
-
-
-def test_alpha_is_shared_among_the_parts():
-    both = {"all": [{"split": {"weights": {"v1": 1, "v2": 1}, "tolerance": 20}}, {"status": 200}]}
-    verdict = judged(both, turns("v1", "v2", n=600))
-    assert verdict.outcome is P
-    assert verdict.parts[0][1].alpha == pytest.approx(0.0005)

@@ -57,6 +57,19 @@ def test_the_cap_hardly_ever_leaves_a_right_or_a_wrong_share_undecided(share, to
         assert exact(share, tolerance, 0.001, 0.001, where).undecided < 1e-4
 
 
+@pytest.mark.parametrize(("share", "tolerance"), [(0.5, 0.1), (0.05, None)])
+def test_a_third_of_alpha_costs_a_right_share_next_to_nothing_and_a_wrong_one_a_seventh(share, tolerance):
+    """What the splits of a canary pay for sharing alpha: only the way to a FAIL grows."""
+    whole, third = ((0.001, 0.001), (0.001 / 3, 0.001))
+    means = [
+        [exact(share, tolerance, *e, w).mean_requests for e in (whole, third)] for w in ("share", "low", "high")
+    ]
+    (right, right_third), *wrong = means
+    assert right < right_third < 1.002 * right
+    assert all(1.1 < after / before < 1.15 for before, after in wrong)
+    assert exact(share, tolerance, *third, "share").reject <= 0.001 / 3
+
+
 def test_the_errors_do_not_grow_beyond_the_bounds():
     zone = tolerated(0.5, 0.1)
     test = EquivalenceTest(zone)
