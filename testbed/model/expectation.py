@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -248,6 +249,12 @@ class Config(_Model):
     absent: list[Regex] = []
     """No cluster, listener or route is called so."""
 
+    @model_validator(mode="after")
+    def _something(self) -> Config:
+        if not (self.clusters or self.listeners or self.routes or self.absent):
+            raise ValueError("say what to look for: clusters, listeners, routes or absent")
+        return self
+
 
 class Telemetry(_Model):
     """Fields of the access log of every request, at the caller's proxy or the callee's."""
@@ -306,3 +313,19 @@ class Expectation(_Model):
             if value is not None:
                 found.append((info.alias or name, value))
         return found
+
+    def leaves(self) -> Iterator[tuple[str, Any]]:
+        """Every single expectation in it, with its name in the file."""
+        yield from ((name, value) for _, name, value in self.placed())
+
+    def placed(self, at: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str, Any]]:
+        """The same, each with the path that it has in the file; ``at`` is this expectation's own."""
+        for name, value in self.parts():
+            here = (*at, name)
+            if name in ("all", "any"):
+                for number, part in enumerate(value):
+                    yield from part.placed((*here, number))
+            elif name == "not":
+                yield from value.placed(here)
+            else:
+                yield here, name, value

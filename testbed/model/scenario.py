@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from testbed.documents import parse, validate
+from testbed.documents import Document, parse, validate
 from testbed.errors import BadInput, Problem, bad_input
 from testbed.model.durations import Duration
 from testbed.model.expectation import Expectation
@@ -124,6 +124,19 @@ class Step(_Model):
     tell: str = ""
     """What a reader should learn from this step."""
 
+    @model_validator(mode="after")
+    def _countable(self) -> Step:
+        _check_countable(self.when, self.expect)
+        return self
+
+
+def _check_countable(when: Traffic, expect: Expectation) -> None:
+    """Programs that were broken have forgotten what arrived."""
+    for name, value in expect.leaves():
+        field = {"attempts": "attempts", "timeout": "timeout.reached"}.get(name)
+        if when.faults and field and (name == "attempts" or value.reached is not None):
+            raise ValueError(f"{field} can't be told under faults: programs that are broken forget what arrived")
+
 
 class Mutant(_Model):
     """A mutant that changes nothing of what the scenario promises, and why."""
@@ -159,6 +172,21 @@ class Scenario(_Model):
     def _one_way(self) -> Scenario:
         if bool(self.steps) == (self.when is not None) or (self.when is None) != (self.expect is None):
             raise ValueError("a scenario has either when and expect, or steps that each have both")
+        if self.when is not None and self.expect is not None:
+            _check_countable(self.when, self.expect)
+        return self
+
+    @model_validator(mode="after")
+    def _looks_back(self) -> Scenario:
+        sticky: set[str] = set()
+        for step in self.steps:
+            found = [value for name, value in step.expect.leaves() if name == "sticky"]
+            for since in (value.since for value in found if value.since is not None):
+                if since not in sticky:
+                    raise ValueError(
+                        f"sticky.since: no step before {step.name!r} that is called {since!r} has sticky"
+                    )
+            sticky |= {step.name} if found else set()
         return self
 
     @property
@@ -175,13 +203,23 @@ class Scenario(_Model):
 
 def read_scenario(text: str, file: str) -> Scenario:
     """Parse and check.  Raises :class:`BadInput` with every problem found, each with line and field."""
+    return scenario_of(scenario_document(text, file))
+
+
+def scenario_document(text: str, file: str) -> Document:
+    """The one document of a scenario file, with the places of its fields.  Raises :class:`BadInput`."""
     documents = parse(text, file)
     if len(documents) != 1:
         raise bad_input(file, f"a scenario is one YAML document; this file has {len(documents)}")
-    scenario = validate(Scenario, documents[0])
+    return documents[0]
+
+
+def scenario_of(document: Document) -> Scenario:
+    """What the document says.  Raises :class:`BadInput` with every problem found."""
+    scenario = validate(Scenario, document)
     doubled = {s.name for s in scenario.steps if s.name and [t.name for t in scenario.steps].count(s.name) > 1}
     if doubled:
-        location = documents[0].locate(("steps",))
+        location = document.locate(("steps",))
         raise BadInput([Problem(location, f"two steps are called {name!r}") for name in sorted(doubled)])
     return scenario
 

@@ -74,14 +74,7 @@ def build(expectation: Expectation, terms: Terms, topology: Topology) -> Judge:
 
 def walk(expectation: Expectation) -> Iterator[tuple[str, Value]]:
     """Every leaf, with its name in the file."""
-    for name, value in expectation.parts():
-        if name in ("all", "any"):
-            for part in value:
-                yield from walk(part)
-        elif name == "not":
-            yield from walk(value)
-        else:
-            yield name, value
+    return expectation.leaves()
 
 
 def headers_wanted(expectation: Expectation) -> tuple[str, ...]:

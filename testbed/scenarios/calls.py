@@ -38,5 +38,6 @@ def check(
         "expect": dict(expect),
         **({"given": dict(given)} if given else {}),
     }
-    scenario = validate(Scenario, Document(name, value))
-    return run_scenario(ScenarioFile((folder or Path.cwd()) / f"{name}.yaml", scenario), lab)
+    document = Document(name, value)
+    scenario = validate(Scenario, document)
+    return run_scenario(ScenarioFile((folder or Path.cwd()) / f"{name}.yaml", scenario, document), lab)

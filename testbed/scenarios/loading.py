@@ -6,13 +6,13 @@ import glob
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from testbed.documents import Document, parse
-from testbed.errors import BadInput, bad_input
-from testbed.model.scenario import Given, Scenario, read_scenario
+from testbed.documents import Document, dotted, parse
+from testbed.errors import BadInput, Location, bad_input
+from testbed.model.scenario import Given, Scenario, scenario_document, scenario_of
 from testbed.resources import Key, ResourceSet, load
 
 SCENARIOS = Path(__file__).parents[2] / "playbooks" / "scenarios"
@@ -24,6 +24,12 @@ class ScenarioFile:
 
     path: Path
     scenario: Scenario
+    document: Document | None = field(default=None, repr=False, compare=False)
+    """Where each field stands in the file; None for what was written as Python values."""
+
+    def locate(self, path: tuple[str | int, ...]) -> Location:
+        """The place of a field."""
+        return self.document.locate(path) if self.document else Location(str(self.path), field=dotted(path))
 
 
 def read_file(path: Path) -> ScenarioFile:
@@ -33,7 +39,8 @@ def read_file(path: Path) -> ScenarioFile:
     except (OSError, UnicodeDecodeError) as e:
         reason = getattr(e, "strerror", None) or "not a text file"
         raise bad_input(str(path), f"cannot be read: {reason}", "testbed verify --list shows them") from None
-    return ScenarioFile(path, read_scenario(text, str(path)))
+    document = scenario_document(text, str(path))
+    return ScenarioFile(path, scenario_of(document), document)
 
 
 def find(wanted: Sequence[str], folder: Path = SCENARIOS) -> list[ScenarioFile]:

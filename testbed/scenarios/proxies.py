@@ -95,7 +95,10 @@ class ConfigJudge(Afterwards):
 
     def conclude(self, evidence: Evidence) -> Verdict:
         """Each pattern has a match in full, and none of ``absent`` has."""
-        for workload in evidence.lab.of_name(self.expected.workload):
+        workloads = evidence.lab.of_name(self.expected.workload)
+        if not workloads:
+            return inconclusive(f"the lab has no {self.expected.workload}")
+        for workload in workloads:
             names = _names(evidence.admin(workload.name, "/config_dump"))
             for kind in ("clusters", "listeners", "routes"):
                 for pattern in getattr(self.expected, kind):

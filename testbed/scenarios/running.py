@@ -31,6 +31,7 @@ from testbed.scenarios.following import Follower
 from testbed.scenarios.judge import Judge, Terms
 from testbed.scenarios.lab import LabUnderTest
 from testbed.scenarios.loading import ScenarioFile, given_resources, removed_keys
+from testbed.scenarios.naming import check_names
 from testbed.scenarios.overtime import unsound_before
 from testbed.scenarios.programs import ArrivalLog, settings
 from testbed.scenarios.requests import Sender, sender, traffic_spec
@@ -78,6 +79,7 @@ def run_scenario(
     reason = why_not_applicable(scenario, lab)
     if reason:
         return ScenarioRecord(scenario, not_applicable(reason), started, time.monotonic() - began, mutant=mutant)
+    check_names(file, lab.topology)
     steps: list[StepRecord] = []
     run = _Run(scenario, lab, ArrivalLog(lab), follower=follower or Follower())
     shown = ""

@@ -111,7 +111,10 @@ class EncryptedJudge(Afterwards):
         caller = evidence.caller
         if caller is None:
             return inconclusive("traffic from outside is no flow between workloads")
-        servers = [w for w in evidence.lab.of_name(self.expected.service) if w.node != caller.node]
+        instances = evidence.lab.of_name(self.expected.service)
+        servers = [w for w in instances if w.node != caller.node]
+        if not instances:
+            return inconclusive(f"the lab has no {self.expected.service}")
         if not servers:
             return not_applicable(
                 f"{caller.name} and {self.expected.service} share a machine: no wire between them"

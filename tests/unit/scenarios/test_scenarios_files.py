@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[3]
 SHIPPED = list({f.path: f for f in (*find([]), *find(["fault"]))}.values())
 HEAD = "name: x\ndescription: d\npromise: p\n"
 WHEN = "when: {from: client, service: reviews}\n"
+BROKEN_WHEN = WHEN.replace("}", ", rate: 1, for: 9s, faults: [{kind: reset, target: a, at: 1s}]}")
 
 
 def defaults(folder: str) -> ResourceSet:
@@ -77,6 +78,18 @@ def test_excuses_name_mutants_that_there_are():
         (HEAD + "when: {from: client}\nexpect: {status: 200}\n", "needs the service"),
         (HEAD + "alpha: 0.7\n" + WHEN + "expect: {status: 200}\n", "alpha"),
         (HEAD + WHEN + "expect: {attempts: {service: a}}\n", "say how often"),
+        (HEAD + WHEN + "expect: {config: {workload: a}}\n", "say what to look for: clusters"),
+        (HEAD + WHEN + "expect: {readmitted: {workload: a, within: 5s, notBefore: 6s}}\n", "later than within"),
+        (HEAD + WHEN + "expect: {sticky: {gone: [a]}}\n", "gone goes with since"),
+        (
+            HEAD + f"steps: [{{{WHEN.strip()}, expect: {{sticky: {{since: typo}}}}}}]\n",
+            "no step before '' that is called",
+        ),
+        (HEAD + BROKEN_WHEN + "expect: {attempts: {service: a, each: 0}}\n", "attempts can't be told under faults"),
+        (
+            HEAD + BROKEN_WHEN + "expect: {not: {timeout: {after: 1s, reached: a}}}\n",
+            "timeout.reached can't be told",
+        ),
     ],
 )
 def test_a_bad_scenario_is_refused_with_its_place(text, message):
