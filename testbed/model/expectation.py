@@ -109,7 +109,13 @@ class Denied(_Model):
     at: Name | None = None
     """The service or workload whose proxy refused."""
     policy: str | None = None
-    """``namespace/name`` of the AuthorizationPolicy that did, or ``none`` when no ALLOW rule matched."""
+    """``namespace/name`` of the AuthorizationPolicy that did, or ``none`` when no ALLOW rule matched; with rbac."""
+
+    @model_validator(mode="after")
+    def _told(self) -> Denied:
+        if self.policy is not None and (self.by != "rbac" or self.at is None):
+            raise ValueError("policy goes with by: rbac and with at, the proxy whose log tells the policy")
+        return self
 
 
 class Average(_Model):

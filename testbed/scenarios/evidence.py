@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from collections.abc import Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from testbed.errors import LabError, WaitTimeout
@@ -36,6 +38,16 @@ class AccessLogEntry:
     def inbound(self) -> bool:
         """Whether the proxy was the callee's: its own program is upstream (Istio's cluster name)."""
         return self["upstream_cluster"].startswith("inbound|")
+
+    @property
+    def started(self) -> float:
+        """When it began, in seconds of the proxy's wall clock; 0 where it does not say."""
+        text = self["start_time"].replace("Z", "+00:00")
+        return datetime.fromisoformat(text).timestamp() if text else 0.0
+
+    def holds(self, words: str) -> bool:
+        """Whether some field's text has ``words`` in it."""
+        return any(words in text for text in self.fields.values())
 
     @classmethod
     def read(cls, line: bytes) -> AccessLogEntry:
@@ -81,6 +93,8 @@ class Evidence:
     """Value that the traffic varies -> the instance that it stays with, once a judge has found that it does."""
     earlier_homes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """The same of the steps before, by name."""
+    opened: float = field(default_factory=time.monotonic)
+    """This host's monotonic clock before anything was sent, in seconds."""
     began: float | None = None
     """The sender's monotonic clock when the traffic began, in seconds."""
     earlier: Sequence[Stretch] = ()
@@ -147,6 +161,33 @@ class Evidence:
         entries = AccessLogEntry.read_all(text.split(b"\n"))
         ours = self.spec.authority if self.spec.run in self.spec.authority else None
         return [e for e in entries if e["x_request_id"] in ids or e["authority"] == ours]
+
+    def connections(self, workloads: Sequence[MeshWorkload], words: str, at_least: int) -> list[AccessLogEntry]:
+        """The proxies' entries since the traffic began, of connections and requests alike; waits for ``at_least``
+        of them that hold ``words``."""
+
+        def enough() -> list[AccessLogEntry]:
+            entries = [e for w in workloads for e in self._since_opened(w)]
+            if (found := sum(e.holds(words) for e in entries)) < at_least:
+                raise NotYet(f"{found} of {at_least} entries with {words}")
+            return entries
+
+        try:
+            name = f"access logs of {', '.join(w.name for w in workloads)}"
+            return wait_until(name, enough, limit=LOG_LIMIT, interval=0.5)
+        except WaitTimeout:
+            return [e for w in workloads for e in self._since_opened(w)]
+
+    def _since_opened(self, workload: MeshWorkload) -> list[AccessLogEntry]:
+        """The proxy's clock is asked along with its log, for it may be wrong."""
+        path = shlex.quote(self.lab.guest.layout.access_log(workload))
+        script = f"date +%s.%N; tail -n {3 * len(self.samples) + 200} {path}"
+        said = self.lab.backend.connection(workload.name).run(["sh", "-c", script], check=False).stdout
+        clock, _, text = said.partition(b"\n")
+        opened = float(clock) - (time.monotonic() - self.opened)
+        self.attachments[f"access/{workload.name}.log"] = text
+        entries = [AccessLogEntry.read(line) for line in text.splitlines() if line.endswith(b"}")]
+        return [e for e in entries if e.started >= opened]
 
     def trail(
         self, workload: MeshWorkload, ids: Set[str], at_least: int = 0

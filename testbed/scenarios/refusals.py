@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from testbed.model.expectation import Denied, Overflow
+from testbed.model.topology import MeshWorkload
 from testbed.model.verdict import Verdict, failed, inconclusive, passed
 from testbed.scenarios.evidence import Evidence
 from testbed.scenarios.judge import BROKEN, Afterwards, Terms, connection_trouble
 from testbed.scenarios.shares import described
 from testbed.traffic import Sample
 
+MARKS = {"tls": "filter_chain_not_found", "egress": "BlackHoleCluster"}
+"""What a proxy's access log says of a connection that is no TLS where there has to be (Envoy's
+%RESPONSE_CODE_DETAILS%), and of one that may not leave the mesh (Istio's name for a cluster without endpoints)."""
 CUT = ("the connection was closed before the answer", "Connection reset by peer", "Broken pipe")
 
 
@@ -27,7 +31,7 @@ class DeniedJudge(Afterwards):
             return inconclusive("no request was sent")
         numbers = {"requests": float(len(self.samples))}
         if self.expected.by in ("tls", "egress"):
-            return self._cut(numbers)
+            return self._cut(evidence, numbers)
         status, words = (403, "RBAC: access denied") if self.expected.by == "rbac" else (401, "Jwt")
         good, lost = self.sound()
         for sample in good:
@@ -36,7 +40,7 @@ class DeniedJudge(Afterwards):
                 return failed(text, numbers)
         return lost or self._place(good, evidence, numbers)
 
-    def _cut(self, numbers: dict[str, float]) -> Verdict:
+    def _cut(self, evidence: Evidence, numbers: dict[str, float]) -> Verdict:
         """By TLS, or because the mesh lets nothing out.  A proxy that does let it out waits for an answer."""
         through = next((s for s in self.samples if s.answered), None)
         if through is not None:
@@ -45,7 +49,40 @@ class DeniedJudge(Afterwards):
         if other is not None:
             text = f"request {other.seq} failed, but not by a refusal: {other.error}"
             return failed(text, numbers) if self.expected.by == "egress" else inconclusive(text, numbers)
-        return passed(f"all {len(self.samples)} connections were cut without an answer", numbers)
+        text = f"all {len(self.samples)} connections were cut without an answer"
+        if self.expected.by == "egress":
+            return self._egress(text, evidence, numbers)
+        if self.expected.at is None:
+            return passed(text, numbers)
+        return self._by_proxies(text, self.expected.at, evidence.lab.of_name(self.expected.at), evidence, numbers)
+
+    def _egress(self, text: str, evidence: Evidence, numbers: dict[str, float]) -> Verdict:
+        """It is the caller's own proxy that keeps a connection from leaving the mesh."""
+        caller, at = evidence.caller, self.expected.at
+        if caller is None:
+            return inconclusive("traffic from outside does not leave the mesh")
+        if at is not None and caller not in evidence.lab.of_name(at):
+            return failed(f"{text}; egress is refused at {caller.name}, not at {at}", numbers)
+        return self._by_proxies(text, caller.name, (caller,), evidence, numbers)
+
+    def _by_proxies(
+        self,
+        text: str,
+        where: str,
+        workloads: tuple[MeshWorkload, ...],
+        evidence: Evidence,
+        numbers: dict[str, float],
+    ) -> Verdict:
+        """Whether these proxies wrote down that it was they who cut the connections, and why."""
+        mark = MARKS[self.expected.by]
+        entries = evidence.connections(workloads, mark, len(self.samples))
+        found = sum(e.holds(mark) for e in entries)
+        numbers = numbers | {"entries": float(found)}
+        if found >= len(self.samples):
+            return passed(f"{text}, at {where} ({mark})", numbers)
+        told = f"{text}; {found} of them are in the access log of {where} as {mark}"
+        # something else cut them, or let them in first; without any entry the log is behind, or it does not tell
+        return failed(told, numbers) if entries and not found else inconclusive(told, numbers)
 
     def _place(self, good: list[Sample], evidence: Evidence, numbers: dict[str, float]) -> Verdict:
         where = self.expected.at

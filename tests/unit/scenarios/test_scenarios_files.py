@@ -80,6 +80,8 @@ def test_excuses_name_mutants_that_there_are():
         (HEAD + WHEN + "expect: {attempts: {service: a}}\n", "say how often"),
         (HEAD + WHEN + "expect: {config: {workload: a}}\n", "say what to look for: clusters"),
         (HEAD + WHEN + "expect: {readmitted: {workload: a, within: 5s, notBefore: 6s}}\n", "later than within"),
+        (HEAD + WHEN + "expect: {denied: {by: tls, at: a, policy: x/y}}\n", "policy goes with by: rbac"),
+        (HEAD + WHEN + "expect: {denied: {policy: x/y}}\n", "and with at"),
         (HEAD + WHEN + "expect: {sticky: {gone: [a]}}\n", "gone goes with since"),
         (
             HEAD + f"steps: [{{{WHEN.strip()}, expect: {{sticky: {{since: typo}}}}}}]\n",

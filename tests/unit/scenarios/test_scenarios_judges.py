@@ -62,6 +62,9 @@ class Played(Evidence):
     def access_log(self, workload, at_least=0):
         return [AccessLogEntry(fields) for fields in self.logs.get(workload.name, ())]
 
+    def connections(self, workloads, words, at_least):
+        return [e for w in workloads for e in self.access_log(w)]
+
     def trail(self, workload, ids, at_least=0):
         return [e for e in self.access_log(workload) if e["x_request_id"] in ids], []
 
@@ -120,6 +123,8 @@ def inbound(**fields):
 DENIED = {"version": "", "status": 403, "body": "RBAC: access denied"}
 NONE_MATCHED = {"response_code_details": "rbac_access_denied_matched_policy[none]"}
 BY_POLICY = {"response_code_details": "rbac_access_denied_matched_policy[ns[default]-policy[p]-rule[0]]"}
+NO_CHAIN = [{"response_flags": "NR", "response_code_details": "filter_chain_not_found"}] * 60
+BLACKHOLE = [{"response_flags": "UH", "upstream_cluster": "BlackHoleCluster"}] * 60
 CUT = {"version": "", "error": "Connection reset by peer"}
 SAN = "spiffe://cluster.local/ns/default/sa/"
 BOTH_ENDS = {
@@ -229,7 +234,15 @@ CASES = [
     ("denied", {"by": "tls"}, many(**CUT), P, {}),
     ("denied", {"by": "tls"}, many(), F, {}),
     ("denied", {"by": "tls"}, many(version="", error="No route to host"), U, {}),
-    ("denied", {"by": "egress"}, many(**CUT), P, {}),
+    ("denied", {"by": "tls", "at": "reviews-v1"}, many(**CUT), P, {"logs": {"reviews-v1": NO_CHAIN}}),
+    ("denied", {"by": "tls", "at": "reviews-v1"}, many(**CUT), F, {"logs": {"reviews-v1": inbound(**NONE_MATCHED)}}),
+    ("denied", {"by": "tls", "at": "reviews-v1"}, many(**CUT), U, {"logs": {"reviews-v1": NO_CHAIN[:3]}}),
+    ("denied", {"by": "tls", "at": "ratings"}, many(**CUT), U, {"logs": {"reviews-v1": NO_CHAIN}}),
+    ("denied", {"by": "egress"}, many(**CUT), P, {"logs": {"client-v1": BLACKHOLE}}),
+    ("denied", {"by": "egress", "at": "client"}, many(**CUT), P, {"logs": {"client-v1": BLACKHOLE}}),
+    ("denied", {"by": "egress", "at": "reviews"}, many(**CUT), F, {"logs": {"client-v1": BLACKHOLE}}),
+    ("denied", {"by": "egress"}, many(**CUT), F, {"logs": {"client-v1": log(upstream_cluster="PassthroughCluster")}}),
+    ("denied", {"by": "egress"}, many(**CUT), U, {}),
     ("denied", {"by": "egress"}, many(version="", error="no answer within 2 s"), F, {}),
     ("attempts", {"service": "reviews", "each": 3}, many(status=503), P, {"arrivals": arrivals(3)}),
     ("attempts", {"service": "reviews", "each": 3}, many(status=503), F, {"arrivals": arrivals(4)}),
