@@ -238,7 +238,10 @@ class Identity(_Model):
 
 
 class Encrypted(_Model):
-    """On the wire between two machines there is TLS, and nothing of a marker that was sent."""
+    """On the wire between two machines there is TLS alone, and nothing of a marker that was sent.
+
+    Passes only where a step before has had the control, with the same caller, service and protocol.
+    """
 
     service: Name
     plaintext: bool = False

@@ -11,6 +11,7 @@ from testbed.model.overtime import ErrorsDuring
 from testbed.model.topology import Topology
 from testbed.scenarios import sharing
 from testbed.scenarios.answers import BodyJudge, HeaderJudge, StatusJudge
+from testbed.scenarios.encryption import EncryptedJudge
 from testbed.scenarios.invariants import InvariantsJudge
 from testbed.scenarios.judge import All, Any, Judge, Not, Terms
 from testbed.scenarios.outliers import EjectedJudge, ReadmittedJudge
@@ -28,7 +29,6 @@ from testbed.scenarios.refusals import DeniedJudge, OverflowJudge
 from testbed.scenarios.shares import AtLeastOnceJudge, NeverJudge, SplitJudge
 from testbed.scenarios.spread import AttemptsJudge, BalanceJudge, StickyJudge
 from testbed.scenarios.timing import LatencyJudge, TimeoutJudge
-from testbed.scenarios.wire import EncryptedJudge
 
 Builder = Callable[[Value, Terms, Topology], Judge]
 

@@ -67,6 +67,10 @@ class AccessLogEntry:
         return found
 
 
+Control = tuple[str, str, str]
+"""Caller, service and protocol of which a capture has shown the marker while mTLS was off."""
+
+
 @dataclass(frozen=True)
 class Stretch:
     """The traffic of an earlier step."""
@@ -93,6 +97,8 @@ class Evidence:
     """Value that the traffic varies -> the instance that it stays with, once a judge has found that it does."""
     earlier_homes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """The same of the steps before, by name."""
+    controls: set[Control] = field(default_factory=set)
+    """Positive controls of captures that have passed, in this step and in those before."""
     opened: float = field(default_factory=time.monotonic)
     """This host's monotonic clock before anything was sent, in seconds."""
     began: float | None = None

@@ -25,7 +25,7 @@ from testbed.scenarios import sharing
 from testbed.scenarios.agreement import counts_disagree, repeated, repeating
 from testbed.scenarios.blame import blamed
 from testbed.scenarios.building import build, headers_wanted, services_named, walk
-from testbed.scenarios.evidence import Evidence, Stretch
+from testbed.scenarios.evidence import Control, Evidence, Stretch
 from testbed.scenarios.faulting import sample_under_faults, unable
 from testbed.scenarios.following import Follower
 from testbed.scenarios.judge import Judge, Terms
@@ -53,6 +53,7 @@ class _Run:
     homes: dict[str, Mapping[str, str]] = field(default_factory=dict)
     follower: Follower = field(default_factory=Follower)
     stretches: list[Stretch] = field(default_factory=list)
+    controls: set[Control] = field(default_factory=set)
     in_force: tuple[ResourceSet, Applied] | None = None
     """What the last step found to be still in force when its sample had been taken."""
 
@@ -162,7 +163,14 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet, *, mutant: 
             count = _count(step, judge)
             spec = traffic_spec(step.when, lab, secrets.token_hex(4), count, headers_wanted(step.expect))
             who = sender(step.when, lab)
-            evidence = Evidence(lab, spec, who.caller, earlier_homes=run.homes, earlier=tuple(run.stretches))
+            evidence = Evidence(
+                lab,
+                spec,
+                who.caller,
+                earlier_homes=run.homes,
+                earlier=tuple(run.stretches),
+                controls=run.controls,
+            )
             # with faults the sampling itself looks that every proxy comes back to its revision
             faulty = bool(step.when.faults)
             concerned = _concerned(watched, who, lab)

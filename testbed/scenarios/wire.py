@@ -1,21 +1,20 @@
-"""What went over the wire between machines: a reader of captures, and the judge of encryption."""
+"""What went over the wire between machines: a reader of captures."""
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from testbed.errors import LabError
-from testbed.model.expectation import Encrypted
-from testbed.model.verdict import Verdict, failed, inconclusive, not_applicable, passed
-from testbed.scenarios.evidence import Evidence
-from testbed.scenarios.judge import Afterwards, Terms
 
 LINK_HEADERS = {1: (12, 14), 113: (14, 16), 276: (0, 20)}
 """libpcap's link type -> where the EtherType stands, and how long the header is (Ethernet, SLL, SLL2)."""
-
+SYN = 0x02
+PLAINTEXT = re.compile(rb"(?:GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS|CONNECT|TRACE) |HTTP/1\.|PRI \* HTTP/2")
+"""How one direction of a connection begins that is HTTP without TLS (RFC 9112 3 and 4, RFC 9113 3.4)."""
 
 Flow = tuple[IPv4Address, int, IPv4Address, int]
 """One direction of a connection: source, its port, target, its port."""
@@ -30,10 +29,13 @@ class Segment:
     source_port: int
     target_port: int
     payload: bytes
+    opens: bool = False
+    """Whether it is the first of its direction (SYN)."""
 
 
 def read_capture(content: bytes) -> Iterator[Segment]:
-    """TCP segments with a payload, from a classic pcap file (what ``tcpdump -w`` writes; both byte orders).
+    """TCP segments that open a direction or have a payload, from a classic pcap file (what ``tcpdump -w`` writes;
+    both byte orders).
 
     Raises LabError for another format; a last packet that is cut off is left out.
     """
@@ -59,9 +61,10 @@ def _segment(ip: bytes) -> Iterator[Segment]:
     if ip[9] != 6 or len(ip) < start + 20:
         return
     payload = ip[start + (ip[start + 12] >> 4) * 4 : total or len(ip)]
-    if payload:
+    opens = bool(ip[start + 13] & SYN)
+    if payload or opens:
         ports = struct.unpack_from(">HH", ip, start)
-        yield Segment(IPv4Address(ip[12:16]), IPv4Address(ip[16:20]), ports[0], ports[1], payload)
+        yield Segment(IPv4Address(ip[12:16]), IPv4Address(ip[16:20]), ports[0], ports[1], payload, opens)
 
 
 def server_name(payload: bytes) -> str:
@@ -86,70 +89,51 @@ def server_name(payload: bytes) -> str:
     return ""
 
 
-def _streams(segments: Iterable[Segment]) -> dict[Flow, bytes]:
-    """The bytes of each direction of each connection, in the order of the capture."""
-    streams: dict[Flow, bytearray] = {}
+@dataclass
+class Stream:
+    """The bytes of one direction of a connection, in the order of the capture."""
+
+    data: bytearray
+    whole: bool = False
+    """Whether its beginning was captured."""
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether it begins with a record of TLS (RFC 8446 5.1)."""
+        return len(self.data) >= 2 and 20 <= self.data[0] <= 23 and self.data[1] == 3
+
+    @property
+    def is_plaintext(self) -> bool:
+        """Whether it begins with anything else."""
+        return bool(self.data) and not self.is_tls and (self.whole or bool(PLAINTEXT.match(self.data)))
+
+
+def streams(segments: Iterable[Segment]) -> dict[Flow, Stream]:
+    """Each direction of each connection that has said something."""
+    found: dict[Flow, Stream] = {}
     for s in segments:
-        streams.setdefault((s.source, s.source_port, s.target, s.target_port), bytearray()).extend(s.payload)
-    return {flow: bytes(data) for flow, data in streams.items()}
+        stream = found.setdefault((s.source, s.source_port, s.target, s.target_port), Stream(bytearray()))
+        stream.data.extend(s.payload)
+        stream.whole = stream.whole or s.opens
+    return {flow: stream for flow, stream in found.items() if stream.data}
 
 
-class EncryptedJudge(Afterwards):
-    """A capture on the caller's machine: TLS with the service's SNI, and the marker nowhere.
+_FIVE, _SIX = "012ace", "3456789bdf-"
+HUFFMAN = {c: f"{code:05b}" for c, code in zip(_FIVE, (0, 1, 2, 3, 4, 5), strict=True)} | {
+    c: f"{code:06b}" for c, code in zip(_SIX, (25, 26, 27, 28, 29, 30, 31, 35, 36, 37, 22), strict=True)
+}
+"""HPACK's code (RFC 7541, appendix B) of what a run's name is made of."""
 
-    The marker is the run's random name, which every request carries in ``x-testbed-request``.
+
+def markers(run: str) -> tuple[bytes, ...]:
+    """How the ids of a run's requests begin on the wire: as they are, and as HTTP/2 may write them in a header.
+
+    A string begins with a byte there, too (RFC 7541 5.2).  The last bits depend on what follows: they are left out.
     """
+    bits = "".join(HUFFMAN[c] for c in f"{run}-") if set(run) <= HUFFMAN.keys() else ""
+    coded = bytes(int(bits[at : at + 8], 2) for at in range(0, len(bits) - 7, 8))
+    return (run.encode(), *([coded] if len(coded) >= CODED else []))
 
-    name = "encrypted"
 
-    def __init__(self, expected: Encrypted, terms: Terms) -> None:
-        super().__init__(terms)
-        self.expected = expected
-
-    def conclude(self, evidence: Evidence) -> Verdict:
-        """Flows inside one machine cross no wire: NOT_APPLICABLE.  A capture that saw no flow says nothing."""
-        caller = evidence.caller
-        if caller is None:
-            return inconclusive("traffic from outside is no flow between workloads")
-        instances = evidence.lab.of_name(self.expected.service)
-        servers = [w for w in instances if w.node != caller.node]
-        if not instances:
-            return inconclusive(f"the lab has no {self.expected.service}")
-        if not servers:
-            return not_applicable(
-                f"{caller.name} and {self.expected.service} share a machine: no wire between them"
-            )
-        if evidence.capture is None:
-            return not_applicable("captures can't be taken in this lab")
-        addresses = {w.address for w in servers}
-        flows = _streams(
-            s
-            for s in read_capture(evidence.capture)
-            if (s.source == caller.address and s.target in addresses)
-            or (s.target == caller.address and s.source in addresses)
-        )
-        marker = evidence.spec.run.encode()
-        plain = [flow for flow, data in flows.items() if marker in data]
-        names = {n for data in flows.values() if (n := server_name(data))}
-        numbers = {"connections": float(len(flows)), "with the marker": float(len(plain))}
-        if not flows:
-            return inconclusive("the capture saw nothing of the flow", numbers)
-        return self._control(plain, names, numbers) if self.expected.plaintext else self._tls(plain, names, numbers)
-
-    def _control(self, plain: list[Flow], names: set[str], numbers: dict[str, float]) -> Verdict:
-        if plain:
-            return passed("positive control: with mTLS off the marker is seen on the wire", numbers)
-        if names:
-            return failed(f"mTLS is not off: a handshake for {min(names)} was seen", numbers)
-        return inconclusive("neither the marker nor a handshake was seen: the capture is broken", numbers)
-
-    def _tls(self, plain: list[Flow], names: set[str], numbers: dict[str, float]) -> Verdict:
-        if plain:
-            source, _, target, port = plain[0]
-            return failed(f"the marker was seen in plaintext from {source} to {target}:{port}", numbers)
-        if not names:
-            return inconclusive("no TLS handshake was seen: the connections are older than the capture", numbers)
-        wrong = [n for n in names if f".{self.expected.service}." not in n]
-        if wrong:
-            return failed(f"the handshake names {wrong[0]}, not {self.expected.service}", numbers)
-        return passed(f"TLS for {min(names)}, and the marker nowhere in {len(self.samples)} requests", numbers)
+CODED = 5
+"""Bytes that are no coincidence."""

@@ -134,6 +134,15 @@ def test_the_other_promise_holds_through_the_gateway(bookinfo):
     assert verdict["verdict"] == "PASS"
 
 
+def test_mutual_tls_is_seen_on_a_tap_where_plaintext_was_seen_before(bookinfo, tmp_path):
+    [verdict] = json.loads(_verify(0, "mtls", "--evidence", str(tmp_path)))
+    assert verdict["verdict"] == "PASS", verdict["reason"]
+    [record] = json.loads((Path(verdict["evidence"]) / "result.json").read_text())
+    control, encrypted, _ = [step["verdict"] for step in record["steps"]]
+    assert "the marker is seen on the wire" in control["reason"]
+    assert {p["name"]: p["outcome"] for p in encrypted["parts"]}["encrypted"] == "PASS"
+
+
 def test_a_machine_that_dies_is_missed_and_up_brings_it_back(bookinfo):
     found = processes.of_lab(LabDirectories("bookinfo").state)
     [machine] = [

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from fake_capture import client_hello, pcap, segment
+from hpack import Encoder
 
 from testbed.model.expectation import Expectation
 from testbed.model.fault import Fault
@@ -19,6 +20,7 @@ from testbed.scenarios.building import BUILDERS, build
 from testbed.scenarios.evidence import AccessLogEntry, Evidence, Stretch
 from testbed.scenarios.judge import Terms
 from testbed.scenarios.processors import Processors, Stretch
+from testbed.scenarios.wire import markers
 from testbed.traffic import Request, Sample, TrafficSpec
 
 ZONES = {"v1": "zone-a", "v2": "zone-b", "v3": "zone-a"}
@@ -133,6 +135,17 @@ BOTH_ENDS = {
 }
 WRONG_CALLER = {**BOTH_ENDS, "reviews-v1": inbound(downstream_peer_uri_san=f"{SAN}ratings")}
 TLS = pcap(segment("10.0.0.1", "10.0.0.3", client_hello("outbound_.80_._.reviews.default.svc.cluster.local")))
+CONTROL = {"controls": {("client-v1", "reviews", "http1")}}
+
+
+def tls_and(payload, *, syn=False):
+    """A handshake on one connection, and ``payload`` on another, of which the beginning may have been seen."""
+    hello = client_hello("outbound_.80_._.reviews.default.svc.cluster.local")
+    other = segment("10.0.0.1", "10.0.0.3", payload, port=40001)
+    first = [segment("10.0.0.1", "10.0.0.3", b"", port=40001, syn=True)] if syn else []
+    return pcap(segment("10.0.0.1", "10.0.0.3", hello), *first, other)
+
+
 WRONG_SNI = pcap(segment("10.0.0.1", "10.0.0.3", client_hello("outbound_.80_._.ratings.default.svc.cluster.local")))
 PLAIN = pcap(segment("10.0.0.1", "10.0.0.3", b"GET / HTTP/1.1\r\nx-testbed-request: run7-0\r\n\r\n"))
 SILENT = pcap(segment("10.0.0.1", "10.0.0.7", b"x-testbed-request: run7-0"))
@@ -307,7 +320,15 @@ CASES = [
     ("readmitted", {"workload": "reviews-v1", "within": "9s", "notBefore": "4s"}, turns("v1", "v2"), U, FAILED_BEFORE),
     ("readmitted", {"workload": "reviews-v1", "within": "9s", "notBefore": "6s"}, turns("v1", "v2"), F, FAILED_BEFORE),
     ("readmitted", {"workload": "reviews-v1", "within": "9s"}, turns("v1", "v2"), U, OTHERS_CLOCK),
-    ("encrypted", {"service": "reviews"}, many(), P, {"capture": TLS}),
+    ("encrypted", {"service": "reviews"}, many(), P, {"capture": TLS, **CONTROL}),
+    ("encrypted", {"service": "reviews"}, many(), U, {"capture": TLS}),
+    ("encrypted", {"service": "reviews"}, many(), U, {"capture": TLS, "controls": {("client-v1", "ratings", "http1")}}),
+    ("encrypted", {"service": "reviews"}, many(), U, {"capture": TLS, "controls": {("client-v1", "reviews", "grpc")}}),
+    ("encrypted", {"service": "reviews"}, many(), F, {"capture": tls_and(b"PRI * HTTP/2.0\r\n\r\nSM"), **CONTROL}),
+    ("encrypted", {"service": "reviews"}, many(), F, {"capture": tls_and(b"POST /x HTTP/1.1\r\n"), **CONTROL}),
+    ("encrypted", {"service": "reviews"}, many(), F, {"capture": tls_and(b"*1\r\n$4\r\nPING", syn=True), **CONTROL}),
+    ("encrypted", {"service": "reviews"}, many(), P, {"capture": tls_and(b"\x17\x03\x03\x00\x10xyz"), **CONTROL}),
+    ("encrypted", {"service": "reviews"}, many(), U, {"capture": tls_and(b"\x99\x01 the rest of a record"), **CONTROL}),
     ("encrypted", {"service": "reviews"}, many(), F, {"capture": PLAIN}),
     ("encrypted", {"service": "reviews"}, many(), F, {"capture": WRONG_SNI}),
     ("encrypted", {"service": "reviews"}, many(), U, {"capture": SILENT}),
@@ -412,6 +433,24 @@ def test_an_instance_that_is_back_after_an_absence_ends_the_waiting():
         assert not judge.settled
         judge.take(s)
     assert judge.settled
+
+
+@pytest.mark.parametrize("run", ["00000000", "ffffffff", "0a1b2c3d", "deadbeef", "12345678"])
+@pytest.mark.parametrize("huffman", [True, False])
+def test_the_marker_is_found_in_headers_of_http2_however_they_are_written(run, huffman):
+    encoder = Encoder()
+    for seq in (0, 1, 1234):
+        block = encoder.encode([("x-request-id", "other"), ("x-testbed-request", f"{run}-{seq}")], huffman=huffman)
+        assert any(m in block for m in markers(run))
+        other = encoder.encode([("x-testbed-request", f"9{run[:-1]}-{seq}")], huffman=huffman)
+        assert not any(m in other for m in markers(run)) or run == f"9{run[:-1]}"
+
+
+def test_a_control_that_passed_counts_for_the_steps_after_it():
+    controls = set()
+    asked = {"encrypted": {"service": "reviews", "plaintext": True}}
+    assert judged(asked, many(), capture=PLAIN, controls=controls).outcome is P
+    assert judged({"encrypted": {"service": "reviews"}}, many(), capture=TLS, controls=controls).outcome is P
 
 
 def test_expectations_are_put_together():
