@@ -1,5 +1,6 @@
 """A scenario's run, from resources to verdict, on a mesh that is played (see ``fake_lab``)."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,6 +176,42 @@ def test_a_lost_packet_excuses_one_request_and_no_more(mesh):
     record = check(mesh.lab(), when=when, expect={"status": 418})
     assert record.outcome is Outcome.INCONCLUSIVE
     assert "8 requests broke what was expected, and the machines lost" in record.verdict.reason
+
+
+OUT_AND_IN = """
+name: out
+description: d
+promise: p
+steps:
+  - when: {from: client, service: reviews, concurrency: 1, rate: 50, requests: 50}
+    expect: {ejected: {workload: reviews-v1, after: 3}}
+  - when: {from: client, service: reviews, rate: 50, requests: 200}
+    expect: {readmitted: {workload: reviews-v1, notBefore: %s, within: %s}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("not_before", "within", "outcome"),
+    [("1.5s", "9s", Outcome.PASS), ("8s", "9s", Outcome.FAIL), ("500ms", "1s", Outcome.FAIL)],
+)
+def test_a_return_is_timed_from_the_last_failure_in_the_step_before(mesh, not_before, within, outcome):
+    """It is out for two and a half seconds, of which the first step sees one."""
+    failed_at = []
+
+    def answer(_):
+        back = len(failed_at) == 3 and time.monotonic() - failed_at[-1] > 2.5
+        if len(failed_at) < 3:
+            failed_at.append(time.monotonic())
+            return 503, {"x-service": "reviews", "x-version": "v1", "x-instance": "reviews-v1"}, b""
+        version = "v1" if back else "v2"
+        return 200, {"x-service": "reviews", "x-version": version, "x-instance": f"reviews-{version}"}, b""
+
+    mesh.answer = answer
+    record = run_scenario(scenario(OUT_AND_IN % (not_before, within)), mesh.lab())
+    ejected, readmitted = (s.verdict for s in record.steps)
+    assert ejected.passed, ejected.reason
+    assert readmitted.outcome is outcome, readmitted.reason
+    assert "after its last failure" in readmitted.reason
 
 
 def test_ids_missing_at_a_backend_are_inconclusive(mesh):
