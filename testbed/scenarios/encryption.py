@@ -69,7 +69,7 @@ class EncryptedJudge(Afterwards):
             return failed(f"the marker was seen in plaintext from {source} to {target}:{port}", numbers)
         if plain := [flow for flow, stream in flows.items() if stream.is_plaintext]:
             source, _, target, port = plain[0]
-            start = bytes(flows[plain[0]].data[:16])
+            start = bytes(flows[plain[0]].beginning or flows[plain[0]].data)[:16]
             return failed(f"what {source} sent to {target}:{port} begins without TLS: {start!r}", numbers)
         if wrong := [n for n in names if f".{self.expected.service}." not in n]:
             return failed(f"the handshake names {wrong[0]}, not {self.expected.service}", numbers)

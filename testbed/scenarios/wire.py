@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
 from testbed.errors import LabError
@@ -31,6 +31,8 @@ class Segment:
     payload: bytes
     opens: bool = False
     """Whether it is the first of its direction (SYN)."""
+    sequence: int = 0
+    """TCP's number of the payload's first byte; a SYN counts as one byte (RFC 9293 3.4)."""
 
 
 def read_capture(content: bytes) -> Iterator[Segment]:
@@ -63,8 +65,9 @@ def _segment(ip: bytes) -> Iterator[Segment]:
     payload = ip[start + (ip[start + 12] >> 4) * 4 : total or len(ip)]
     opens = bool(ip[start + 13] & SYN)
     if payload or opens:
-        ports = struct.unpack_from(">HH", ip, start)
-        yield Segment(IPv4Address(ip[12:16]), IPv4Address(ip[16:20]), ports[0], ports[1], payload, opens)
+        source_port, target_port, sequence = struct.unpack_from(">HHI", ip, start)
+        source, target = IPv4Address(ip[12:16]), IPv4Address(ip[16:20])
+        yield Segment(source, target, source_port, target_port, payload, opens, sequence)
 
 
 def server_name(payload: bytes) -> str:
@@ -91,30 +94,40 @@ def server_name(payload: bytes) -> str:
 
 @dataclass
 class Stream:
-    """The bytes of one direction of a connection, in the order of the capture."""
+    """One direction of a connection."""
 
-    data: bytearray
-    whole: bool = False
-    """Whether its beginning was captured."""
+    data: bytearray = field(default_factory=bytearray)
+    """Its bytes in the order of the capture, which packets that were lost and sent again may have changed."""
+    expected: int | None = None
+    """The number of its first byte; None where its beginning was not captured."""
+    beginning: bytes = b""
+    """What it begins with, where that was captured."""
+
+    def take(self, segment: Segment) -> None:
+        """One more segment."""
+        if segment.opens:
+            self.expected = (segment.sequence + 1) % 2**32
+        elif segment.sequence == self.expected and not self.beginning:
+            self.beginning = segment.payload
+        self.data.extend(segment.payload)
 
     @property
     def is_tls(self) -> bool:
         """Whether it begins with a record of TLS (RFC 8446 5.1)."""
-        return len(self.data) >= 2 and 20 <= self.data[0] <= 23 and self.data[1] == 3
+        start = self.beginning or self.data
+        return len(start) >= 2 and 20 <= start[0] <= 23 and start[1] == 3
 
     @property
     def is_plaintext(self) -> bool:
         """Whether it begins with anything else."""
-        return bool(self.data) and not self.is_tls and (self.whole or bool(PLAINTEXT.match(self.data)))
+        return not self.is_tls and bool(self.beginning or PLAINTEXT.match(self.data))
 
 
 def streams(segments: Iterable[Segment]) -> dict[Flow, Stream]:
     """Each direction of each connection that has said something."""
     found: dict[Flow, Stream] = {}
     for s in segments:
-        stream = found.setdefault((s.source, s.source_port, s.target, s.target_port), Stream(bytearray()))
-        stream.data.extend(s.payload)
-        stream.whole = stream.whole or s.opens
+        found.setdefault((s.source, s.source_port, s.target, s.target_port), Stream()).take(s)
     return {flow: stream for flow, stream in found.items() if stream.data}
 
 

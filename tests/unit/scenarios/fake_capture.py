@@ -4,8 +4,14 @@ import struct
 from ipaddress import IPv4Address
 
 
-def segment(source: str, target: str, payload: bytes, *, port: int = 40000, syn: bool = False) -> bytes:
-    tcp = struct.pack(">HHIIBBHHH", port, 80, 1, 1, 5 << 4, 0x02 if syn else 0x18, 1000, 0, 0) + payload
+def segment(
+    source: str, target: str, payload: bytes, *, port: int = 40000, syn: bool = False, at: int = 0
+) -> bytes:
+    """``at``: how many bytes come before it."""
+    tcp = (
+        struct.pack(">HHIIBBHHH", port, 80, 7 if syn else 8 + at, 1, 5 << 4, 0x02 if syn else 0x18, 1000, 0, 0)
+        + payload
+    )
     head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(tcp), 1, 0, 64, 6, 0)
     return b"\0" * 12 + b"\x08\x00" + head + IPv4Address(source).packed + IPv4Address(target).packed + tcp
 

@@ -435,6 +435,17 @@ def test_an_instance_that_is_back_after_an_absence_ends_the_waiting():
     assert judge.settled
 
 
+def test_a_first_packet_that_was_lost_and_sent_again_makes_no_plaintext_of_tls():
+    hello = client_hello("outbound_.80_._.reviews.default.svc.cluster.local")
+    parts = [(hello[60:], 60), (hello[:60], 0)]
+    late = pcap(
+        segment("10.0.0.1", "10.0.0.3", hello),
+        segment("10.0.0.1", "10.0.0.3", b"", port=40001, syn=True),
+        *(segment("10.0.0.1", "10.0.0.3", part, port=40001, at=at) for part, at in parts),
+    )
+    assert judged({"encrypted": {"service": "reviews"}}, many(), capture=late, **CONTROL).outcome is P
+
+
 @pytest.mark.parametrize("run", ["00000000", "ffffffff", "0a1b2c3d", "deadbeef", "12345678"])
 @pytest.mark.parametrize("huffman", [True, False])
 def test_the_marker_is_found_in_headers_of_http2_however_they_are_written(run, huffman):
