@@ -194,6 +194,39 @@ def test_what_no_mutant_makes_fail_by_itself_fails_on_a_broken_mesh_too(mesh, ke
     assert all(s.verdict.passed for s in record.steps[:-1])
 
 
+SPEAK_HTTP2 = "tls: {mode: DISABLE}, connectionPool: {http: {h2UpgradePolicy: UPGRADE}}"
+CONTROL = PLAIN.replace("tls: {mode: DISABLE}", SPEAK_HTTP2).replace(
+    "service: reviews}}", "service: reviews, plaintext: true}}"
+)
+
+
+def test_the_marker_is_found_where_proxies_compress_headers(mesh):
+    record = run_scenario(written(CONTROL % "encrypted"), mesh.lab)
+    assert record.outcome is Outcome.PASS, record.verdict.reason
+    capture = record.steps[0].attachments["capture.pcap"]
+    assert b"PRI * HTTP/2.0" in capture
+    assert record.steps[0].spec.run.encode() not in capture
+
+
+def test_encryption_without_its_control_is_no_pass(mesh):
+    text = PLAIN.replace("PERMISSIVE", "STRICT").replace("DISABLE", "ISTIO_MUTUAL") % "encrypted"
+    record = run_scenario(written(text), mesh.lab)
+    assert record.outcome is Outcome.INCONCLUSIVE
+    assert "nothing shows that the capture works" in record.verdict.reason
+
+
+STRANGER = (
+    "when: {from: client, service: reviews, path: /reviews/0, mesh: false, connections: new, requests: 10}\n"
+    "expect: {denied: {by: tls, at: %s}}\n"
+)
+
+
+@pytest.mark.parametrize(("place", "outcome"), [("reviews", Outcome.PASS), ("ratings", Outcome.INCONCLUSIVE)])
+def test_where_a_stranger_was_cut_off_is_read_at_the_proxy_that_did_it(mesh, place, outcome):
+    record = run_scenario(written(STRANGER % place), mesh.lab)
+    assert record.outcome is outcome, record.verdict.reason
+
+
 def test_a_program_that_is_dead_is_the_labs_trouble_not_the_meshs():
     """Half of the answers become errors; the mesh did nothing wrong, and is not blamed."""
     with ScenarioMesh.from_inventory(ROOT / "inventories/bookinfo.yaml") as broken:
