@@ -190,7 +190,10 @@ class Evidence:
         script = f"date +%s.%N; tail -n {3 * len(self.samples) + 200} {path}"
         said = self.lab.backend.connection(workload.name).run(["sh", "-c", script], check=False).stdout
         clock, _, text = said.partition(b"\n")
-        opened = float(clock) - (time.monotonic() - self.opened)
+        try:
+            opened = float(clock) - (time.monotonic() - self.opened)
+        except ValueError:
+            raise LabError(workload.name, "ask for its time", f"it said {said[:80]!r}", "testbed status") from None
         self.attachments[f"access/{workload.name}.log"] = text
         entries = [AccessLogEntry.read(line) for line in text.splitlines() if line.endswith(b"}")]
         return [e for e in entries if e.started >= opened]
