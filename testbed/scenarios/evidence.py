@@ -72,7 +72,7 @@ Control = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class Stretch:
+class PastTraffic:
     """The traffic of an earlier step."""
 
     sender: str
@@ -103,7 +103,7 @@ class Evidence:
     """This host's monotonic clock before anything was sent, in seconds."""
     began: float | None = None
     """The sender's monotonic clock when the traffic began, in seconds."""
-    earlier: Sequence[Stretch] = ()
+    earlier: Sequence[PastTraffic] = ()
     """The traffic of the steps before, oldest first."""
     faults: list[FaultSpan] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
@@ -132,9 +132,9 @@ class Evidence:
         """The workload that sends; empty for this host."""
         return self.caller.name if self.caller else ""
 
-    def stretch(self) -> Stretch:
+    def as_past(self) -> PastTraffic:
         """This step's traffic, as later steps look back at it."""
-        return Stretch(self.sender, self.began or 0.0, tuple(self.samples))
+        return PastTraffic(self.sender, self.began or 0.0, tuple(self.samples))
 
     def access_log(self, workload: MeshWorkload, at_least: int = 0) -> list[AccessLogEntry]:
         """The proxy's entries of this run's requests, oldest first; waits for ``at_least`` (Envoy buffers them).

@@ -103,10 +103,10 @@ class ReadmittedJudge(Afterwards):
     def _moments(self, evidence: Evidence) -> Iterator[tuple[float, Sample]]:
         """Answers with the times of their sending, from this step's start."""
         yield from ((s.sent, s) for s in self.samples if s.answered)
-        for stretch in evidence.earlier:
-            if stretch.sender == evidence.sender and evidence.began is not None and stretch.began <= evidence.began:
-                shift = stretch.began - evidence.began
-                yield from ((s.sent + shift, s) for s in stretch.samples if s.answered)
+        for past in evidence.earlier:
+            if past.sender == evidence.sender and evidence.began is not None and past.began <= evidence.began:
+                shift = past.began - evidence.began
+                yield from ((s.sent + shift, s) for s in past.samples if s.answered)
 
     def _timed(self, out: float, back: float, start: str) -> Verdict:
         """``out`` is when it was last passed over, ``back`` when it was asked again, in seconds from ``start``."""

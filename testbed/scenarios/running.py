@@ -18,14 +18,14 @@ from testbed.errors import LabError, MeshError, MeshLate, TestbedError
 from testbed.log import get
 from testbed.model.scenario import Given, Scenario, Step
 from testbed.model.topology import MeshWorkload, ProxyKind
-from testbed.model.verdict import Outcome, all_of, failed, inconclusive, not_applicable
-from testbed.report.record import ScenarioRecord, StepRecord
+from testbed.model.verdict import Outcome, Verdict, all_of, failed, inconclusive, not_applicable
+from testbed.report.record import MachineRecord, ScenarioRecord, StepRecord
 from testbed.resources import ResourceSet, dump
 from testbed.scenarios import sharing
 from testbed.scenarios.agreement import counts_disagree, repeated, repeating
 from testbed.scenarios.blame import blamed
 from testbed.scenarios.building import build, headers_wanted, services_named, walk
-from testbed.scenarios.evidence import Control, Evidence, Stretch
+from testbed.scenarios.evidence import Control, Evidence, PastTraffic
 from testbed.scenarios.faulting import sample_under_faults, unable
 from testbed.scenarios.following import Follower
 from testbed.scenarios.judge import Judge, Terms
@@ -52,7 +52,7 @@ class _Run:
     arrivals: ArrivalLog
     homes: dict[str, Mapping[str, str]] = field(default_factory=dict)
     follower: Follower = field(default_factory=Follower)
-    stretches: list[Stretch] = field(default_factory=list)
+    past: list[PastTraffic] = field(default_factory=list)
     controls: set[Control] = field(default_factory=set)
     in_force: tuple[ResourceSet, Applied] | None = None
     """What the last step found to be still in force when its sample had been taken."""
@@ -168,7 +168,7 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet, *, mutant: 
                 spec,
                 who.caller,
                 earlier_homes=run.homes,
-                earlier=tuple(run.stretches),
+                earlier=tuple(run.past),
                 controls=run.controls,
             )
             # with faults the sampling itself looks that every proxy comes back to its revision
@@ -198,21 +198,10 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet, *, mutant: 
         news = run.arrivals.settled_news if _counts_arrivals(step) else run.arrivals.news
         evidence.arrivals = [a for a in news(watched, spec.run) if a.request in ids]
         verdict = judge.conclude(evidence)
-    if "invariants" not in dict(walk(step.expect)) and (wrong := [*evidence.spoiled, *evidence.trouble]):
-        verdict = inconclusive(f"the lab, not the mesh: {wrong[0]}", verdict.numbers)
     run.homes[name] = evidence.homes
-    run.stretches.append(evidence.stretch())
-    if disagreement := counts_disagree(evidence, {w.name for w in watched}):
-        verdict = inconclusive(f"the lab, not the mesh: {disagreement}", verdict.numbers)
-    if verdict.outcome is Outcome.FAIL and evidence.faults:
-        began = min(f.began for f in evidence.faults)
-        if why := unsound_before(evidence.samples, began):
-            verdict = inconclusive(
-                f"the lab, not the mesh: {why}\n{verdict.reason.splitlines()[0]}", verdict.numbers
-            )
-    if verdict.outcome is Outcome.FAIL:
-        verdict = blamed(verdict, step, lab, watched, machines)
-    elif verdict.passed and not _counts_arrivals(step) and (told := repeated(evidence, repeating(wanted))):
+    run.past.append(evidence.as_past())
+    verdict = _standing(verdict, step, evidence, watched, machines)
+    if verdict.passed and not _counts_arrivals(step) and (told := repeated(evidence, repeating(wanted))):
         verdict = inconclusive(told, verdict.numbers)
     if not (mutant and verdict.outcome is Outcome.FAIL):  # that one was noticed: nobody asks why
         evidence.gather(concerned, everything=not verdict.passed)
@@ -239,6 +228,29 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet, *, mutant: 
         put_off=tuple(evidence.put_off),
         trouble=tuple(evidence.trouble),
     )
+
+
+def _standing(
+    verdict: Verdict,
+    step: Step,
+    evidence: Evidence,
+    watched: Sequence[MeshWorkload],
+    machines: Sequence[MachineRecord],
+) -> Verdict:
+    """What is left of a judge's verdict once it is known how well the lab was."""
+    if "invariants" not in dict(walk(step.expect)) and (wrong := [*evidence.spoiled, *evidence.trouble]):
+        verdict = inconclusive(f"the lab, not the mesh: {wrong[0]}", verdict.numbers)
+    if disagreement := counts_disagree(evidence, {w.name for w in watched}):
+        verdict = inconclusive(f"the lab, not the mesh: {disagreement}", verdict.numbers)
+    if verdict.outcome is Outcome.FAIL and evidence.faults:
+        began = min(f.began for f in evidence.faults)
+        if why := unsound_before(evidence.samples, began):
+            verdict = inconclusive(
+                f"the lab, not the mesh: {why}\n{verdict.reason.splitlines()[0]}", verdict.numbers
+            )
+    if verdict.outcome is Outcome.FAIL:
+        verdict = blamed(verdict, step, evidence.lab, watched, machines)
+    return verdict
 
 
 def _apply(wanted: ResourceSet, lab: LabUnderTest) -> Applied:

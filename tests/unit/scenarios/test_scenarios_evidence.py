@@ -3,7 +3,7 @@
 import time
 from types import SimpleNamespace
 
-from test_scenarios_judges import CLIENT, many
+from played import CLIENT, many
 
 from testbed.scenarios import evidence as module
 from testbed.scenarios.evidence import Evidence
