@@ -195,7 +195,7 @@ class Evidence:
         except ValueError:
             raise LabError(workload.name, "ask for its time", f"it said {said[:80]!r}", "testbed status") from None
         self.attachments[f"access/{workload.name}.log"] = text
-        entries = [AccessLogEntry.read(line) for line in text.splitlines() if line.endswith(b"}")]
+        entries = AccessLogEntry.read_all(x for x in text.split(b"\n") if x.endswith(b"}"))
         return [e for e in entries if e.started >= opened]
 
     def trail(
