@@ -9,7 +9,7 @@ from importlib.resources import files
 
 from testbed.model.topology import Topology
 from testbed.model.verdict import Outcome, Verdict
-from testbed.report.plain import answered_by, cause_of, redacted
+from testbed.report.plain import UNEXPLAINED, answered_by, cause_of, redacted
 from testbed.report.plots import latency_plot, path_plot, topology_plot
 from testbed.report.record import ScenarioRecord, StepRecord
 from testbed.report.timeline import timeline_plot
@@ -24,6 +24,8 @@ _MEANING = {
 }
 
 
+SHOWN = 300
+"""Losses that the page lists; ``result.json`` has all."""
 _INTRODUCTION = """Each scenario below is a promise that the service mesh's configuration makes. Testbed put the
 configuration into the mesh, waited until every proxy answered with it, sent requests from one workload to another,
 and compared what came back, and what arrived, with the promise."""
@@ -119,14 +121,23 @@ def _step(step: StepRecord, topology: Topology | None) -> str:
 
 
 def _losses(step: StepRecord) -> str:
+    """Some hundreds of them, those without a cause before all others, and how many there were of each cause."""
+    if not step.losses:
+        return ""
+    shown = sorted(sorted(step.losses, key=lambda x: (bool(x.cause), bool(x.doubt)))[:SHOWN], key=lambda x: x.seq)
     rows = "".join(
         f"<tr><td class='n'>{x.seq}</td><td class='n'>{x.sent:.2f} s</td><td>{escape(x.answer)}</td>"
         f"<td>{escape(cause_of(x))}</td></tr>"
-        for x in step.losses
+        for x in shown
     )
+    counts = Counter(" and ".join(x.kinds) or ("in doubt" if x.doubt else UNEXPLAINED) for x in step.losses)
+    kinds = "".join(f"<tr><td>{escape(k)}</td><td class='n'>{n}</td></tr>" for k, n in counts.most_common(SHOWN))
+    more = len(step.losses) - len(shown)
+    rest = f"<p class='quiet'>{more} more are in result.json.</p>" if more else ""
     head = "<tr><th>Request</th><th>Sent</th><th>Answer</th><th>Cause</th></tr>"
     return (
-        f"<details><summary>What was lost, and why</summary><table>{head}{rows}</table></details>" if rows else ""
+        f"<details><summary>What was lost, and why</summary><table>{kinds}</table>"
+        f"<table>{head}{rows}</table>{rest}</details>"
     )
 
 

@@ -8,10 +8,12 @@ of the request, by Envoy's response flags, is what such a fault does (:data:`FIT
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 
 from testbed.compiler.trafficpolicy import CONNECT_TIMEOUT
 from testbed.model.fault import FaultKind
@@ -29,6 +31,8 @@ Kept = Counter[tuple[FaultSpan, str]]
 """Fault and instance -> how many losses were put down to connections kept from before it."""
 LONGEST_RTO = 120.0
 """Seconds that TCP waits between two repetitions at most (TCP_RTO_MAX of Linux)."""
+SLOT = 10.0
+"""Seconds by which faults are looked up: an hour of losses is not held against an hour of faults one by one."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,46 @@ class Scene:
     processors: Processors = field(default_factory=Processors)
     """When machines had no processor of their host."""
 
+    def felt(self, since: float, until: float) -> list[FaultSpan]:
+        """The faults that may be felt in some manner at some moment of that time, and few others."""
+        slots = range(int(since // SLOT), int(until // SLOT) + 1)
+        return [self.spans[n] for n in sorted({n for slot in slots for n in self._by_slot.get(slot, ())})]
+
+    def booted(self, nodes: Iterable[str]) -> list[FaultSpan]:
+        """The faults after which one of the machines booted."""
+        return [self.spans[n] for n in sorted({n for node in nodes for n in self._boots.get(node, ())})]
+
+    def mark_before(self, workload: str, moment: float) -> Mark | None:
+        """The last that the caller's proxy wrote down of the workload until then."""
+        marks = self._marks.get(workload, [])
+        found = bisect_right(marks, moment, key=lambda m: m.time)
+        return marks[found - 1] if found else None
+
+    @cached_property
+    def _by_slot(self) -> Mapping[int, Sequence[int]]:
+        found: dict[int, list[int]] = {}
+        for number, span in enumerate(self.spans):
+            over = span.well + recovery(span, Manner.REFUSED, self.promises) + self.resolution
+            for slot in range(int((span.began - self.resolution) // SLOT), int(over // SLOT) + 1):
+                found.setdefault(slot, []).append(number)
+        return found
+
+    @cached_property
+    def _boots(self) -> Mapping[str, Sequence[int]]:
+        found: dict[str, list[int]] = {}
+        for number, span in enumerate(self.spans):
+            if span.fault is not None and (span.fault.kind.forgets or span.fault.kind is FaultKind.RESTART):
+                for node in span.nodes:
+                    found.setdefault(node, []).append(number)
+        return found
+
+    @cached_property
+    def _marks(self) -> Mapping[str, Sequence[Mark]]:
+        found: dict[str, list[Mark]] = {}
+        for mark in sorted(self.marks, key=lambda m: m.time):
+            found.setdefault(mark.workload, []).append(mark)
+        return found
+
 
 def losses(lost: Iterable[Sample], scene: Scene) -> tuple[Loss, ...]:
     """Each lost request with its causes, which are faults that proved themselves; without any it is unexplained,
@@ -214,7 +258,8 @@ def _causes(sample: Sample, scene: Scene, kept: Kept) -> list[str]:
     way = scene.ways.of(sample, anywhere=manner is Manner.HUNG)
     if manner is Manner.NONE_LEFT:
         return _ejected(sample, scene, way)
-    found = [s.title for s in scene.spans if _explains(s, sample, manner, way, scene)]
+    near = scene.felt(sample.sent, sample.sent + sample.took)
+    found = [s.title for s in near if _explains(s, sample, manner, way, scene)]
     if found or manner is not Manner.CUT or entry is None or not entry["upstream_host"]:
         return found
     return _forgotten(sample, scene, way, kept)
@@ -253,13 +298,12 @@ def _ejected(sample: Sample, scene: Scene, way: Sequence[Hop]) -> list[str]:
     """All instances that could have been called are out; each was put out while a fault could have hurt it."""
     found: dict[str, None] = {}
     for hop in (h for h in way if h.depth == 0):
-        out = [m for m in scene.marks if m.workload == hop.callee.name and m.time <= sample.sent + sample.took]
-        last = out[-1] if out else None
+        last = scene.mark_before(hop.callee.name, sample.sent + sample.took)
         if last is None or "uneject" in last.words:
             return []
         causes = [
             s.title
-            for s in scene.spans
+            for s in scene.felt(last.time, last.time)
             if s.fault is not None
             and Manner.NONE_LEFT in FITS[s.fault.kind]
             and s.began - scene.resolution <= last.time
@@ -274,12 +318,10 @@ def _ejected(sample: Sample, scene: Scene, way: Sequence[Hop]) -> list[str]:
 
 def _forgotten(sample: Sample, scene: Scene, way: Sequence[Hop], kept: Kept) -> list[str]:
     """A kept connection to a machine that has booted since; each costs one request."""
-    for span in scene.spans:
-        if span.fault is None or not (span.fault.kind.forgets or span.fault.kind is FaultKind.RESTART):
-            continue
-        hops = [h for h in hit_by(span, way, scene.ways.topology) if h.depth == 0 and h.callee.node in span.nodes]
-        if hops and _in_time(span, sample, scene.promises.kept, scene.resolution):
-            count = (span, hops[0].callee.name)
+    first = [h.callee for h in way if h.depth == 0]
+    for span in scene.booted(callee.node for callee in first):
+        if _in_time(span, sample, scene.promises.kept, scene.resolution):
+            count = (span, next(c.name for c in first if c.node in span.nodes))
             if kept[count] < scene.pool:
                 kept[count] += 1
                 return [f"{span.title} (in a connection kept from before)"]

@@ -22,6 +22,8 @@ from testbed.waiting import NotYet, wait_until
 
 LOG_LIMIT = 12.0
 """Seconds; Envoy writes its buffered access log out every 10 s unless told otherwise."""
+TRAIL_LIMIT = 300.0
+"""Seconds for a node to send what it wrote down of lost requests: after an hour of faults some ten megabytes."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,8 @@ class Evidence:
         wanted = "".join(f'"{i}"\n' for i in sorted(ids)).encode()
 
         def look() -> tuple[list[AccessLogEntry], list[str]]:
-            said = self.lab.backend.connection(workload.name).run(["sh", "-c", script], stdin=wanted, check=False)
+            run = self.lab.backend.connection(workload.name).run
+            said = run(["sh", "-c", script], stdin=wanted, limit=TRAIL_LIMIT, check=False)
             lines = said.stdout.split(b"\n")
             entries = AccessLogEntry.read_all(x for x in lines if x.endswith(b"}"))
             names = [x for x in lines if x.startswith(b'"')]

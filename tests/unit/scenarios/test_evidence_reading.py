@@ -30,8 +30,8 @@ def test_zeros_in_a_log_hide_nothing_of_it(tmp_path):
     log.write_bytes(b"\0\0\0\n" + WHOLE + b"\n" + WHOLE[:30] + WHOLE.replace(b"run-1", b"run-3") + b"\n")
 
     class Connection:
-        def run(self, argv, *, stdin=b"", check=True):
-            done = subprocess.run(argv, input=stdin, capture_output=True, check=check)
+        def run(self, argv, *, stdin=b"", limit=60, check=True):
+            done = subprocess.run(argv, input=stdin, capture_output=True, timeout=limit, check=check)
             return Completed(done.returncode, done.stdout, done.stderr)
 
     layout = SimpleNamespace(access_log=lambda workload: str(log))
