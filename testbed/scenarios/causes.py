@@ -66,6 +66,7 @@ class Manner(StrEnum):
 
     HUNG = "no answer in time"
     REFUSED = "no connection"
+    UNREACHED = "no connection, or TLS failed"
     CUT = "the connection broke"
     UNTRUSTED = "TLS failed"
     NONE_LEFT = "no healthy instance"
@@ -94,21 +95,23 @@ _BY_BODY = {
     "upstream request timeout": Manner.HUNG,
     "reset reason: connection termination": Manner.CUT,
     "reset reason: remote reset": Manner.CUT,
-    "reset reason: remote connection failure": Manner.REFUSED,
-    "reset reason: connection failure": Manner.REFUSED,
+    "reset reason: remote connection failure": Manner.UNREACHED,
+    "reset reason: connection failure": Manner.UNREACHED,
     "reset reason: connection timeout": Manner.REFUSED,
     "connection timeout": Manner.REFUSED,
 }
-"""How Envoy's own answers begin or end, where there is no entry of the access log."""
+"""How Envoy's own answers begin or end, where there is no entry of the access log.  Since 1.39 they do not say why
+there was no connection (``hide_transport_failure_reason_in_response_body``)."""
 _NO_ANSWER = "no answer within"
 """How the caller's own error begins when it gave up."""
 
-_SILENT = frozenset({Manner.HUNG, Manner.REFUSED, Manner.NONE_LEFT, Manner.FULL})
+_SILENT = frozenset({Manner.HUNG, Manner.REFUSED, Manner.UNREACHED, Manner.NONE_LEFT, Manner.FULL})
+_NOT_CONNECTED = frozenset({Manner.REFUSED, Manner.UNREACHED, Manner.UNTRUSTED})
 _FORGETFUL = _SILENT | {Manner.CUT, Manner.ANSWERED}
-_KILLED = frozenset({Manner.REFUSED, Manner.CUT, Manner.NONE_LEFT, Manner.HUNG})
+_KILLED = frozenset({Manner.REFUSED, Manner.UNREACHED, Manner.CUT, Manner.NONE_LEFT, Manner.HUNG})
 # in TLS 1.3 the caller holds its handshake for done when the other end looks at its certificate: that end's refusal
 # comes in place of an answer (RFC 8446, 4.4.2.4 and appendix E.1)
-_DISTRUSTED = frozenset({Manner.UNTRUSTED, Manner.NONE_LEFT, Manner.CUT})
+_DISTRUSTED = frozenset({Manner.UNTRUSTED, Manner.UNREACHED, Manner.NONE_LEFT, Manner.CUT})
 
 FITS: Mapping[FaultKind, frozenset[Manner]] = {
     **dict.fromkeys((FaultKind.FREEZE, FaultKind.LINK_DOWN, FaultKind.LINK_FLAP, FaultKind.PARTITION), _SILENT),
@@ -165,7 +168,7 @@ def recovery(span: FaultSpan, manner: Manner, promises: Promises) -> float:
     kind = span.fault.kind if span.fault else None
     lost = kind is not None and (kind.forgets or kind in _LOSES_PACKETS)
     repeated = RTO + (min(span.well - span.began, LONGEST_RTO) if lost else 0.0)
-    return max(promises.connect, repeated) if manner in (Manner.REFUSED, Manner.UNTRUSTED) else repeated
+    return max(promises.connect, repeated) if manner in _NOT_CONNECTED else repeated
 
 
 @dataclass(frozen=True)
