@@ -15,7 +15,7 @@ from testbed.errors import LabError
 from testbed.faults import network
 from testbed.faults.certificates import CertificateGrip
 from testbed.faults.disks import DiskErrorsGrip, ThrottleGrip
-from testbed.faults.inside import GuestGrip, RestartGrip, await_answer, await_boot, in_guest
+from testbed.faults.inside import GuestGrip, RestartGrip, await_answer, await_boot, in_guest, proved_boot
 from testbed.faults.proof import Proof
 from testbed.hypervisor.breaking import DomainBreaker
 from testbed.hypervisor.machines import Power as DomainPower
@@ -117,9 +117,9 @@ class PowerGrip:
         if how is FaultKind.CRASH:
             return self._panicked()
         if how is FaultKind.RESET:
-            await_answer(self.lab, node)
+            revived = await_answer(self.lab, node)
             now = self._boot_id()
-            return Proof(bool(self.boot) and now != self.boot, f"its boot {self.boot[:8]} became {now[:8]}")
+            return Proof(bool(self.boot) and now != self.boot, proved_boot(self.boot, now, revived))
         power = self.breaker.power(node)
         if how is FaultKind.POWER_OFF:
             return Proof(power is DomainPower.SHUTOFF, f"the domain is {power}")

@@ -12,6 +12,7 @@ from testbed.backends.looking import exchange
 from testbed.compiler.inbound import INBOUND_PORT
 from testbed.errors import LabError
 from testbed.faults.proof import Proof
+from testbed.faults.stuck import Revival
 from testbed.guests.ssh import NotReachable
 from testbed.lab.lab import Lab
 from testbed.lab.machines import BOOT_LIMIT
@@ -34,16 +35,25 @@ def in_guest(lab: Lab, node: str, script: str, limit: float = 60) -> tuple[int, 
     return done.status, (done.stdout + done.stderr).decode(errors="replace").strip()
 
 
-def await_answer(lab: Lab, node: str) -> None:
-    """Until it can be logged in to."""
+def await_answer(lab: Lab, node: str) -> str:
+    """Until it can be logged in to; what had to be done for that (see :mod:`testbed.faults.stuck`), or nothing."""
+    revival = Revival(lab, node)
 
     def answers() -> None:
         try:
             lab.connection(node).connect(limit=15)
         except NotReachable as e:
+            revival.look()
             raise NotYet(e.cause) from None
 
     wait_until(f"{node} answers on SSH", answers, limit=BOOT_LIMIT, interval=0.2)
+    return revival.words
+
+
+def proved_boot(before: str, now: str, revived: str) -> str:
+    """A proof's words: another boot, and what it took."""
+    words = f"its boot {before[:8]} became {now[:8]}"
+    return f"{words}; {revived}" if revived else words
 
 
 def await_boot(lab: Lab, node: str) -> None:
@@ -152,6 +162,7 @@ class RestartGrip:
     def prove(self) -> Proof:
         """It answers, and with another boot."""
         node = self.action.node
+        revival = Revival(self.lab, node)
 
         def booted() -> str:
             try:
@@ -159,13 +170,14 @@ class RestartGrip:
                 now = self._boot_id()
             except LabError as e:
                 self.lab.connection(node).close()
+                revival.look()
                 raise NotYet(e.cause) from None
             if now in ("", self.boot):  # nothing is said by a command that the shutdown cut off
                 raise NotYet("it has not gone down yet")
             return now
 
         now = wait_until(f"{node} boots again", booted, limit=BOOT_LIMIT, interval=0.5)
-        return Proof(bool(self.boot and now), f"its boot {self.boot[:8]} became {now[:8]}")
+        return Proof(bool(self.boot and now), proved_boot(self.boot, now, revival.words))
 
     def end(self) -> None:
         """Start it, should it be off."""
