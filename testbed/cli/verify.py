@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.markup import escape
 
 from testbed.cli.options import inventory_option, json_option, print_json
 from testbed.cli.terminal import console, output
@@ -13,7 +14,7 @@ from testbed.errors import bad_input
 from testbed.lab.lab import Lab
 from testbed.report.plain import fault_summary
 from testbed.report.record import ScenarioRecord
-from testbed.scenarios.mutants import MutationScore
+from testbed.report.score import MutationScore, score_json, whole_score
 
 if TYPE_CHECKING:
     from testbed.workflows.chaos import ChaosReport
@@ -50,12 +51,13 @@ def verify_command(
     length: str,
     smaller: bool,
 ) -> int:
-    """Run SCENARIOS (files, names or tags; all that are shipped, if none is given) and judge them.
+    """Run SCENARIOS (files, names or tags; if none is given all that are shipped, but for those that break machines,
+    which `testbed verify fault` runs) and judge them.
 
     Exit code 0 when all pass or don't apply, 1 when one fails, 3 when none fails and one is inconclusive.
     """
     from testbed.cli.tables import chaos_lines, verdict_lines
-    from testbed.workflows.verify import mutation_scores, scenario_files, verify
+    from testbed.workflows.verify import scenario_files, verify
 
     if only_list:
         for file in scenario_files(scenarios):
@@ -72,9 +74,7 @@ def verify_command(
         return report.record.outcome.exit_code
 
     if mutants:
-        with lab.closing(), console.status("verifying") as shown:
-            scores = mutation_scores(lab, scenarios, progress=shown.update, each=_print_score)
-        return 0 if all(s.killed == s.counted for s in scores) else 1
+        return _mutants(lab, scenarios, evidence, as_json)
 
     def each(record: ScenarioRecord) -> None:
         if not as_json:
@@ -114,15 +114,36 @@ def _chaos_as_dict(report: ChaosReport) -> dict[str, object]:
     }
 
 
+def _mutants(lab: Lab, scenarios: tuple[str, ...], evidence: Path, as_json: bool) -> int:
+    from testbed.workflows.verify import mutation_scores
+
+    def each(score: MutationScore) -> None:
+        if not as_json:
+            _print_score(score)
+
+    with lab.closing(), console.status("verifying") as shown:
+        # elsewhere than on a terminal a line for each mutant that begins: a run takes long
+        progress = shown.update if console.is_terminal else lambda what: console.print(escape(what))
+        scores = mutation_scores(lab, scenarios, progress=progress, each=each, evidence=evidence)
+    if as_json:
+        print_json([score_json(s) for s in scores])
+    else:
+        output.print(whole_score(scores))
+        bundles = {s.baseline.verdict.evidence for s in scores if s.baseline} - {""}
+        console.print("\n".join(f"evidence: {bundle}" for bundle in bundles))
+    codes = {s.exit_code for s in scores}
+    return 1 if 1 in codes else max(codes, default=0)
+
+
 def _print_score(score: MutationScore) -> None:
-    share = f"noticed {score.killed} of {score.counted} ({score.percent:.0f}%)"
-    none = "nothing in this lab could be broken for it"
-    output.print(f"{score.scenario.name}: {share if score.counted else none}")
+    output.print(f"{score.scenario.name}: {escape(score.said)}")
     for result in score.results:
-        if result.excused:
-            output.print(f"  changes nothing: {result.mutant.name}: {result.excused}")
-        elif not result.killed and result.verdict is not None:
-            output.print(f"  [red]not noticed[/]: {result.mutant.name}: {result.verdict.outcome}")
+        if not result.killed:
+            said = f"[red]{result.said}[/]" if result.counts else result.said
+            outcome = f"{result.record.outcome}: " if result.counts and result.record else ""
+            output.print(
+                f"  {said}: {escape(result.name)}: {escape(outcome + result.reason.partition(chr(10))[0])}"
+            )
 
 
 @click.command("report")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from testbed.model.verdict import Outcome
 from testbed.report.record import ScenarioRecord
+from testbed.report.score import MutationScore
 
 _ELEMENTS = {Outcome.FAIL: "failure", Outcome.INCONCLUSIVE: "error", Outcome.NOT_APPLICABLE: "skipped"}
 _FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -35,6 +37,34 @@ def junit_xml(records: Sequence[ScenarioRecord], suite: str = "testbed") -> str:
                 f"{s.name or record.scenario.name}: {s.verdict.outcome}: {s.verdict.reason}" for s in record.steps
             ]
             found.text = _text("\n".join([record.scenario.promise, *steps, record.verdict.evidence]).strip())
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, encoding="unicode") + "\n"
+
+
+def score_junit(scores: Sequence[MutationScore], suite: str = "testbed mutants") -> str:
+    """Mutants as one test suite, a case for each and one for its scenario with nothing broken: what was not noticed
+    is a failure, what changes nothing or was refused by the mesh is skipped."""
+    root = Element("testsuite", name=suite)
+    counts: Counter[str] = Counter()
+    for score in scores:
+        case = SubElement(root, "testcase", classname=suite, name=_text(f"{score.scenario.name} [nothing broken]"))
+        if score.unsound:
+            outcome = score.baseline.outcome if score.baseline else Outcome.INCONCLUSIVE
+            SubElement(case, _ELEMENTS.get(outcome, "error"), message=_text(score.unsound))
+            counts[_ELEMENTS.get(outcome, "error")] += 1
+        for result in score.results:
+            name = _text(f"{score.scenario.name} [{result.name}]")
+            seconds = result.record.seconds if result.record else 0.0
+            case = SubElement(root, "testcase", classname=suite, name=name, time=f"{seconds:.3f}")
+            if not result.killed:
+                tag = "failure" if result.counts else "skipped"
+                SubElement(case, tag, message=_text(f"{result.said}: {result.reason}"))
+                counts[tag] += 1
+        properties = SubElement(case, "properties")
+        SubElement(properties, "property", name="mutation score", value=_text(score.said))
+    root.attrib |= {
+        f"{tag}s" if tag != "skipped" else tag: str(counts[tag]) for tag in ("failure", "error", "skipped")
+    }
+    root.set("tests", str(len(root)))
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, encoding="unicode") + "\n"
 
 

@@ -33,6 +33,11 @@ and compared what came back, and what arrived, with the promise."""
 
 def html_page(records: Sequence[ScenarioRecord], topology: Topology | None = None) -> str:
     """The page's text.  No script, no other file, no network."""
+    return page_of(records, [section(f"s{i}", r, topology) for i, r in enumerate(records)])
+
+
+def page_of(records: Sequence[ScenarioRecord], sections: Sequence[str]) -> str:
+    """The page of records whose sections have been made (``s0``, ``s1``, ...)."""
     counts = Counter(r.outcome for r in records)
     summary = ", ".join(f"{counts[o]} {o}" for o in Outcome if counts[o]) or "no scenario was run"
     started = records[0].started.strftime("%Y-%m-%d %H:%M:%S UTC") if records else ""
@@ -42,15 +47,21 @@ def html_page(records: Sequence[ScenarioRecord], topology: Topology | None = Non
         for i, r in enumerate(records)
     )
     legend = "".join(f"<li><span class='outcome {o}'>{o}</span>: {text}</li>" for o, text in _MEANING.items())
-    body = "".join(_scenario(f"s{i}", r, topology) for i, r in enumerate(records))
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>Testbed: {escape(summary)}</title><style>{_STYLE}</style></head><body>"
+    return document(
+        summary,
         f'<h1>What the mesh did</h1><p>{escape(summary)}. <span class="quiet">Started {started}.</span></p>'
         f"<p>{_INTRODUCTION}</p>"
         f"<table><thead><tr><th>Verdict</th><th>Scenario</th><th>Promise</th><th>Time</th></tr></thead>{rows}</table>"
-        f"<details><summary>What the verdicts mean</summary><ul>{legend}</ul></details>{body}</body></html>\n"
+        f"<details><summary>What the verdicts mean</summary><ul>{legend}</ul></details>{''.join(sections)}",
+    )
+
+
+def document(title: str, body: str) -> str:
+    """A whole page that needs nothing else."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>Testbed: {escape(title)}</title><style>{_STYLE}</style></head><body>{body}</body></html>\n"
     )
 
 
@@ -58,15 +69,13 @@ def _title(record: ScenarioRecord) -> str:
     return f"{record.scenario.name} [{record.mutant}]" if record.mutant else record.scenario.name
 
 
-def _scenario(anchor: str, record: ScenarioRecord, topology: Topology | None) -> str:
-    steps = "".join(_step(step, topology) for step in record.steps)
-    left = "" if record.clean else '<p class="FAIL">The lab could not be put back as it was.</p>'
-    resources = redacted(record.resources.encode()).decode()
-    given = (
-        f"<details><summary>Resources in force</summary><pre>{escape(resources)}</pre></details>"
-        if resources
-        else ""
+def section(anchor: str, record: ScenarioRecord, topology: Topology | None = None) -> str:
+    """A scenario's part of the page."""
+    before = ("", *(s.resources for s in record.steps))
+    steps = "".join(
+        _step(step, topology) + _given(step, last) for step, last in zip(record.steps, before, strict=False)
     )
+    left = "" if record.clean else '<p class="FAIL">The lab could not be put back as it was.</p>'
     # with several steps each says its own reason; of all of them only one that went wrong is the whole's
     whole = len(record.steps) == 1 or record.outcome is not Outcome.PASS
     reason = f'<p class="reason">{escape(record.verdict.reason)}</p>' if whole else ""
@@ -74,8 +83,16 @@ def _scenario(anchor: str, record: ScenarioRecord, topology: Topology | None) ->
         f'<section id="{anchor}"><h2><span class="outcome {record.outcome}">{record.outcome}</span> '
         f"{escape(_title(record))}</h2><p><strong>{escape(record.scenario.promise)}</strong></p>"
         f'<p class="quiet">{escape(record.scenario.description)}</p>'
-        f"{reason}{_errors(record.verdict)}{left}{steps}{given}</section>"
+        f"{reason}{_errors(record.verdict)}{left}{steps}</section>"
     )
+
+
+def _given(step: StepRecord, last: str) -> str:
+    """The resources of a step; those of the step before are not shown again."""
+    if not step.resources or step.resources == last:
+        return ""
+    resources = redacted(step.resources.encode()).decode()
+    return f"<details><summary>Resources in force</summary><pre>{escape(resources)}</pre></details>"
 
 
 def _step(step: StepRecord, topology: Topology | None) -> str:

@@ -39,6 +39,21 @@ def redacted(content: bytes) -> bytes:
     return content
 
 
+def masked(content: bytes) -> bytes:
+    """The same with as many ``x`` in place of what is taken out: packets of a capture keep their lengths.
+
+    A secret that is cut in two by a packet's end is not found, nor one that HTTP/2 has compressed.
+    """
+    for pattern, _ in _SECRETS:
+        content = pattern.sub(_as_long, content)
+    return content
+
+
+def _as_long(found: re.Match[bytes]) -> bytes:
+    shown = found[1] if found.re.groups else b""
+    return shown + b"x" * (len(found[0]) - len(shown))
+
+
 def verdict_plain(verdict: Verdict) -> dict[str, Any]:
     """A verdict with its parts."""
     plain: dict[str, Any] = {
@@ -113,6 +128,7 @@ def _step(step: StepRecord) -> dict[str, Any]:
         "sample_seconds": round(step.sample_seconds, 3),
         "faults": [_span(f) for f in step.faults],
         "marks": [{"time": round(m.time, 3), "what": m.words} for m in step.marks],
+        "refused": step.refused,
         "losses": [
             {"request": x.seq, "time": round(x.sent, 3), "answer": x.answer, "cause": cause_of(x)}
             for x in step.losses

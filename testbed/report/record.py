@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from testbed.model.fault import Fault
@@ -137,6 +137,10 @@ class StepRecord:
     """Faults that were never made, because the traffic ended before their machines were well."""
     trouble: tuple[str, ...] = ()
     """What of the lab could not be looked at."""
+    resources: str = ""
+    """The manifests that were in force, as YAML."""
+    refused: bool = False
+    """Whether the mesh refused or never took up the resources, so that nothing was sent."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +152,6 @@ class ScenarioRecord:
     started: datetime
     seconds: float
     steps: tuple[StepRecord, ...] = ()
-    resources: str = ""
-    """The manifests that were in force, as YAML."""
     mutant: str = ""
     """The mutant that it ran under; empty for the scenario as it stands."""
     clean: bool = True
@@ -159,3 +161,8 @@ class ScenarioRecord:
     def outcome(self) -> Outcome:
         """The verdict's outcome."""
         return self.verdict.outcome
+
+    def without_samples(self) -> ScenarioRecord:
+        """The same without what takes room: samples, arrivals, the tests' paths, attachments."""
+        steps = (replace(s, samples=(), arrivals=(), paths=(), attachments={}) for s in self.steps)
+        return replace(self, steps=tuple(steps))

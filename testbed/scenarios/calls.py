@@ -21,11 +21,14 @@ def check(
     expect: Mapping[str, Any],
     given: Mapping[str, Any] | None = None,
     name: str = "check",
+    alpha: float | None = None,
+    beta: float | None = None,
     folder: Path | None = None,
 ) -> ScenarioRecord:
     """Run what a scenario file would say, written as Python values with the file's field names.
 
-    ``folder`` is what resource files are relative to (the working directory if left out).  Raises
+    ``alpha`` and ``beta`` are the chances of a wrong FAIL and a wrong PASS, 0.001 each if left out.  ``folder`` is
+    what resource files are relative to (the working directory if left out).  Raises
     :class:`~testbed.errors.BadInput` naming the field that is wrong.
 
         check(lab, when={"from": "client", "service": "reviews"}, expect={"status": 200})
@@ -37,6 +40,7 @@ def check(
         "when": dict(when),
         "expect": dict(expect),
         **({"given": dict(given)} if given else {}),
+        **{chance: value for chance, value in (("alpha", alpha), ("beta", beta)) if value is not None},
     }
     document = Document(name, value)
     scenario = validate(Scenario, document)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from fnmatch import fnmatch
 from typing import Any
 
 from testbed.documents import parse
-from testbed.errors import BadInput, LabError
+from testbed.errors import BadInput, TestbedError
 from testbed.model.scenario import Scenario
-from testbed.model.verdict import Outcome, Verdict
+from testbed.model.verdict import inconclusive, not_applicable
 from testbed.report.record import ScenarioRecord
+from testbed.report.score import MutantResult, MutationScore
 from testbed.resources import Key, Resource, ResourceSet, load
-from testbed.scenarios.building import services_named, walk
+from testbed.scenarios.building import walk
 from testbed.scenarios.lab import LabUnderTest
 from testbed.scenarios.loading import ScenarioFile, given_resources
-from testbed.scenarios.mutations import Broken, Manifest, broken, broken_shares
+from testbed.scenarios.mutations import Manifest, broken
+from testbed.scenarios.resting import broken_claims
 from testbed.scenarios.running import put_back, run_scenario, why_not_applicable
 from testbed.statistics import DEFAULT_TOLERANCE
 
@@ -42,48 +45,6 @@ class Mutant:
         return resources.merged(ResourceSet([self.replacement]))
 
 
-@dataclass(frozen=True)
-class MutantResult:
-    """What became of a mutant.  ``excused`` is the reason why it changes nothing, for those not run."""
-
-    mutant: Mutant
-    record: ScenarioRecord | None = None
-    excused: str = ""
-
-    @property
-    def killed(self) -> bool:
-        """Whether the scenario noticed: only a FAIL counts, INCONCLUSIVE has survived."""
-        return self.record is not None and self.record.outcome is Outcome.FAIL
-
-    @property
-    def verdict(self) -> Verdict | None:
-        """The scenario's verdict under the mutant."""
-        return self.record.verdict if self.record else None
-
-
-@dataclass(frozen=True)
-class MutationScore:
-    """All mutants of a scenario."""
-
-    scenario: Scenario
-    results: tuple[MutantResult, ...]
-
-    @property
-    def killed(self) -> int:
-        """How many were noticed."""
-        return sum(r.killed for r in self.results)
-
-    @property
-    def counted(self) -> int:
-        """How many change something."""
-        return sum(not r.excused for r in self.results)
-
-    @property
-    def percent(self) -> float:
-        """The share noticed; 100 where there was nothing to notice."""
-        return 100.0 * self.killed / self.counted if self.counted else 100.0
-
-
 def mutants_of(file: ScenarioFile, base: ResourceSet) -> Iterator[Mutant]:
     """Every way to break the resources that the scenario gives, and those of the lab that its claims rest on.
 
@@ -97,7 +58,8 @@ def mutants_of(file: ScenarioFile, base: ResourceSet) -> Iterator[Mutant]:
         return
     points = _tolerance(file.scenario)
     given = ((step, r, broken(r.to_plain(), points)) for step, r in _given(file))
-    relied_on = (("", r, _broken_claims(r, file.scenario, points)) for r in _relied_on(file, base))
+    own = {resource.key for _, resource in _given(file)}
+    relied_on = (("", r, broken_claims(r, file.scenario, points)) for r in base if r.key not in own)
     seen: set[tuple[str, str]] = set()
     for step, resource, ways in (*given, *relied_on):
         for what, manifest in ways:
@@ -111,31 +73,72 @@ def mutants_of(file: ScenarioFile, base: ResourceSet) -> Iterator[Mutant]:
 
 
 def run_mutants(
-    file: ScenarioFile, lab: LabUnderTest, *, progress: Callable[[str], None] = lambda _: None
+    file: ScenarioFile,
+    lab: LabUnderTest,
+    *,
+    progress: Callable[[str], None] = lambda _: None,
+    keep: Callable[[ScenarioRecord], ScenarioRecord] = lambda record: record,
+    each: Callable[[MutationScore], None] = lambda _: None,
 ) -> MutationScore:
-    """Run the scenario under each of its mutants, one straight after the other; then the lab is put back.
+    """Run the scenario as it stands, then under each of its mutants; then the lab is put back.
 
-    Of a scenario that is not applicable in this lab there are none.
-    Raises what reading the lab's resources raises, and LabError when they could not be put back.
+    Only one that passes with nothing broken has a score: one that fails anyway would notice everything.  ``keep``
+    is given every run's record as it ends, ``each`` the score so far after every mutant.  Of a scenario that is not
+    applicable in this lab there are none.  Never raises for what the lab or the mesh does.
     """
-    results: list[MutantResult] = []
-    if why_not_applicable(file.scenario, lab):
-        return MutationScore(file.scenario, ())
-    before = lab.backend.applied()
+    scenario = file.scenario
+    if reason := why_not_applicable(scenario, lab):
+        record = ScenarioRecord(scenario, not_applicable(reason), datetime.now(UTC), 0.0)
+        return MutationScore(scenario, baseline=record, unsound=f"NOT_APPLICABLE: {reason}")
     try:
-        for mutant in list(mutants_of(file, before)):
-            excuse = next((e.reason for e in file.scenario.equivalent if fnmatch(mutant.name, e.mutant)), "")
-            if excuse:
-                results.append(MutantResult(mutant, excused=excuse))
-                continue
-            progress(f"{file.scenario.name}: {mutant.name}")
-            record = run_scenario(file, lab, change=mutant.change, mutant=mutant.name, before=before)
-            results.append(MutantResult(mutant, record))
+        before = lab.backend.applied()
+    except TestbedError as e:
+        return MutationScore(scenario, unsound=f"the lab, not the mesh: {e}")
+    mutants = [(m, _excuse(m, scenario)) for m in mutants_of(file, before)]
+    baseline = None
+    results: list[MutantResult] = []
+    try:
+        if not all(excuse for _, excuse in mutants):
+            number = sum(not excuse for _, excuse in mutants)
+            progress(f"{scenario.name}: nothing broken, {number} mutants to come")
+            baseline = keep(run_scenario(file, lab, before=before))
+        if baseline is None or baseline.verdict.passed:
+            for number, (mutant, excuse) in enumerate(mutants, 1):
+                if not excuse:
+                    progress(f"{scenario.name}: {number} of {len(mutants)}: {mutant.name}")
+                left_out = MutantResult(mutant.name, excused=excuse)
+                results.append(left_out if excuse else _run(mutant, file, lab, before, keep))
+                each(MutationScore(scenario, tuple(results), baseline))
     finally:
         clean = put_back(before, lab)
+    unsound = ""
+    if baseline is not None and not baseline.verdict.passed:
+        unsound = f"{baseline.outcome} with nothing broken: {baseline.verdict.reason}"
     if not clean:
-        raise LabError(file.scenario.name, "put the lab back as it was", "see the log", "run: testbed up")
-    return MutationScore(file.scenario, tuple(results))
+        unsound = "the lab could not be put back as it was"
+    return MutationScore(scenario, tuple(results), baseline, unsound, left_behind=not clean)
+
+
+def _run(
+    mutant: Mutant,
+    file: ScenarioFile,
+    lab: LabUnderTest,
+    before: ResourceSet,
+    keep: Callable[[ScenarioRecord], ScenarioRecord],
+) -> MutantResult:
+    try:
+        record = run_scenario(file, lab, change=mutant.change, mutant=mutant.name, before=before)
+    except BadInput as e:  # each resource is valid, and together they are not
+        return MutantResult(mutant.name, refused=str(e))
+    except TestbedError as e:
+        trouble = inconclusive(f"the lab, not the mesh: {e}")
+        record = ScenarioRecord(file.scenario, trouble, datetime.now(UTC), 0.0, mutant=mutant.name)
+    refused = next((s.verdict.reason for s in record.steps if s.refused), "")
+    return MutantResult(mutant.name, keep(record), refused=refused)
+
+
+def _excuse(mutant: Mutant, scenario: Scenario) -> str:
+    return next((e.reason for e in scenario.equivalent if fnmatch(mutant.name, e.mutant)), "")
 
 
 def _tolerance(scenario: Scenario) -> float:
@@ -152,49 +155,6 @@ def _given(file: ScenarioFile) -> Iterator[tuple[str, Resource[Any]]]:
     """What the scenario gives, with the step that does; "" for all of it."""
     for name, given in (("", file.scenario.given), *((s.name, s.given) for s in file.scenario.steps)):
         yield from ((name, resource) for resource in given_resources(given, file.path))
-
-
-def _relied_on(file: ScenarioFile, base: ResourceSet) -> Iterator[Resource[Any]]:
-    """The lab's own routes and subsets of the services that a share is claimed of, and what refuses strangers."""
-    own = {resource.key for _, resource in _given(file)}
-    claims = _claims(file.scenario)
-    services = {s for step in file.scenario.each_step() for s in (*services_named(step.expect), step.when.service)}
-    ways = {"gateway" if step.when.from_ == "gateway" else "mesh" for step in file.scenario.each_step()}
-    for resource in base:
-        plain = resource.to_plain()
-        bound = plain.get("spec", {}).get("gateways", ["mesh"])
-        if resource.kind == "VirtualService" and not ways & {"mesh" if g == "mesh" else "gateway" for g in bound}:
-            continue
-        about = _destinations(plain) | {str(plain.get("spec", {}).get("host", "")).partition(".")[0]}
-        if resource.key not in own and (
-            (resource.kind == "PeerAuthentication" and "tls" in claims)
-            or (resource.kind in ("VirtualService", "DestinationRule") and "share" in claims and about & services)
-        ):
-            yield resource
-
-
-def _claims(scenario: Scenario) -> set[str]:
-    leaves = [leaf for step in scenario.each_step() for leaf in walk(step.expect)]
-    shares = {"split", "never", "atLeastOnce"} & {name for name, _ in leaves}
-    refused = any(name == "denied" and value.by == "tls" for name, value in leaves)
-    return {claim for claim, made in (("share", shares), ("tls", refused)) if made}
-
-
-def _broken_claims(resource: Resource[Any], scenario: Scenario, points: float) -> Iterator[Broken]:
-    """A resource of the lab is there for other things too: only what the claims are about is broken."""
-    if resource.kind == "PeerAuthentication":
-        yield from broken(resource.to_plain(), points)
-        return
-    leaves = [leaf for step in scenario.each_step() for leaf in walk(step.expect)]
-    arms = {arm for name, value in leaves if name == "split" for arm, weight in value.weights.items() if weight}
-    for what, manifest in broken_shares(resource.to_plain(), points):
-        if resource.kind == "VirtualService" or any(what.startswith(f"subset {arm}:") for arm in arms):
-            yield what, manifest
-
-
-def _destinations(manifest: Manifest) -> set[str]:
-    rules = manifest.get("spec", {}).get("http", [])
-    return {a.get("destination", {}).get("host", "").partition(".")[0] for r in rules for a in r.get("route", [])}
 
 
 def _read(manifest: Manifest | None) -> Resource[Any] | None:

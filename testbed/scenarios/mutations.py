@@ -7,6 +7,7 @@ place for a resource that is dropped.  Operators never touch what they were give
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -16,6 +17,15 @@ Manifest = dict[str, Any]
 Broken = tuple[str, Manifest | None]
 Operator = Callable[[Manifest, float], Iterator[Broken]]
 
+POOL_LIMITS = {
+    "maxConnections",
+    "http1MaxPendingRequests",
+    "http2MaxRequests",
+    "maxRequestsPerConnection",
+    "maxConcurrentStreams",
+    "maxRetries",
+}
+"""Limits of a connection pool that are counts; 0 means none."""
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h)$")
 
 
@@ -76,12 +86,12 @@ def timeouts(manifest: Manifest, _: float) -> Iterator[Broken]:
     for i, rule in _rules(manifest):
         if "timeout" in rule:
             changed, target = _copy(manifest, i)
-            target["timeout"] = _doubled(rule["timeout"])
+            target["timeout"] = _times(rule["timeout"], 2)
             yield f"http[{i}]: timeout {rule['timeout']} doubled", changed
 
 
 def retries(manifest: Manifest, _: float) -> Iterator[Broken]:
-    """Retries off by one, both ways; tried again without a pause worth the name."""
+    """Retries off by one, both ways; no pause worth the name; twice the time for a try; fewer causes."""
     for i, rule in _rules(manifest):
         attempts = rule.get("retries", {}).get("attempts")
         if attempts is None:
@@ -95,6 +105,14 @@ def retries(manifest: Manifest, _: float) -> Iterator[Broken]:
             changed, target = _copy(manifest, i)
             del target["retries"]["backoff"]
             yield f"http[{i}]: backoff dropped", changed
+        if own := rule["retries"].get("perTryTimeout"):
+            changed, target = _copy(manifest, i)
+            target["retries"]["perTryTimeout"] = _times(own, 2)
+            yield f"http[{i}]: perTryTimeout {own} doubled", changed
+        if "retryOn" in rule["retries"]:
+            changed, target = _copy(manifest, i)
+            del target["retries"]["retryOn"]
+            yield f"http[{i}]: retryOn dropped", changed
 
 
 def injected(manifest: Manifest, _: float) -> Iterator[Broken]:
@@ -109,7 +127,7 @@ def injected(manifest: Manifest, _: float) -> Iterator[Broken]:
             yield f"http[{i}]: {kind} dropped", changed
         if "fixedDelay" in fault.get("delay", {}):
             changed, target = _copy(manifest, i)
-            target["fault"]["delay"]["fixedDelay"] = _doubled(fault["delay"]["fixedDelay"])
+            target["fault"]["delay"]["fixedDelay"] = _times(fault["delay"]["fixedDelay"], 2)
             yield f"http[{i}]: delay doubled", changed
         if "httpStatus" in fault.get("abort", {}):
             changed, target = _copy(manifest, i)
@@ -118,13 +136,23 @@ def injected(manifest: Manifest, _: float) -> Iterator[Broken]:
 
 
 def mirrors(manifest: Manifest, _: float) -> Iterator[Broken]:
-    """Mirroring dropped."""
+    """Mirroring dropped, or of half the requests."""
     for i, rule in _rules(manifest):
         if "mirror" in rule or "mirrors" in rule:
             changed, target = _copy(manifest, i)
             for field in ("mirror", "mirrors", "mirrorPercentage"):
                 target.pop(field, None)
             yield f"http[{i}]: mirror dropped", changed
+        share = rule.get("mirrorPercentage", {}).get("value", 100 if "mirror" in rule else None)
+        if share:
+            changed, target = _copy(manifest, i)
+            target["mirrorPercentage"] = {"value": share / 2}
+            yield f"http[{i}]: mirrorPercentage {share:g} -> {share / 2:g}", changed
+        for j, mirror in enumerate(rule.get("mirrors", [])):
+            changed, target = _copy(manifest, i)
+            half = mirror.get("percentage", {}).get("value", 100) / 2
+            target["mirrors"][j]["percentage"] = {"value": half}
+            yield f"http[{i}].mirrors[{j}]: percentage -> {half:g}", changed
 
 
 def rewriting(manifest: Manifest, _: float) -> Iterator[Broken]:
@@ -161,21 +189,48 @@ def balancing(manifest: Manifest, _: float) -> Iterator[Broken]:
             yield f"{simple} -> {other}", changed
 
 
-def limits(manifest: Manifest, _: float) -> Iterator[Broken]:
-    """Connection pools without limits, retries without a budget; outlier detection dropped, or slower to act."""
+def pools(manifest: Manifest, _: float) -> Iterator[Broken]:
+    """Connection pools without limits, or with each of them one higher."""
+    yield from _without(manifest, "connectionPool")
     for holder, at in _policies(manifest):
-        for field in ("connectionPool", "outlierDetection", "retryBudget"):
-            if field in holder:
+        for kind, values in holder.get("connectionPool", {}).items():
+            for field, value in values.items():
+                if field in POOL_LIMITS and value:
+                    changed = copy.deepcopy(manifest)
+                    _at(changed, at)["connectionPool"][kind][field] = value + 1
+                    yield f"{field} {value} -> {value + 1}", changed
+
+
+def budgets(manifest: Manifest, _: float) -> Iterator[Broken]:
+    """Retries without a budget."""
+    yield from _without(manifest, "retryBudget")
+
+
+def outliers(manifest: Manifest, _: float) -> Iterator[Broken]:
+    """Outlier detection dropped, slower to act, or giving an instance back much sooner or later."""
+    yield from _without(manifest, "outlierDetection")
+    for holder, at in _policies(manifest):
+        detection = holder.get("outlierDetection", {})
+        changes: dict[str, tuple[Any, ...]] = {}
+        if errors := detection.get("consecutive5xxErrors"):
+            changes["consecutive5xxErrors"] = (errors * 4,)
+        if base := detection.get("baseEjectionTime"):
+            changes["baseEjectionTime"] = (_times(base, 0.25), _times(base, 4))
+        for field, values in changes.items():
+            for value in values:
                 changed = copy.deepcopy(manifest)
-                del _at(changed, at)[field]
-                if not _at(changed, at):
-                    del _at(changed, at[:-1])["trafficPolicy"]
-                yield f"{field} dropped", changed
-        errors = holder.get("outlierDetection", {}).get("consecutive5xxErrors")
-        if errors:
+                _at(changed, at)["outlierDetection"][field] = value
+                yield f"{field} {detection[field]} -> {value}", changed
+
+
+def _without(manifest: Manifest, field: str) -> Iterator[Broken]:
+    for holder, at in _policies(manifest):
+        if field in holder:
             changed = copy.deepcopy(manifest)
-            _at(changed, at)["outlierDetection"]["consecutive5xxErrors"] = errors * 4
-            yield f"consecutive5xxErrors {errors} -> {errors * 4}", changed
+            del _at(changed, at)[field]
+            if not _at(changed, at):
+                del _at(changed, at[:-1])["trafficPolicy"]
+            yield f"{field} dropped", changed
 
 
 def transport(manifest: Manifest, _: float) -> Iterator[Broken]:
@@ -215,6 +270,18 @@ def policies(manifest: Manifest, _: float) -> Iterator[Broken]:
         changed = copy.deepcopy(manifest)
         changed["spec"]["jwtRules"][i]["issuer"] = f"{rule['issuer']}-wrong"
         yield f"jwtRules[{i}]: issuer wrong", changed
+        if other := _other_keys(rule.get("jwks", "")):
+            changed = copy.deepcopy(manifest)
+            changed["spec"]["jwtRules"][i]["jwks"] = other
+            yield f"jwtRules[{i}]: jwks of another issuer", changed
+
+
+def egress(manifest: Manifest, _: float) -> Iterator[Broken]:
+    """A workload that may call whatever it likes."""
+    if manifest.get("spec", {}).get("outboundTrafficPolicy", {}).get("mode") == "REGISTRY_ONLY":
+        changed = copy.deepcopy(manifest)
+        changed["spec"]["outboundTrafficPolicy"]["mode"] = "ALLOW_ANY"
+        yield "REGISTRY_ONLY -> ALLOW_ANY", changed
 
 
 def dropped(manifest: Manifest, _: float) -> Iterator[Broken]:
@@ -225,26 +292,18 @@ def dropped(manifest: Manifest, _: float) -> Iterator[Broken]:
 
 OPERATORS: dict[str, tuple[Operator, ...]] = {
     "VirtualService": (weights, destinations, matches, timeouts, retries, injected, mirrors, rewriting),
-    "DestinationRule": (labels, balancing, limits, transport),
+    "DestinationRule": (labels, balancing, pools, budgets, outliers, transport),
     "PeerAuthentication": (transport,),
     "AuthorizationPolicy": (policies,),
     "RequestAuthentication": (policies,),
     "ServiceEntry": (dropped,),
-    "Sidecar": (dropped,),
+    "Sidecar": (dropped, egress),
 }
 
 
 def broken(manifest: Manifest, points: float) -> Iterator[Broken]:
     """Every way to break the manifest; ``points`` is the tolerance of the claims about it, in percent."""
     for operator in OPERATORS.get(manifest["kind"], ()):
-        yield from operator(manifest, points)
-
-
-def broken_shares(manifest: Manifest, points: float) -> Iterator[Broken]:
-    """Only what has to do with who gets which requests."""
-    for operator in {"VirtualService": (weights, destinations, matches), "DestinationRule": (labels,)}.get(
-        manifest["kind"], ()
-    ):
         yield from operator(manifest, points)
 
 
@@ -298,6 +357,22 @@ def _other(field: str, value: str) -> str:
     return f"{value}-wrong"
 
 
-def _doubled(duration: str) -> str:
+def _times(duration: str, factor: float) -> str:
     found = _DURATION.match(duration)
-    return f"{float(found[1]) * 2:g}{found[2]}" if found else duration
+    return f"{float(found[1]) * factor:g}{found[2]}" if found else duration
+
+
+def _other_keys(jwks: str) -> str:
+    """The same keys with another modulus each: what they signed is no longer valid.  Empty where there is none."""
+    try:
+        keys = json.loads(jwks)
+    except ValueError:
+        return ""
+    changed = False
+    for key in keys.get("keys", []):
+        for part in ("n", "x", "k"):
+            if value := key.get(part, ""):
+                middle = len(value) // 2
+                key[part] = value[:middle] + ("A" if value[middle] != "A" else "B") + value[middle + 1 :]
+                changed = True
+    return json.dumps(keys) if changed else ""

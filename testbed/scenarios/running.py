@@ -83,7 +83,6 @@ def run_scenario(
     check_names(file, lab.topology)
     steps: list[StepRecord] = []
     run = _Run(scenario, lab, ArrivalLog(lab), follower=follower or Follower())
-    shown = ""
     clean = True
     try:
         found = lab.backend.applied() if before is None else before
@@ -94,7 +93,6 @@ def run_scenario(
                 name = step.name or (f"step {number}" if scenario.steps else "")
                 if change and wanted == given and not _looked_back_at(name, scenario):
                     continue
-                shown = dump(wanted)
                 progress(f"{scenario.name} {name}".rstrip())
                 steps.append(_run_step(step, name, run, wanted, mutant=bool(mutant)))
                 if change and steps[-1].verdict.outcome is Outcome.FAIL:
@@ -108,7 +106,7 @@ def run_scenario(
         verdict = all_of(
             [("scenario", verdict), ("restore", inconclusive("the lab could not be put back as it was"))]
         )
-    return ScenarioRecord(scenario, verdict, started, time.monotonic() - began, tuple(steps), shown, mutant, clean)
+    return ScenarioRecord(scenario, verdict, started, time.monotonic() - began, tuple(steps), mutant, clean)
 
 
 def _looked_back_at(name: str, scenario: Scenario) -> bool:
@@ -152,7 +150,8 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet, *, mutant: 
         known, run.in_force = run.in_force, None
         applied = known[1] if known is not None and known[0] == wanted else _apply(wanted, lab)
     except MeshError as e:
-        return StepRecord(name, failed(f"the mesh refused or never took up the resources: {e}"))
+        why = f"the mesh refused or never took up the resources: {e}"
+        return StepRecord(name, failed(why), resources=dump(wanted), refused=True)
     applied_after = time.monotonic()
     watched = _watched(step, scenario, lab)
     discarded = 0
@@ -193,7 +192,7 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet, *, mutant: 
             discarded += len(evidence.samples)
         else:
             text = "a proxy's revision changed during every sample"
-            return StepRecord(name, inconclusive(text), discarded=discarded)
+            return StepRecord(name, inconclusive(text), discarded=discarded, resources=dump(wanted))
         ids = {spec.request_id(s.seq) for s in evidence.samples}
         news = run.arrivals.settled_news if _counts_arrivals(step) else run.arrivals.news
         evidence.arrivals = [a for a in news(watched, spec.run) if a.request in ids]
@@ -227,6 +226,7 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet, *, mutant: 
         spoiled=tuple(evidence.spoiled),
         put_off=tuple(evidence.put_off),
         trouble=tuple(evidence.trouble),
+        resources=dump(wanted),
     )
 
 

@@ -23,7 +23,7 @@ from testbed.report.record import ScenarioRecord
 from testbed.scenarios import ScenarioFile, run_scenario
 from testbed.scenarios.following import Follower
 from testbed.workflows.nodes import require_up
-from testbed.workflows.verify import keep, lab_under_test
+from testbed.workflows.verify import kept, lab_under_test
 
 RATE = 8.0
 """Requests a second."""
@@ -132,7 +132,7 @@ def chaos(
             least = shrink(faults, fails, most=MOST_SHRINKING)
         if runs[-1][1]:
             _bring_back(lab)
-    [record] = keep(lab, [runs[-1][0]], evidence)
+    record = kept(lab, under_test, runs[-1][0], evidence)
     if journal is not None:
         journal.unlink(missing_ok=True)
     return ChaosReport(record, replay(lab, seed, length), runs[-1][1], least)

@@ -35,10 +35,10 @@ def record(verdict, **changes) -> ScenarioRecord:
     path = TestPath("v1", 0.5, 0.4, 0.6, 6.9, -7.6, ((1, 0.2, -0.2), (2, 0.4, -0.4)))
     step = StepRecord(
         "", verdict, spec, "client-v1", samples, arrivals=(Arrival("ab12-0", "reviews-v1", 1, 200),), paths=(path,),
-        attachments={"access/client-v1.log": b'{"authorization": "Bearer eyJabc.def.ghi"}\n'},
+        resources="kind: VirtualService\n", attachments={"access/client-v1.log": b'{"authorization": "Bearer eyJabc.def.ghi"}\n'},
     )  # fmt: skip
     started = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    fields = {"seconds": 1.5, "steps": (step,), "resources": "kind: VirtualService\n", **changes}
+    fields = {"seconds": 1.5, "steps": (step,), **changes}
     return ScenarioRecord(SCENARIO, verdict, started, **fields)
 
 
@@ -114,6 +114,17 @@ def test_no_secret_is_in_the_bundle(tmp_path: Path):
     write_bundle(RECORDS[:1], tmp_path / "run", extra={"consoles/app-1.log": b"Bearer eyJabc.def.ghi"})
     for file in (tmp_path / "run").rglob("*"):
         assert file.is_dir() or b"eyJabc" not in file.read_bytes()
+
+
+def test_a_captures_secrets_are_masked_at_their_length(tmp_path: Path):
+    """The packets around them stay readable: what a record's length counts is still there."""
+    packet = b"\x00\x10GET / HTTP/1.1\r\nauthorization: Bearer eyJabc.def.ghi\r\ncookie: id=MIIEvQ\r\n\r\n\xff"
+    step = replace(record(passed("fine")).steps[0], attachments={"capture.pcap": packet})
+    write_bundle([replace(record(passed("fine")), steps=(step,))], tmp_path / "run")
+    kept = (tmp_path / "run/half/1/capture.pcap").read_bytes()
+    assert len(kept) == len(packet)
+    assert b"eyJabc" not in kept and b"MIIEvQ" not in kept
+    assert kept.startswith(b"\x00\x10GET / HTTP/1.1\r\nauthorization: Bearer xxx")
 
 
 def test_junit_tells_a_broken_mesh_from_a_broken_lab():

@@ -121,6 +121,8 @@ class FakeMesh(socketserver.ThreadingTCPServer):
         return self.resources
 
     def admin(self, workload: str, path: str) -> bytes:
+        if path == "/server_info":
+            return json.dumps({"version": f"{workload}/1.2.3/Clean/RELEASE/BoringSSL"}).encode()
         return json.dumps({"of": workload, "path": path}).encode()
 
     def not_applicable(self, feature: str) -> str | None:
@@ -147,6 +149,8 @@ class FakeConnection:
     def run(self, argv, *, stdin=b"", limit=60, check=True) -> Completed:
         if self.node in self.mesh.dead_nodes:
             raise LabError(self.node, "run true", "it does not answer")
+        if argv[0] == "uname":
+            return Completed(0, f"Linux 6.1 of {self.node}\n".encode(), b"")
         if argv[0] == "bash":
             return Completed(0, self.mesh.vitals(argv[2].count("nsenter")), b"")
         return (

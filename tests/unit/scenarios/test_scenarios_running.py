@@ -88,7 +88,7 @@ def test_given_resources_are_applied_and_taken_back(mesh):
     assert record.outcome is Outcome.PASS
     assert mesh.resources == before
     assert record.clean
-    assert "weight: 50" in record.resources
+    assert "weight: 50" in record.steps[0].resources
 
 
 def test_resources_that_the_mesh_refuses_are_a_fail(mesh):
