@@ -51,8 +51,9 @@ def verify_command(
     length: str,
     smaller: bool,
 ) -> int:
-    """Run SCENARIOS (files, names or tags; if none is given all that are shipped, but for those that break machines,
-    which `testbed verify fault` runs) and judge them.
+    """Run SCENARIOS (files, names or tags) and judge them.
+
+    If none is given: all that are shipped but for those that break machines, which `testbed verify fault` runs.
 
     Exit code 0 when all pass or don't apply, 1 when one fails, 3 when none fails and one is inconclusive.
     """

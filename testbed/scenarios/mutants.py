@@ -67,8 +67,9 @@ def mutants_of(file: ScenarioFile, base: ResourceSet) -> Iterator[Mutant]:
             if manifest is not None and mutated is None:
                 continue
             name = f"{resource.kind} {resource.name}: {what}" + (f" [{step}]" if step else "")
-            if (name, resource.digest) not in seen:
-                seen.add((name, resource.digest))
+            # it stands in place of the resource in every step that has it
+            if (what, resource.digest) not in seen:
+                seen.add((what, resource.digest))
                 yield Mutant(name, resource.key, resource.digest, mutated)
 
 

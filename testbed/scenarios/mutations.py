@@ -265,7 +265,8 @@ def policies(manifest: Manifest, _: float) -> Iterator[Broken]:
                     changed = copy.deepcopy(manifest)
                     holder = changed["spec"]["rules"][i][side][j][kind]
                     holder[field] = [_other(field, v) for v in holder[field]]
-                    yield f"rules[{i}]: {field} wrong", changed
+                    place = f".{side}[{j}]" if len(rule[side]) > 1 else ""
+                    yield f"rules[{i}]{place}: {field} wrong", changed
     for i, rule in enumerate(spec.get("jwtRules", [])):
         changed = copy.deepcopy(manifest)
         changed["spec"]["jwtRules"][i]["issuer"] = f"{rule['issuer']}-wrong"

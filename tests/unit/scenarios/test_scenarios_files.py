@@ -51,6 +51,24 @@ def test_a_shipped_scenario_has_mutants_of_what_it_promises(file):
     assert all(any(m.change(s) != s for s in sets) for m in mutants)
 
 
+def test_the_articles_rules_are_asked_as_its_file_has_them():
+    shipped = next(f for f in SHIPPED if f.scenario.name == "article-promises")
+    given = [r for s in shipped.scenario.steps for r in given_resources(s.given, shipped.path)]
+    text = (ROOT / "playbooks/resources/article/security.yaml").read_text()
+    rules = next(
+        r for r in load(parse(text, "security.yaml")) if (r.kind, r.name) == ("AuthorizationPolicy", "bookinfo")
+    )
+    assert {r.digest for r in given if r.key == rules.key} == {rules.digest}
+
+
+def test_a_resource_of_several_steps_is_broken_once():
+    mtls = next(f for f in SHIPPED if f.scenario.name == "mtls")
+    names = [m.name for m in mutants_of(mtls, defaults("bookinfo"))]
+    assert [n for n in names if "PERMISSIVE" in n] == [
+        "PeerAuthentication default: PERMISSIVE for STRICT [encrypted]"
+    ]
+
+
 def test_excuses_name_mutants_that_there_are():
     from fnmatch import fnmatch
 
