@@ -64,8 +64,8 @@ def panel(
     return "".join(parts)
 
 
-def main() -> None:
-    """Compute, and write the file beside this one."""
+def drawn() -> str:
+    """The picture."""
     test = EquivalenceTest(tolerated(0.5, 0.1))
     shares = [s / 200 for s in range(60, 141)]
     exact = [characteristics(test, s) for s in shares]
@@ -84,12 +84,11 @@ def main() -> None:
         [("sequential test, 10 points, 0.001", COLORS["yes"], [c.accept for c in exact]),
          ("fixed: 40 to 60 of 100", COLORS["fixed"], [fixed_rule(s) for s in shares])],
     )  # fmt: skip
-    svg = (
+    return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {2 * HEIGHT}" font-family="sans-serif" '
         f'font-size="12"><rect width="100%" height="100%" fill="#fff"/>{needed}{yes}</svg>\n'
     )
-    Path(__file__).with_name("statistics.svg").write_text(svg)
 
 
 if __name__ == "__main__":
-    main()
+    Path(__file__).with_name("statistics.svg").write_text(drawn())

@@ -8,6 +8,8 @@ against the low bound of what is tolerated, and p0 against the high one.
 - The claim is accepted when *both* have decided for p0; to be wrong at a bound, the test against that very
   bound has to err, so each has the whole of ``beta`` (Berger 1982, as for the fixed sample).
 - It is rejected as soon as *either* decides for its bound; either can be wrong at p0, so each has alpha / 2.
+- Wald's bounds count on a ratio that meets them; it steps over them, and the rates are lower than declared.  What
+  this leaves of ``beta`` is taken back: the bound for acceptance is lowered as far as the exact chance allows.
 - At ``cap`` requests it stays undecided.  Truncation can only take away decisions, never make a wrong one.
 """
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from math import ceil, inf, log
 
 from testbed.statistics.interval import Tolerated
@@ -71,7 +74,7 @@ class EquivalenceTest:
             raise ValueError("alpha and beta are chances between 0 and 0.5")
         self._low = _Ratio.of(self.zone.share, self.zone.low)
         self._high = _Ratio.of(self.zone.share, self.zone.high)
-        self.accept_at, self.reject_at = bounds(self.alpha, self.beta)
+        self.accept_at, self.reject_at = exact_bounds(self.zone, self.alpha, self.beta)
         self.cap = self.cap or default_cap(self.zone, self.alpha, self.beta)
 
     def observe(self, hit: bool) -> Decision:
@@ -117,6 +120,52 @@ class EquivalenceTest:
 def bounds(alpha: float, beta: float) -> tuple[float, float]:
     """Wald's bounds of each one-sided test, (accept, reject), as logarithms; ``alpha`` is halved here."""
     return log((1 - alpha / 2) / beta), log(alpha / 2 / (1 - beta))
+
+
+EXACT_UP_TO = 12_000
+"""Caps of tests whose bounds are made exact, which takes a second at most; above, steps are so small that a ratio
+hardly passes its bound, and there is less to take back."""
+
+
+@lru_cache(maxsize=256)
+def exact_bounds(zone: Tolerated, alpha: float, beta: float) -> tuple[float, float]:
+    """Wald's bounds with the one for acceptance lowered, where the chance to pass it at either bound of the zone,
+    computed exactly, still is ``beta`` at most."""
+    accept, reject = bounds(alpha, beta)
+    if default_cap(zone, alpha, beta) > EXACT_UP_TO:
+        return accept, reject
+    sides = [(_Ratio.of(zone.share, bound), bound) for bound in (zone.low, zone.high)]
+    wald = max(_passes(ratio, bound, accept, reject) for ratio, bound in sides)
+    if not 0 < wald < beta:
+        return accept, reject
+    for part in (0.9, 0.6, 0.3):  # the chance falls in steps, not smoothly, so each is looked at
+        lower = accept + part * log(wald / beta)
+        if all(_passes(ratio, bound, lower, reject) <= beta for ratio, bound in sides):
+            return lower, reject
+    return accept, reject
+
+
+def _passes(ratio: _Ratio, true_share: float, accept: float, reject: float) -> float:
+    """The exact chance that one side decides for the declared share when its bound is the true one: the other side
+    and the cap, which can only make it smaller, are left out.  Ends when 1e-12 of the probability is open."""
+    if inf in (ratio.hit, ratio.miss):
+        return 0.0  # what would weigh so much never happens
+    if ratio.hit < 0:  # against the high bound misses speak for the declared share: change places
+        ratio, true_share = _Ratio(ratio.miss, ratio.hit), 1 - true_share
+    passed, first, masses = 0.0, 0, [1.0]  # masses[i]: chance to be open with ``first + i`` hits
+    n = 0
+    while masses and (n % 64 or sum(masses) > 1e-12):
+        n += 1
+        masses = [
+            a * (1 - true_share) + b * true_share for a, b in zip([*masses, 0.0], [0.0, *masses], strict=True)
+        ]
+        while masses and ratio.at(first + len(masses) - 1, n - first - len(masses) + 1) >= accept:
+            passed += masses.pop()
+        ended = 0
+        while ended < len(masses) and ratio.at(first + ended, n - first - ended) <= reject:
+            ended += 1
+        first, masses = first + ended, masses[ended:]
+    return passed
 
 
 def default_cap(zone: Tolerated, alpha: float, beta: float) -> int:
