@@ -110,8 +110,12 @@ def run_mutants(
                 left_out = MutantResult(mutant.name, excused=excuse)
                 results.append(left_out if excuse else _run(mutant, file, lab, before, keep))
                 each(MutationScore(scenario, tuple(results), baseline))
+                # a program that still misbehaves would be what the next ones are noticed by
+                if (last := results[-1].record) is not None and not last.clean:
+                    break
     finally:
-        clean = put_back(before, lab)
+        records = [baseline, *(r.record for r in results)]
+        clean = put_back(before, lab) and all(r.clean for r in records if r is not None)
     unsound = ""
     if baseline is not None and not baseline.verdict.passed:
         unsound = f"{baseline.outcome} with nothing broken: {baseline.verdict.reason}"

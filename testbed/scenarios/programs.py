@@ -88,8 +88,11 @@ class ArrivalLog:
 
 
 @contextmanager
-def settings(lab: LabUnderTest, wanted: Mapping[str, Setting]) -> Iterator[None]:
-    """Programs behave as told inside the context, and as always after it, whatever happens in between."""
+def settings(lab: LabUnderTest, wanted: Mapping[str, Setting], left: list[str]) -> Iterator[None]:
+    """Programs behave as told inside the context, and as always after it, whatever happens in between.
+
+    Those that don't say afterwards that they do are added to ``left``.
+    """
     told: list[str] = []
     try:
         for name, setting in wanted.items():
@@ -103,9 +106,12 @@ def settings(lab: LabUnderTest, wanted: Mapping[str, Setting]) -> Iterator[None]
     finally:
         for name in told:
             try:
-                ask(lab, name, "/control", '{"reset": true}')
+                answer = ask(lab, name, "/control", '{"reset": true}')
+                if any(answer.values()):  # by default nothing is set
+                    raise LabError(name, "put its settings back", f"it answers {answer}")
             except TestbedError as e:
                 get("scenarios").error("settings not put back", workload=name, error=str(e))
+                left.append(name)
 
 
 def _control(setting: Setting) -> dict[str, object]:

@@ -54,6 +54,8 @@ class _Run:
     follower: Follower = field(default_factory=Follower)
     past: list[PastTraffic] = field(default_factory=list)
     controls: set[Control] = field(default_factory=set)
+    left: list[str] = field(default_factory=list)
+    """Workloads whose programs still misbehave as they were told."""
     in_force: tuple[ResourceSet, Applied] | None = None
     """What the last step found to be still in force when its sample had been taken."""
 
@@ -98,14 +100,13 @@ def run_scenario(
                 if change and steps[-1].verdict.outcome is Outcome.FAIL:
                     break
         finally:
-            clean = before is not None or put_back(found, lab)
+            clean = (before is not None or put_back(found, lab)) and not run.left
         verdict = all_of((s.name or scenario.name, s.verdict) for s in steps)
     except LabError as e:
         verdict = inconclusive(f"the lab, not the mesh: {e}")
     if not clean:
-        verdict = all_of(
-            [("scenario", verdict), ("restore", inconclusive("the lab could not be put back as it was"))]
-        )
+        why = "the lab could not be put back as it was" + (f": {', '.join(run.left)}" if run.left else "")
+        verdict = all_of([("scenario", verdict), ("restore", inconclusive(why))])
     return ScenarioRecord(scenario, verdict, started, time.monotonic() - began, tuple(steps), mutant, clean)
 
 
@@ -156,7 +157,7 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet, *, mutant: 
     watched = _watched(step, scenario, lab)
     discarded = 0
     revisions: Mapping[str, str] = applied.revisions
-    with settings(lab, {**scenario.given.settings, **step.given.settings}):
+    with settings(lab, {**scenario.given.settings, **step.given.settings}, run.left):
         for _ in range(MAX_DISCARDED_RUNS):
             judge = build(step.expect, _terms(step, scenario), lab.topology)
             count = _count(step, judge)

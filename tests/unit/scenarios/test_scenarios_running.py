@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_lab import WEIGHTS, FakeMesh, weights
+from fake_lab import WEIGHTS, FakeConnection, FakeMesh, weights
 
 from testbed.documents import parse
-from testbed.errors import BadInput, MeshError, MeshLate
+from testbed.errors import BadInput, LabError, MeshError, MeshLate
 from testbed.model.scenario import Step, read_scenario
 from testbed.model.verdict import Outcome, failed
 from testbed.report.record import MachineRecord
@@ -16,6 +16,7 @@ from testbed.resources import load
 from testbed.scenarios import ScenarioFile, check, run_scenario
 from testbed.scenarios.blame import excuse
 from testbed.scenarios.judge import REFUSED
+from testbed.scenarios.mutants import run_mutants
 
 HALF = """
 name: half
@@ -315,6 +316,31 @@ def test_settings_are_put_back_even_when_the_verdict_is_a_fail(mesh):
     assert record.outcome is Outcome.FAIL
     assert [w for w, body in mesh.settings if "0.25" in body] == ["reviews-v1", "reviews-v2"]
     assert mesh.settings[-2:] == [("reviews-v1", '{"reset": true}'), ("reviews-v2", '{"reset": true}')]
+
+
+@pytest.mark.parametrize(
+    "trouble", [LabError("two", "run true", "it does not answer"), b'{"delay": 0.25, "status": 0}']
+)
+def test_a_program_that_still_misbehaves_leaves_the_lab_not_as_it_was_found(mesh, monkeypatch, trouble):
+    told = FakeConnection.told
+
+    def no_reset(connection, argv):
+        if argv[-1].endswith('{"reset": true}') and argv[1].endswith("reviews-v2"):
+            if isinstance(trouble, LabError):
+                raise trouble
+            return trouble
+        return told(connection, argv)
+
+    monkeypatch.setattr(FakeConnection, "told", no_reset)
+    file = scenario(HALF + "given: {settings: {reviews: {delay: 1ms}}}\n")
+    record = run_scenario(file, mesh.lab())
+    assert not record.clean
+    assert record.outcome is Outcome.INCONCLUSIVE
+    assert "the lab could not be put back as it was: reviews-v2" in record.verdict.reason
+    score = run_mutants(file, mesh.lab())
+    assert score.left_behind
+    assert score.percent is None
+    assert score.results == ()  # the program's misbehaviour might be what is noticed
 
 
 def test_a_resource_file_that_is_not_there_is_bad_input(mesh):
