@@ -15,10 +15,11 @@ from scenario_lab import ROOT, ScenarioMesh, shipped_resources
 
 from testbed.documents import parse
 from testbed.model.scenario import read_scenario
-from testbed.model.verdict import Outcome
-from testbed.report import write_bundle
+from testbed.model.verdict import Outcome, Verdict
+from testbed.report import ScenarioRecord, write_bundle
 from testbed.resources import load
 from testbed.scenarios import ScenarioFile, find, run_scenario
+from testbed.scenarios.building import BUILDERS, walk
 from testbed.scenarios.loading import read_file
 from testbed.scenarios.mutants import run_mutants
 
@@ -27,6 +28,31 @@ SEED = int(os.environ.get("TESTBED_ORDER_SEED", "5"))
 SHIPPED = [f for f in find([]) if "echo" not in f.scenario.needs]
 random.Random(SEED).shuffle(SHIPPED)
 HERE = Path(__file__)
+OVER_TIME = {name for name in BUILDERS if name.startswith("timeTo")}
+OVER_TIME |= {"errorsDuring", "noErrors", "goodput", "invariants", "isolation"}
+"""Expectations of steps with faults: seen failing on machines, and in test_faults_mesh.py."""
+SEEN_FAILING: set[str] = set()
+"""Expectations that have failed on the Envoys of this run, each on a mesh that was broken on purpose."""
+MUTATED: set[str] = set()
+
+
+def note(record: ScenarioRecord) -> ScenarioRecord:
+    """Remember what has failed; the step's only expectation, where it has one."""
+    several = bool(record.scenario.steps)
+    steps = {s.name or (f"step {n}" if several else ""): s for n, s in enumerate(record.scenario.each_step(), 1)}
+    for step in record.steps:
+        if step.verdict.outcome is Outcome.FAIL and not step.refused:
+            leaves = list(walk(steps[step.name].expect))
+            SEEN_FAILING.update(failing(step.verdict) or {name for name, _ in leaves if len(leaves) == 1})
+    return record
+
+
+def failing(verdict: Verdict) -> set[str]:
+    found = set()
+    for name, part in verdict.parts:
+        if part.outcome is Outcome.FAIL:
+            found |= failing(part) or {name}
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +102,8 @@ def test_the_articles_halves_are_halves(mesh):
 @pytest.mark.slow
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda f: f.scenario.name)
 def test_every_mutant_of_a_shipped_scenario_is_noticed(mesh, file):
-    score = run_mutants(file, mesh.lab)
+    score = run_mutants(file, mesh.lab, keep=note)
+    MUTATED.add(file.scenario.name)
     assert score.unsound == ""
     assert score.counted >= 1
     assert {r.name: r.reason for r in score.results if r.counts and not r.killed} == {}
@@ -116,7 +143,8 @@ def test_what_a_proxy_has_can_be_expected(mesh):
         "absent: ['{absent}']}}}}\n"
     )
     assert run_scenario(written(text.format(absent=r"outbound\|1\|.*")), mesh.lab).outcome is Outcome.PASS
-    assert run_scenario(written(text.format(absent=r"outbound\|9080\|v2\|.*")), mesh.lab).outcome is Outcome.FAIL
+    broken = note(run_scenario(written(text.format(absent=r"outbound\|9080\|v2\|.*")), mesh.lab))
+    assert broken.outcome is Outcome.FAIL
 
 
 ROUTE = """given:
@@ -189,11 +217,21 @@ expect: {%s: {service: reviews}}
     ids=["never", "atLeastOnce", "body", "readmitted", "encrypted", "identity"],
 )  # fmt: skip
 def test_what_no_mutant_makes_fail_by_itself_fails_on_a_broken_mesh_too(mesh, kept, broken):
-    """All other expectations fail under the mutants, or above; those over time in test_faults_mesh.py."""
+    """All other expectations fail under the mutants, or above; whether each did is asked at the end."""
     assert kept is None or run_scenario(written(kept), mesh.lab).outcome is Outcome.PASS
     record = run_scenario(written(broken), mesh.lab)
     assert [s.verdict.outcome for s in record.steps][-1] is Outcome.FAIL, record.verdict.reason
     assert all(s.verdict.passed for s in record.steps[:-1])
+    note(record)
+
+
+@pytest.mark.slow
+def test_every_expectation_was_seen_failing_on_a_broken_mesh():
+    """Of the tests above together; a part of them alone shows nothing of the kind."""
+    missing = {f.scenario.name for f in SHIPPED} - MUTATED
+    if missing:
+        pytest.skip(f"not all mutants were run: {', '.join(sorted(missing))}")
+    assert set(BUILDERS) - OVER_TIME - SEEN_FAILING == set()
 
 
 SPEAK_HTTP2 = "tls: {mode: DISABLE}, connectionPool: {http: {h2UpgradePolicy: UPGRADE}}"

@@ -68,6 +68,22 @@ def test_what_interrupts_a_run_leaves_the_bundle_of_what_was_seen(mesh):
     assert not list(bundle().rglob(".*.partial"))
 
 
+def test_a_report_shows_what_a_bundle_has(mesh, capsys, tmp_path):
+    assert run(["verify", "-i", "lab.yaml", "half.yaml"]) == 0
+    said = capsys.readouterr()
+    assert str(bundle()) in said.err
+    assert run(["report", "--json", str(bundle())]) == 0
+    [result] = json.loads(capsys.readouterr().out)
+    assert (result["scenario"], result["verdict"]["outcome"]) == ("half", "PASS")
+    assert run(["report", "--junit", str(bundle())]) == 0
+    assert 'tests="1" failures="0"' in capsys.readouterr().out
+    assert run(["report", str(bundle())]) == 0
+    page = Path(capsys.readouterr().out.strip().removeprefix("file://"))
+    assert "half and half" in page.read_text()
+    assert run(["report", str(tmp_path)]) == 2
+    assert f"{tmp_path}: no bundle: it has no report.html" in capsys.readouterr().err
+
+
 def test_versions_are_asked_of_the_proxies_and_the_guests(mesh):
     mesh.dead_nodes = {"three"}
     workflow.verify(lab(), ["half.yaml"], evidence=Path("evidence"))
