@@ -103,7 +103,7 @@ def played(monkeypatch, tmp_path):
         "leftovers": lambda lab: (),
         "hold": lambda *_: nullcontext(),
         "_bring_back": lambda lab: None,
-        "keep": lambda lab, records, evidence: records,
+        "kept": lambda lab, under_test, record, evidence: record,
     }.items():
         monkeypatch.setattr(module + name, instead)
     return runs
