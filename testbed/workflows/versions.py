@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from weakref import WeakKeyDictionary
 
 from testbed.artifacts import pinned
 from testbed.errors import LabError, TestbedError
@@ -13,9 +14,20 @@ from testbed.lab.lab import Lab
 from testbed.scenarios import LabUnderTest
 from testbed.workflows.identity import content_of
 
+_TOLD: WeakKeyDictionary[Lab, dict[str, object]] = WeakKeyDictionary()
+
 
 def versions(lab: Lab, under_test: LabUnderTest) -> dict[str, object]:
-    """By what it is; where something does not answer, its words stand in place of its version."""
+    """By what it is; where something does not answer, its words stand in place of its version.
+
+    Each is asked once a process: a suite of many checks would wait for the same answers again and again.
+    """
+    if lab not in _TOLD:
+        _TOLD[lab] = _ask(lab, under_test)
+    return _TOLD[lab]
+
+
+def _ask(lab: Lab, under_test: LabUnderTest) -> dict[str, object]:
     workloads = under_test.topology.workloads
     nodes = {w.node: w.name for w in reversed(workloads)}
     found: dict[str, object] = {
