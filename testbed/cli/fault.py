@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from testbed.cli.terminal import console
 from testbed.faults.breaking import Made
 from testbed.lab.lab import Lab
 from testbed.model.fault import FaultKind
+
+if TYPE_CHECKING:
+    from testbed.workflows.faults import Cleared
 
 
 @click.command("fault")
@@ -62,16 +65,13 @@ def fault_command(lab: Lab, as_json: bool, kind: str, target: tuple[str, ...], *
             return 0
         if kind == "clear":
             began = time.monotonic()
-            done = clear(lab)
+            cleared = clear(lab)
             if as_json:
-                print_json([_plain(m) for m in done])
-                return 0
-            for made in done:
-                click.echo(f"mended {made.fault.title} on {', '.join(made.nodes)}")
-            seconds = time.monotonic() - began
-            click.echo(
-                f"{lab.id}: {len(done)} mended ({seconds:.1f} s)" if done else f"{lab.id}: nothing is broken"
-            )
+                print_json([_plain(m) for m in cleared.mended])
+            else:
+                _tell_cleared(lab.id, cleared, time.monotonic() - began)
+            if cleared.trouble:
+                raise cleared.trouble
             return 0
         fault = fault_of({"kind": kind, "target": list(target), "for": options.pop("duration"), **_lists(options)})
         made = make(lab, fault, told=lambda made: None if as_json else console.print(_told(made)))
@@ -82,6 +82,19 @@ def fault_command(lab: Lab, as_json: bool, kind: str, target: tuple[str, ...], *
     else:
         click.echo(f"{made.fault.title}: until `testbed fault clear`")
     return 0 if made.proof.held else 3
+
+
+def _tell_cleared(lab: str, cleared: Cleared, seconds: float) -> None:
+    for made in cleared.mended:
+        click.echo(f"mended {made.fault.title} on {', '.join(made.nodes)}")
+    for stray in cleared.strays:
+        click.echo(f"removed the filter of {stray}, of which no machine had a note")
+    count = len(cleared.mended) + len(cleared.strays)
+    if count or cleared.trouble:
+        left = f", {len(cleared.trouble.trouble)} could not be" if cleared.trouble else ""
+        click.echo(f"{lab}: {count} mended{left} ({seconds:.1f} s)")
+    else:
+        click.echo(f"{lab}: nothing is broken")
 
 
 def _lists(options: dict[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from testbed.errors import LabError, TestbedError, bad_input
+from testbed.faults import network
 from testbed.faults.grips import Grip, grip_of
 from testbed.faults.proof import Proof, together
 from testbed.faults.records import Standing, new_standing, read_standing
@@ -59,6 +60,19 @@ class Made:
     well: float = 0.0
     """When the machines did their work again."""
     proof: Proof = field(default_factory=lambda: Proof(False, "not measured yet"))
+
+
+class NotMended(LabError):
+    """Some of what stood could not be undone; every other fault was, and is in ``mended``."""
+
+    def __init__(self, trouble: Sequence[TestbedError], mended: Sequence[Made]) -> None:
+        first = trouble[0]
+        super().__init__(first.subject, first.action, first.cause, first.next_step)
+        self.trouble = tuple(trouble)
+        self.mended = tuple(mended)
+
+    def __str__(self) -> str:
+        return "\n".join(str(e) for e in self.trouble)
 
 
 class Breaker:
@@ -126,23 +140,35 @@ class Breaker:
         return made
 
     def clear(self, wanted: Callable[[Standing], bool] = lambda _: True) -> tuple[Made, ...]:
-        """Undo what stands, newest first.  Raises the first error once all has been tried."""
+        """Undo what stands, newest first.  All are tried; raises :class:`NotMended` when one could not be."""
         done: list[Made] = []
         trouble: list[TestbedError] = []
         for standing in reversed([s for s in self.standing() if wanted(s)]):
             made = Made(standing.fault, standing.id, standing.nodes)
             try:
-                actions = self.actions(standing.fault)
-                self._undo(made, self._grips(actions, standing.id))
+                self._undo(made, self._grips(self.actions(standing.fault), standing.id))
                 done.append(made)
             except NoSuchTarget as e:
                 trouble.append(LabError(standing.id, "undo it", str(e), "run: testbed down"))
             except TestbedError as e:
                 trouble.append(e)
-        self.settle(done)
+        try:
+            self.settle(done)
+        except TestbedError as e:
+            trouble.append(e)
         if trouble:
-            raise trouble[0]
+            raise NotMended(trouble, done)
         return tuple(done)
+
+    def clear_strays(self) -> tuple[str, ...]:
+        """Remove filters of which no machine carries a note, as one that was made anew doesn't; their faults' ids."""
+        if self.lab.hypervisor_if_up() is None:
+            return ()
+        ids = network.faults_with_tables(self.lab)  # before the notes: a fault is noted first and forgotten last
+        strays = sorted(ids - {s.id for s in self.standing()})
+        for fault in strays:
+            network.restore(self.lab, fault)
+        return tuple(strays)
 
     def settle(self, made: Iterable[Made]) -> None:
         """Take away what mended faults have left on machines that they did not hit; asked for once nothing is
@@ -209,7 +235,7 @@ class Breaker:
     def _undo(self, made: Made, grips: dict[str, list[Grip]]) -> None:
         """Mend everything, wait until it is well, and forget those that are."""
         made.ending = time.monotonic()
-        self._each(grips, lambda grip: grip.end())
+        self._end(grips)
         made.ended = time.monotonic()
         self._each(grips, lambda grip: grip.await_well())
         made.well = time.monotonic()
@@ -235,6 +261,16 @@ class Breaker:
                 work(grip)
 
         self._parallel(grips, on)
+
+    def _end(self, grips: dict[str, list[Grip]]) -> None:
+        """One that can't be ended keeps no other from it."""
+
+        def end(node: str) -> None:
+            with ExitStack() as stack:  # which goes on after an error, and raises it then
+                for grip in reversed(grips[node]):
+                    stack.callback(grip.end)
+
+        self._parallel(grips, end)
 
     def _parallel(self, nodes: Iterable[str], work: Callable[[str], None]) -> None:
         """On all nodes at once; the first error once all have been tried."""

@@ -84,6 +84,13 @@ def tables(lab: Lab) -> tuple[str, ...]:
     return tuple(n for n in names if n.startswith(f"testbed-{lab.tag}-"))
 
 
+def faults_with_tables(lab: Lab) -> set[str]:
+    """The ids of the faults that have one; a host without nft has none."""
+    if shutil.which("nft") is None:
+        return set()
+    return {table.removeprefix(table_name(lab, "")) for table in tables(lab)}
+
+
 def forget_all(lab: Lab) -> None:
     """Remove every table of the lab's faults; a host without nft has none."""
     if shutil.which("nft") is not None:

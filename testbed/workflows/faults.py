@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
 from testbed.errors import bad_input
-from testbed.faults.breaking import Breaker, Made
+from testbed.faults.breaking import Breaker, Made, NotMended
 from testbed.faults.records import Standing
-from testbed.lab.lab import Lab
+from testbed.lab.lab import Lab, NotUp
 from testbed.model.fault import Fault
 from testbed.workflows.nodes import require_up
 
@@ -50,7 +51,25 @@ def standing(lab: Lab) -> tuple[Standing, ...]:
     return Breaker(lab).standing()
 
 
-def clear(lab: Lab) -> tuple[Made, ...]:
-    """Undo all of them."""
-    require_up(lab)
-    return Breaker(lab).clear()
+@dataclass(frozen=True)
+class Cleared:
+    """What clearing came to."""
+
+    mended: tuple[Made, ...]
+    strays: tuple[str, ...]
+    """Ids of filters that no machine had a note of, and that were removed."""
+    trouble: NotMended | None
+    """What could not be undone."""
+
+
+def clear(lab: Lab) -> Cleared:
+    """Undo all of them, whatever becomes of each, and say what was done."""
+    if not lab.hypervisor().machines():
+        raise NotUp(lab.id, "find its machines")
+    breaker = Breaker(lab)
+    trouble: NotMended | None = None
+    try:
+        mended = breaker.clear()
+    except NotMended as e:
+        mended, trouble = e.mended, e
+    return Cleared(mended, breaker.clear_strays(), trouble)

@@ -99,7 +99,9 @@ def _up(lab: Lab, show: Show, *, prove: bool, defaults: bool, cold: bool, clones
     resources = default_resources(lab) if defaults else ResourceSet()
     with hold(lab.directories, f"testbed up -i {lab.file}"):
         machines = machines_of(lab)
-        Breaker(lab).clear()
+        breaker = Breaker(lab)
+        breaker.clear()
+        breaker.clear_strays()
         plan, cached, templates = plan_with_cache(
             lab, machines, resources, cold=cold or not defaults, clones=clones
         )
