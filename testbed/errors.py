@@ -73,6 +73,12 @@ class HostNotReady(TestbedError):
     exit_code = 4
 
 
+class NotApplicable(TestbedError):
+    """What was asked has no meaning in this lab, so that nothing can be said of it."""
+
+    exit_code = 3
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong with an input, and where."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--duplicate", type=float, metavar="PERCENT", help="slow-link")
 @click.option("--reorder", type=float, metavar="PERCENT", help="slow-link")
 @click.option("--rate", type=int, metavar="KIB/S", help="slow-link, disk-slow")
+@click.option("--both-ways", is_flag=True, help="slow-link: shape what TARGET is sent, too")
 @click.option("--leave", type=int, metavar="MIB", help="memory-pressure: what stays available")
 @click.option("--by", metavar="TIME", help="clock-jump: how far, such as 1h or -90s")
 @click.option("--drift", type=float, metavar="PERCENT", help="clock-drift: too fast, or too slow (-10 to 10)")
@@ -45,7 +46,7 @@ def fault_command(lab: Lab, as_json: bool, kind: str, target: tuple[str, ...], *
 
     \b
     `testbed fault list` shows what is broken, `testbed fault clear` mends all of it.
-    Exit code 3 when the fault did not prove that it took hold.
+    Exit code 3 when the fault did not prove that it took hold, or has nothing to hit in such a lab.
     """
     from testbed.workflows.faults import clear, fault_of, make, standing
 

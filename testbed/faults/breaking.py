@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from testbed.errors import LabError, TestbedError, bad_input
+from testbed.errors import LabError, NotApplicable, TestbedError, bad_input
 from testbed.faults import network
 from testbed.faults.grips import Grip, grip_of
 from testbed.faults.proof import Proof, together
@@ -26,6 +26,7 @@ from testbed.plan.faults import (
     DiskErrors,
     Machine,
     NoSuchTarget,
+    NothingToBreak,
     Silence,
     actions_of,
     conflict,
@@ -92,7 +93,7 @@ class Breaker:
 
     def actions(self, fault: Fault) -> tuple[Action, ...]:
         """What it means here.  Raises :class:`~testbed.plan.faults.NoSuchTarget`."""
-        actions = actions_of(fault, self.machines, self.lab.topology)
+        actions = actions_of(fault, self.machines, self.lab.topology, self.lab.inventory.mesh.backend)
         if reason := doubled(actions):
             raise NoSuchTarget(reason)
         return actions
@@ -161,7 +162,7 @@ class Breaker:
         return tuple(done)
 
     def clear_strays(self) -> tuple[str, ...]:
-        """Remove filters of which no machine carries a note, as one that was made anew doesn't; their faults' ids."""
+        """Remove filters of which no machine carries a note, such as one made anew; their faults' ids."""
         if self.lab.hypervisor_if_up() is None:
             return ()
         ids = network.faults_with_tables(self.lab)  # before the notes: a fault is noted first and forgotten last
@@ -185,6 +186,8 @@ class Breaker:
     ) -> tuple[Made, dict[str, list[Grip]]]:
         try:
             actions = self.actions(fault)
+        except NothingToBreak as e:
+            raise NotApplicable(fault.kind.value, "make it", f"not applicable here: {e}") from None
         except NoSuchTarget as e:
             raise bad_input("fault", str(e), "testbed status shows what there is") from None
         breaker = DomainBreaker(self.lab.hypervisor())

@@ -17,23 +17,23 @@ from testbed.faults.certificates import CertificateGrip
 from testbed.faults.disks import DiskErrorsGrip, ThrottleGrip
 from testbed.faults.inside import GuestGrip, RestartGrip, await_answer, await_boot, in_guest, proved_boot
 from testbed.faults.proof import Proof
+from testbed.faults.slow import SlowGrip
 from testbed.hypervisor.breaking import DomainBreaker
 from testbed.hypervisor.machines import Power as DomainPower
 from testbed.lab.lab import Lab
 from testbed.lab.machines import MESH, tap_name
 from testbed.model.fault import FaultKind
 from testbed.plan.faults import (
-    MESH_NIC,
     Action,
     Balloon,
     Certificate,
     DiskErrors,
-    InGuest,
     Link,
     Power,
     Silence,
     Throttle,
 )
+from testbed.plan.guestfaults import MESH_NIC, InGuest, SlowLink
 from testbed.waiting import NotYet, wait_until
 
 CARRIER = f"/sys/class/net/{MESH_NIC}/carrier"
@@ -80,6 +80,8 @@ def grip_of(action: Action, lab: Lab, fault: str) -> Grip:  # noqa: PLR0911  (on
             return BalloonGrip(action, lab, breaker)
         case InGuest():
             return GuestGrip(action, lab)
+        case SlowLink():
+            return SlowGrip(action, lab)
         case Certificate():
             return CertificateGrip(action, lab)
 

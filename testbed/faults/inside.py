@@ -17,7 +17,8 @@ from testbed.guests.ssh import NotReachable
 from testbed.lab.lab import Lab
 from testbed.lab.machines import BOOT_LIMIT
 from testbed.model.topology import MeshWorkload, ProxyKind
-from testbed.plan.faults import InGuest, Power
+from testbed.plan.faults import Power
+from testbed.plan.guestfaults import InGuest
 from testbed.waiting import NotYet, wait_until
 
 WELL_LIMIT = 120.0

@@ -17,7 +17,7 @@ from testbed.hypervisor.breaking import DomainBreaker
 from testbed.hypervisor.machines import Power
 from testbed.lab.lab import Lab
 from testbed.model.topology import MeshWorkload, ProxyKind
-from testbed.plan.faults import FILL, MESH_NIC
+from testbed.plan.guestfaults import ARRIVING, FILL, MESH_NIC
 
 CLOCK = 5
 """Seconds that a guest's clock may be off; a busy machine takes some of them to be asked."""

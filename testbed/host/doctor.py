@@ -29,6 +29,8 @@ class Needs:
     networks: tuple[IPv4Network, ...] = ()
     own_interfaces: tuple[str, ...] = ()
     """The lab's bridges, if it is up on the system's daemon already."""
+    backend: str = "standalone"
+    """The mesh's, which says what faults there can be."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def examine(needs: Needs) -> list[Finding]:
         *capacity.probe(needs.memory, needs.disk, disks),
         *network.probe(needs.uri, needs.networks, needs.own_interfaces),
         *disk_access.probe(needs.uri, disks),
-        *faults.probe(),
+        *faults.probe(needs.backend),
         *leftovers.probe(),
     ]
 

@@ -66,6 +66,7 @@ OPTIONS: dict[str, tuple[FaultKind, ...]] = {
     "port": (FaultKind.PARTITION,),
     "period": (FaultKind.LINK_FLAP,),
     **dict.fromkeys(("delay", "jitter", "loss", "duplicate", "reorder"), (FaultKind.SLOW_LINK,)),
+    "both_ways": (FaultKind.SLOW_LINK,),
     "rate": (FaultKind.SLOW_LINK, FaultKind.DISK_SLOW),
     "leave": (FaultKind.MEMORY,),
     "by": (FaultKind.CLOCK,),
@@ -112,6 +113,8 @@ class Fault(BaseModel):
     reorder: Percent | None = None
     rate: int | None = Field(None, ge=1)
     """slow-link, disk-slow: KiB a second."""
+    both_ways: bool | None = Field(None, alias="bothWays")
+    """slow-link: what the machine is sent is shaped as well as what it sends."""
     leave: int | None = Field(None, ge=8)
     """memory-pressure: MiB that stay available on the machine; 48 when left out."""
     by: SignedDuration | None = None
@@ -128,7 +131,7 @@ class Fault(BaseModel):
         given = {name for name in self.model_fields_set if getattr(self, name) is not None}
         for name, kinds in OPTIONS.items():
             if name in given and self.kind not in kinds:
-                raise ValueError(f"{self.kind} has no {name.replace('one_way', 'oneWay')}")
+                raise ValueError(f"{self.kind} has no {type(self).model_fields[name].alias or name}")
         if self.kind is FaultKind.PARTITION and bool(self.peer) == bool(self.only):
             raise ValueError("a partition needs the other side: peer, or only")
         if self.kind is FaultKind.CLOCK_DRIFT and not self.drift:
@@ -168,6 +171,8 @@ class Fault(BaseModel):
             if value is not None:
                 unit = {"drift": "%", **dict.fromkeys(("delay", "jitter", "by", "period"), " s")}.get(name, "")
                 words.append(f"{name} {value:g}{unit}")
+        if self.both_ways:
+            words.append("both ways")
         if self.drain is False:
             words.append("without a drain")
         return " ".join(words)

@@ -1,26 +1,25 @@
 """What a fault means on the lab's machines, as values: which node is broken how, and what can't stand together.
 
-Most is either a word to the hypervisor or a pair of shell scripts for the guest.  A script that begins a fault
-prints what proves that it took hold; one that ends it may be run twice, and after a reboot, without harm.
+Most is either a word to the hypervisor or a pair of shell scripts for the guest (:mod:`.guestfaults`).
 """
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from testbed.model.fault import Fault, FaultKind
 from testbed.model.topology import MeshWorkload, ProxyKind, Topology
-
-MESH_NIC = "eth1"
-FILL = "/var/tmp/testbed-fault.fill"  # noqa: S108 - in the guest
-HOG = "testbed-fault-hog"
+from testbed.plan.guestfaults import InGuest, SlowLink, clock, disk_full, drifting, slow_link, starved, unit_broken
 
 
 class NoSuchTarget(ValueError):
     """A target names nothing of the lab, or nothing that the fault can hit; the text says what and why."""
+
+
+class NothingToBreak(NoSuchTarget):
+    """The lab has what is named, and by its nature nothing there that the fault could hit."""
 
 
 @dataclass(frozen=True)
@@ -81,18 +80,6 @@ class Balloon:
 
 
 @dataclass(frozen=True)
-class InGuest:
-    """Two scripts for the guest, and a third that proves: it ends with status 0 while the fault holds."""
-
-    node: str
-    begin: str
-    end: str
-    proof: str
-    part: str
-    """What of the machine it takes hold of, for conflicts."""
-
-
-@dataclass(frozen=True)
 class Certificate:
     """The certificate that a workload shows."""
 
@@ -101,7 +88,7 @@ class Certificate:
     how: FaultKind
 
 
-Action = Power | Link | Silence | Throttle | DiskErrors | Balloon | InGuest | Certificate
+Action = Power | Link | Silence | Throttle | DiskErrors | Balloon | InGuest | SlowLink | Certificate
 
 
 @dataclass(frozen=True)
@@ -115,13 +102,30 @@ class Machine:
     memory: int
 
 
-def actions_of(fault: Fault, machines: Mapping[str, Machine], topology: Topology) -> tuple[Action, ...]:
+def actions_of(
+    fault: Fault, machines: Mapping[str, Machine], topology: Topology, backend: str = "standalone"
+) -> tuple[Action, ...]:
     """The fault on each machine that it concerns.  Raises :class:`NoSuchTarget`."""
+    if fault.only:
+        raise NothingToBreak(no_server(fault.only, backend))
     if fault.kind is FaultKind.PARTITION:
         return tuple(_silence(fault, machines, topology))
     if fault.kind.of_workload:
         return tuple(_on_workload(fault, w) for w in _workloads(fault, topology, machines))
     return tuple(_on_machine(fault, machines[n], machines) for n in nodes_of(fault.target, machines, topology))
+
+
+def no_server(only: str, backend: str) -> str:
+    """Why nothing in a mesh of this backend can be cut off from DNS alone, or from its control plane alone."""
+    if backend == "standalone":
+        none = (
+            "asks no DNS server: names are in files"
+            if only == "dns"
+            else "has no control plane: proxies read files"
+        )
+        return f"the standalone mesh {none}"
+    server, port = ("CoreDNS", 53) if only == "dns" else ("istiod", 15012)
+    return f"{server} runs in pods of the cluster, not on a machine of its own: use peer NODE and port {port}"
 
 
 def nodes_of(names: Iterable[str], machines: Mapping[str, Machine], topology: Topology) -> tuple[str, ...]:
@@ -161,6 +165,8 @@ def parts_of(action: Action) -> frozenset[tuple[str, str]]:  # noqa: PLR0911  (o
             return frozenset({(node, "disk")})
         case Balloon(node):
             return frozenset({(node, "memory")})
+        case SlowLink(node):
+            return frozenset({(node, "shape")})
         case InGuest(node, part=part):
             return frozenset({(node, part)})
         case Certificate(node, workload):
@@ -204,20 +210,19 @@ def _on_machine(fault: Fault, machine: Machine, machines: Mapping[str, Machine])
         case FaultKind.DISK_SLOW:
             return Throttle(node, 1024 * (fault.rate or 64))
         case FaultKind.DISK_FULL:
-            return _disk_full(node)
+            return disk_full(node)
         case FaultKind.DISK_ERRORS:
             return DiskErrors(node)
         case FaultKind.MEMORY:
             return Balloon(node, (fault.leave or 48) * 1024**2, machine.memory)
         case FaultKind.CPU:
-            return _starved(node)
+            return starved(node)
         case FaultKind.CLOCK:
-            return _clock(node, fault.by or 0.0)
+            return clock(node, fault.by or 0.0)
         case FaultKind.CLOCK_DRIFT:
-            return _drifting(node, fault.drift or 0.0)
+            return drifting(node, fault.drift or 0.0)
         case FaultKind.SLOW_LINK:
-            other = next((m for m in machines.values() if m.name != node), machine)
-            return _slow_link(node, fault, other.address)
+            return slow_link(node, fault, tuple(m.address for m in machines.values() if m.name != node))
         case _:
             raise AssertionError(fault.kind)
 
@@ -236,139 +241,17 @@ def _on_workload(fault: Fault, workload: MeshWorkload) -> Action:
     node, name = workload.node, workload.name
     if fault.kind.value.startswith("certificate-"):
         return Certificate(node, name, fault.kind)
-    of_sidecar = fault.kind.value.startswith("sidecar-")
-    if not of_sidecar and not workload.ports:
-        raise NoSuchTarget(f"{name} runs no program beside its proxy")
-    unit = f"testbed-{'sidecar' if of_sidecar else 'program'}@{name}"
-    pid = f"$(systemctl show -p MainPID --value {unit})"
-    match fault.kind:
-        case FaultKind.SIDECAR_HANG | FaultKind.SERVICE_HANG:
-            return InGuest(
-                node,
-                begin=f"systemctl kill -s STOP {unit}",
-                end=f"systemctl kill -s CONT {unit} || true",
-                proof=f"grep -q 'State:.T' /proc/{pid}/status && echo 'its state is T (stopped)'",
-                part=unit,
-            )
-        case FaultKind.SIDECAR_RESTART:
-            return InGuest(
-                node,
-                begin=f'before={pid}; systemctl restart {unit}; echo "was $before" >/run/{unit}.fault',
-                end=f"rm -f /run/{unit}.fault",
-                proof=f"read -r _ was </run/{unit}.fault; now={pid}; "
-                'echo "process $was became $now"; [ "$was" != "$now" ] && [ "$now" != 0 ]',
-                part=unit,
-            )
-        case _:
-            # held down: a unit that restarts itself after a second would be a fault of a second
-            return InGuest(
-                node,
-                begin=f"systemctl kill -s KILL {unit}; systemctl stop {unit}",
-                end=f"systemctl start {unit}",
-                proof=f'state=$(systemctl show -p ActiveState --value {unit}); echo "the unit is $state"; '
-                '[ "$state" != active ]',
-                part=unit,
-            )
-
-
-def _disk_full(node: str) -> InGuest:
-    return InGuest(
-        node,
-        # root's reserve is taken too: everything in a guest that matters runs as somebody who could use it or not
-        begin=f"free=$(stat -f -c '%f * %S' /); fallocate -l $(($free - 65536)) {FILL} 2>/dev/null; "
-        f"dd if=/dev/zero of={FILL} bs=4k oflag=append conv=notrunc 2>/dev/null || true",
-        # on the disk, too: a machine that goes down next would have the file again, and nobody to mend it
-        end=f"rm -f {FILL} {FILL}.probe; sync -f /",
-        proof=f"! dd if=/dev/zero of={FILL}.probe bs=64k count=1 2>/run/testbed-fault.words; "
-        f"status=$?; tail -n1 /run/testbed-fault.words; rm -f {FILL}.probe; "
-        "grep -q 'No space left' /run/testbed-fault.words && exit $status",
-        part="space",
-    )
-
-
-def _starved(node: str) -> InGuest:
-    # four loops with four times a service's weight: what else runs gets about a fifth of the processor, so that the
-    # node can still be told to stop
-    loop = "for i in 1 2 3 4; do (while :; do :; done) & done; wait"
-    used = f"$(systemctl show -p CPUUsageNSec --value {HOG})"
-    look = f"read -r up _ </proc/uptime; set -- {used} ${{up%.*}}${{up#*.}}"
-    return InGuest(
-        node,
-        begin=f"systemd-run -q --unit={HOG} --property=CPUWeight=400 sh -c {shlex.quote(loop)}",
-        end=f"systemctl stop {HOG} 2>/dev/null || true",
-        # nanoseconds of processor over hundredths of a second that went by, in percent
-        proof=f"{look}; a=$1; since=$2; sleep 1; {look}; share=$((($1 - $a) / ($2 - $since) / 100000)); "
-        'echo "a hog takes $share% of a processor"; [ $share -ge 40 ]',
-        part="CPU",
-    )
-
-
-def _clock(node: str, by: float) -> InGuest:
-    # the true time comes from the host with each script, as $NOW (seconds since the epoch)
-    shifted = f'$(awk "BEGIN {{printf \\"%.3f\\", $NOW + ({by:.3f})}}")'
-    low, high = by - 30, by + 30
-    return InGuest(
-        node,
-        begin=f"date -s @{shifted} >/dev/null",
-        end="date -s @$NOW >/dev/null",
-        proof='off=$(($(date +%s) - ${NOW%.*})); echo "the guest\'s clock is off by $off s"; '
-        f"[ $off -ge {int(low)} ] && [ $off -le {int(high)} ] && [ ${{off#-}} -ge 1 ]",
-        part="clock",
-    )
-
-
-def _drifting(node: str, percent: float) -> InGuest:
-    # the raw clock is the one that the tick does not touch
-    off = "time.time() - time.clock_gettime(time.CLOCK_MONOTONIC_RAW)"
-    measure = f"import time; a = {off}; time.sleep(2); gained = ({off} - a) * 50; "
-    wrong = f"abs(gained - {percent:g}) > {abs(percent) / 2:g}"
-    judge = f"print(f'its clock gains {{gained:.1f}}%'); raise SystemExit({wrong})"
-    return InGuest(
-        node,
-        begin=f"busybox adjtimex -q -t {round(10_000 * (1 + percent / 100))}",
-        end="busybox adjtimex -q -t 10000; date -s @$NOW >/dev/null",
-        proof=f"python3 -IS -c {shlex.quote(measure + judge)}",
-        part="clock",
-    )
-
-
-def _slow_link(node: str, fault: Fault, other: IPv4Address) -> InGuest:
-    words = []
-    if fault.delay is not None:
-        words.append(f"delay {fault.delay * 1000:g}ms" + (f" {fault.jitter * 1000:g}ms" if fault.jitter else ""))
-    for name in ("loss", "duplicate", "reorder"):
-        if (value := getattr(fault, name)) is not None:
-            words.append(f"{name} {value:g}%")
-    if fault.rate is not None:
-        words.append(f"rate {fault.rate * 8}kbit")
-    # the guest's queue shapes what it sends only; the kernel of many hosts has no netem to do it on the tap
-    least = (fault.delay or 0) - (fault.jitter or 0)
-    proofs = [f"ping -q -c 20 -i 0.02 -W 1 {other} >/run/testbed-fault.words; tail -n2 /run/testbed-fault.words"]
-    if least > 0:
-        proofs.append(
-            f"awk -F/ '/^rtt/ {{found = 1; if ($5 < {least * 1000 * 0.8:.3f}) exit 1}} END {{exit !found}}' "
-            "/run/testbed-fault.words"
-        )
-    else:
-        proofs.append(f"tc -s qdisc show dev {MESH_NIC} | grep -q 'qdisc netem'")
-    return InGuest(
-        node,
-        begin=f"modprobe sch_netem; tc qdisc replace dev {MESH_NIC} root netem limit 10000 {' '.join(words)}",
-        end=f"tc qdisc del dev {MESH_NIC} root 2>/dev/null || true",
-        proof=" && ".join(f"{{ {p}; }}" for p in proofs),
-        part="shape",
-    )
+    if fault.kind.value.startswith("service-") and not workload.ports:
+        raise NothingToBreak(f"{name} runs no program beside its proxy")
+    return unit_broken(fault.kind, node, name)
 
 
 def _silence(fault: Fault, machines: Mapping[str, Machine], topology: Topology) -> Iterator[Action]:
-    if fault.only:
-        none = "asks no DNS server: names are in files" if fault.only == "dns" else "has no control plane to lose"
-        raise NoSuchTarget(f"the standalone mesh {none}")
     ours = _addresses(fault.target, machines, topology)
     theirs = _addresses(fault.peer or (), machines, topology)
     pairs = [(a, b) for a in ours for b in theirs if ours[a][0] != theirs[b][0]]
     if not pairs:
-        raise NoSuchTarget("both sides are on one machine: nothing between them crosses a wire")
+        raise NothingToBreak("both sides are on one machine: nothing between them crosses a wire")
     source, target = pairs[0]
     node, namespace = ours[source]
     both = not fault.one_way

@@ -18,6 +18,7 @@ def needs_of(lab: Lab) -> Needs:
         disk=sum(n.disk for n in inventory.nodes) // 8,  # overlays: what is written, not what could be
         networks=(inventory.networks.management, inventory.networks.mesh),
         own_interfaces=tuple(f"tb{lab.tag}{role}" for role in ("ma", "me")),
+        backend=inventory.mesh.backend,
     )
 
 

@@ -10,6 +10,7 @@ from functools import cache
 
 from testbed.host.finding import Finding, Level
 from testbed.host.probes import emulator
+from testbed.plan.faults import no_server
 
 _MISSING = "nft is missing"
 _RULES = """table bridge testbed-probe {
@@ -18,7 +19,7 @@ _RULES = """table bridge testbed-probe {
 """
 
 
-def probe() -> list[Finding]:
+def probe(backend: str = "standalone") -> list[Finding]:
     """Changes nothing: the filter is tried in a network namespace that ends with the probe."""
     why = "scenarios with a partition are not applicable without it"
     reason = no_bridge_filter()
@@ -32,10 +33,16 @@ def probe() -> list[Finding]:
     starved = "made by a hog in the guest: libvirt's quota needs the CPU cgroup, and the lab's daemon uses none"
     return [
         filtered,
+        *(_no_server(only, backend) for only in ("dns", "control-plane")),
         _disk_errors(),
         Finding("faults: slow-link", Level.OK, shaped, "a delay set for one machine delays its answers"),
         Finding("faults: cpu-starvation", Level.OK, starved, "it takes time from the guest's own processes"),
     ]
+
+
+def _no_server(only: str, backend: str) -> Finding:
+    why = "a partition from that alone is not applicable; nothing is missing on the host"
+    return Finding(f"faults: partition, only {only}", Level.OK, no_server(only, backend), why)
 
 
 def _disk_errors() -> Finding:

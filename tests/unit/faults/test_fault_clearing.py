@@ -6,7 +6,7 @@ import pytest
 from fault_lab import MACHINES, TOPOLOGY, fault
 
 from testbed.cli import run
-from testbed.errors import LabError
+from testbed.errors import BadInput, LabError, NotApplicable
 from testbed.faults import breaking, network
 from testbed.faults.breaking import Breaker, NotMended
 from testbed.faults.records import Standing
@@ -34,8 +34,11 @@ class Cleared(Breaker):
     machines = MACHINES
 
     def __init__(self, *faults, stuck=()):
+        inventory = SimpleNamespace(mesh=SimpleNamespace(backend="standalone"))
         super().__init__(
-            SimpleNamespace(topology=TOPOLOGY, id="bookinfo", tag="abc", hypervisor_if_up=lambda: True)
+            SimpleNamespace(
+                inventory=inventory, topology=TOPOLOGY, id="bookinfo", tag="abc", hypervisor_if_up=lambda: True
+            )
         )
         self.stands = {f"{n:06x}": f for n, f in enumerate(faults)}
         self.ended, self.stuck = [], stuck
@@ -98,3 +101,13 @@ def test_the_command_says_what_it_mended_and_what_not(monkeypatch, capsys):
     said = capsys.readouterr()
     assert "mended freeze one on one\n" in said.out and "1 mended, 1 could not be" in said.out
     assert "two: mend its CPU: it does not answer" in said.err
+
+
+def test_what_has_no_meaning_in_a_lab_is_no_bad_input():
+    made = Cleared()
+    made.lab.inventory = SimpleNamespace(mesh=SimpleNamespace(backend="istio"))
+    with pytest.raises(NotApplicable, match="partition: make it: not applicable here: CoreDNS") as caught:
+        made.make(fault("partition", "one", only="dns"))
+    assert caught.value.exit_code == 3
+    with pytest.raises(BadInput):
+        made.make(fault("freeze", "nobody"))

@@ -1,5 +1,6 @@
 """What a fault means on the lab's machines, what can't stand together, and what is refused before anything is done."""
 
+import re
 import shutil
 import subprocess
 from ipaddress import IPv4Address
@@ -12,10 +13,11 @@ from pydantic import ValidationError
 
 from testbed.faults.network import ruleset
 from testbed.faults.proof import Proof, together
+from testbed.host.probes import faults
 from testbed.model.fault import OPTIONS, Fault, FaultKind
 from testbed.plan.faults import (
-    InGuest,
     NoSuchTarget,
+    NothingToBreak,
     Power,
     Silence,
     actions_of,
@@ -24,6 +26,7 @@ from testbed.plan.faults import (
     nodes_of,
     parts_of,
 )
+from testbed.plan.guestfaults import InGuest
 
 
 def plan(kind, *target, **options):
@@ -132,11 +135,19 @@ def test_what_can_stand_together(one, other, together_):
 
 
 @pytest.mark.parametrize(
-    ("only", "words"), [("dns", "asks no DNS server"), ("control-plane", "has no control plane")]
+    ("only", "backend", "words"),
+    [
+        ("dns", "standalone", "the standalone mesh asks no DNS server"),
+        ("control-plane", "standalone", "the standalone mesh has no control plane"),
+        ("dns", "istio", "CoreDNS runs in pods"),
+        ("control-plane", "istio", "istiod runs in pods.*port 15012"),
+    ],
 )
-def test_a_mesh_of_files_has_no_server_to_be_cut_off_from(only, words):
-    with pytest.raises(NoSuchTarget, match=words):
-        plan("partition", "one", only=only)
+def test_no_mesh_has_a_machine_for_dns_or_its_control_plane_alone(only, backend, words):
+    with pytest.raises(NothingToBreak, match=words):
+        actions_of(fault("partition", "one", only=only), MACHINES, TOPOLOGY, backend)
+    named = [f for f in faults.probe(backend) if f.name == f"faults: partition, only {only}"]
+    assert re.search(words, named[0].detail)
 
 
 def test_a_restart_drains_unless_told_otherwise():
