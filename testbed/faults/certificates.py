@@ -16,7 +16,8 @@ from testbed.faults.proof import Proof
 from testbed.lab.lab import Lab
 from testbed.model.fault import FaultKind
 from testbed.pki import Credential, LabCa, Validity, certificate_of
-from testbed.plan.faults import Certificate
+from testbed.plan.faults import Certificate, peers_of
+from testbed.plan.guestfaults import renewed
 
 
 @dataclass
@@ -36,30 +37,47 @@ class CertificateGrip:
         path = self._path
         # through base64: the text is safe in a shell, and one round trip carries all of it
         script = (
-            f"[ -e {path}.kept ] || cp -p {path} {path}.kept; cp -p {path} {path}.new && "
-            f"echo {base64.b64encode(content).decode()} | base64 -d >{path}.new && mv {path}.new {path}"
+            f"{self._shown}\nset -e; rm -f {self._told}; [ -e {path}.kept ] || cp -p {path} {path}.kept; "
+            f"cp -p {path} {path}.new; echo {base64.b64encode(content).decode()} | base64 -d >{path}.new; "
+            f"mv {path}.new {path}\n"
         )
+        if self.action.how is not FaultKind.CERTIFICATE_ROTATED:  # a good one is no reason to break anything
+            topology = self.lab.topology
+            peers = peers_of([topology.workload(self.action.workload)], topology)
+            inside = {self.guest.namespace_of(name): others for name, others in peers.items()}
+            # the list is the main thread's; the workers have it a moment later
+            script += f"if shown; then sleep 0.1; {renewed(inside, self._told)}; fi"
         self._run(script, "lay another certificate")
 
     def prove(self) -> Proof:
         """The proxy's own list of certificates names the serial number that was laid."""
-        listed = shlex.join(exchange(self.guest, self.action.workload, self.guest.admin_port, "/certs"))
-        script = (
-            f"for i in 1 2 3 4 5 6 7 8 9 10; do {listed} | grep -q {self.serial} && exit 0; sleep 0.3; done; exit 1"
-        )
+        script = f"{self._shown}\ncat {self._told} 2>/dev/null; shown"
         done = self.lab.connection(self.action.node).run(["sh", "-c", script], check=False)
-        shown = "shows" if done.status == 0 else "does not show"
-        return Proof(done.status == 0, f"the proxy {shown} the certificate {self.serial[:12]}")
+        shows = "shows" if done.status == 0 else "does not show"
+        closed = done.stdout.decode().strip()
+        anew = f", {closed} connections are to be made anew" if closed else ""
+        return Proof(done.status == 0, f"the proxy {shows} the certificate {self.serial[:12]}{anew}")
 
     def end(self) -> None:
         """Put the right one back."""
         path = self._path
         # on the disk, too: a machine that goes down next would come back with the other one, and nobody to mend it
-        script = f"[ ! -e {path}.kept ] || {{ mv {path}.kept {path} && sync -f {path}; }}"
+        script = f"rm -f {self._told}; [ ! -e {path}.kept ] || {{ mv {path}.kept {path} && sync -f {path}; }}"
         self._run(script, "put its certificate back")
 
     def await_well(self) -> None:
         """Nothing to wait for: proxies take a new secret within milliseconds."""
+
+    @property
+    def _shown(self) -> str:
+        """A function of the shell that waits until the proxy lists the certificate, for three seconds."""
+        listed = shlex.join(exchange(self.guest, self.action.workload, self.guest.admin_port, "/certs"))
+        look = f"{listed} | grep -q {self.serial} && return 0; sleep 0.3"
+        return f"shown() {{ for i in 1 2 3 4 5 6 7 8 9 10; do {look}; done; return 1; }}"
+
+    @property
+    def _told(self) -> str:
+        return f"/run/testbed-fault.{self.guest.namespace_of(self.action.workload)}.closed"
 
     @property
     def _path(self) -> str:

@@ -112,7 +112,9 @@ def actions_of(
         return tuple(_silence(fault, machines, topology))
     if fault.kind.of_workload:
         return tuple(_on_workload(fault, w) for w in _workloads(fault, topology, machines))
-    return tuple(_on_machine(fault, machines[n], machines) for n in nodes_of(fault.target, machines, topology))
+    return tuple(
+        _on_machine(fault, machines[n], machines, topology) for n in nodes_of(fault.target, machines, topology)
+    )
 
 
 def no_server(only: str, backend: str) -> str:
@@ -152,6 +154,11 @@ def workloads_of(name: str, topology: Topology) -> tuple[MeshWorkload, ...]:
         for w in topology.workloads
         if w.service == service and w.kind is not ProxyKind.GATEWAY and version in ("", w.version)
     )
+
+
+def peers_of(workloads: Iterable[MeshWorkload], topology: Topology) -> dict[str, tuple[IPv4Address, ...]]:
+    """Workload -> the mesh addresses of all others."""
+    return {w.name: tuple(o.address for o in topology.workloads if o.name != w.name) for w in workloads}
 
 
 def parts_of(action: Action) -> frozenset[tuple[str, str]]:  # noqa: PLR0911  (one line per action)
@@ -196,7 +203,7 @@ def doubled(actions: Iterable[Action]) -> str:
     return ""
 
 
-def _on_machine(fault: Fault, machine: Machine, machines: Mapping[str, Machine]) -> Action:  # noqa: PLR0911, PLR0912
+def _on_machine(fault: Fault, machine: Machine, machines: Mapping[str, Machine], topology: Topology) -> Action:  # noqa: PLR0911, PLR0912
     node = machine.name
     match fault.kind:
         case FaultKind.FREEZE | FaultKind.POWER_OFF | FaultKind.RESET | FaultKind.CRASH | FaultKind.RESTART:
@@ -218,7 +225,9 @@ def _on_machine(fault: Fault, machine: Machine, machines: Mapping[str, Machine])
         case FaultKind.CPU:
             return starved(node)
         case FaultKind.CLOCK:
-            return clock(node, fault.by or 0.0)
+            return clock(
+                node, fault.by or 0.0, peers_of([w for w in topology.workloads if w.node == node], topology)
+            )
         case FaultKind.CLOCK_DRIFT:
             return drifting(node, fault.drift or 0.0)
         case FaultKind.SLOW_LINK:

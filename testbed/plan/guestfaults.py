@@ -6,6 +6,7 @@ A script that ends a fault may be run twice, and after a reboot, without harm; o
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -99,16 +100,28 @@ def starved(node: str) -> InGuest:
     )
 
 
-def clock(node: str, by: float) -> InGuest:
-    """The clock, set ``by`` seconds wrong."""
+def renewed(peers: Mapping[str, Iterable[IPv4Address]], told: str) -> str:
+    """Closes what each network namespace has with these addresses, so that handshakes are made anew: who is
+    connected already is judged no more.  How many there were is laid into the file ``told``."""
+    script = ""
+    for namespace, addresses in peers.items():
+        if to := " or ".join(f"dst {a}" for a in addresses):
+            script += f"nsenter --net=/run/netns/{namespace} ss -HtK state connected {shlex.quote(to)}; "
+    return f"{{ {script}:; }} 2>/dev/null | wc -l >{told}"
+
+
+def clock(node: str, by: float, peers: Mapping[str, Iterable[IPv4Address]]) -> InGuest:
+    """The clock, set ``by`` seconds wrong; ``peers``: as for :func:`renewed`."""
     # the true time comes from the host with each script, as $NOW (seconds since the epoch)
     shifted = f'$(awk "BEGIN {{printf \\"%.3f\\", $NOW + ({by:.3f})}}")'
     low, high = by - 30, by + 30
+    closed = "/run/testbed-fault.closed"
     return InGuest(
         node,
-        begin=f"date -s @{shifted} >/dev/null",
+        begin=f"date -s @{shifted} >/dev/null && {renewed(peers, closed)}",
         end="date -s @$NOW >/dev/null",
-        proof='off=$(($(date +%s) - ${NOW%.*})); echo "the guest\'s clock is off by $off s"; '
+        proof="off=$(($(date +%s) - ${NOW%.*})); echo \"the guest's clock is off by $off s,"
+        f' $(cat {closed}) connections are to be made anew"; '
         f"[ $off -ge {int(low)} ] && [ $off -le {int(high)} ] && [ ${{off#-}} -ge 1 ]",
         part="clock",
     )

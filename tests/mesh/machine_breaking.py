@@ -8,16 +8,19 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 
 from harness_network import command, processes_in
 from scenario_lab import ScenarioMesh
 
 from testbed.faults.breaking import Made
+from testbed.faults.certificates import CertificateGrip
 from testbed.faults.inside import drained
 from testbed.faults.proof import Proof
 from testbed.model.fault import Fault, FaultKind
 from testbed.model.topology import MeshWorkload
-from testbed.plan.faults import workloads_of
+from testbed.plan.faults import Certificate, workloads_of
 from testbed.waiting import NotYet, wait_until
 
 
@@ -79,3 +82,38 @@ class PowerCutter:
             self.mesh._start_program(workload.name)
         start = self.mesh.guest.command(self.mesh.guest.start, workload.name)
         self.mesh.backend.connection(workload.name).run(start)
+
+
+class CertificateLayer:
+    """Lays certificates by the code that does it on machines."""
+
+    def __init__(self, mesh: ScenarioMesh, folder: Path) -> None:
+        self.mesh = mesh
+        if not (folder / "ca").exists():
+            mesh.ca.save(folder / "ca")
+        self.lab = SimpleNamespace(
+            id="mesh tests",
+            topology=mesh.topology,
+            connection=mesh.connections.__getitem__,
+            directories=SimpleNamespace(pki=folder),
+        )
+
+    def unable(self, fault: Fault) -> str:
+        return ""
+
+    @contextmanager
+    def breaking(self, fault: Fault) -> Iterator[Made]:
+        [workload] = workloads_of(fault.target[0], self.mesh.topology)
+        grip = CertificateGrip(Certificate(workload.node, workload.name, fault.kind), self.lab, self.mesh.guest)
+        made = Made(fault, "1", (workload.node,), began=time.monotonic())
+        try:
+            grip.begin()
+            made.bit = time.monotonic()
+            made.proof = grip.prove()
+            yield made
+        finally:
+            grip.end()
+            made.ended = made.well = time.monotonic()
+
+    def settle(self, made: Iterable[Made]) -> None:
+        """Nothing was forgotten."""
