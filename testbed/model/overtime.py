@@ -58,9 +58,11 @@ class Goodput(_Model):
     during: float | None = Field(None, ge=0, le=100)
     """While the faults last: at least so much."""
     after: bool = True
-    """Once all is mended: as before, by an absence test of failures."""
+    """Once all is mended: as before, by an absence test of failures, and by one of medians no slower."""
     settle: Duration = 10.0
     """So long after the mending it may take."""
+    slower: float = Field(3.0, gt=1)
+    """Once all is mended: answers so many times slower than before would be noticed."""
 
 
 class Isolation(_Model):
@@ -70,7 +72,9 @@ class Isolation(_Model):
     path: str = Field("/", pattern=r"^/")
     rate: float = Field(5.0, gt=0, le=200)
     slower: float = Field(2.0, gt=1)
-    """A median so many times the one before would be seen as slower."""
+    """Answers so many times slower than before would be noticed."""
+    below: float = Field(5.0, gt=0, lt=100)
+    """A share of losses, in percent, that would be noticed."""
 
 
 class Invariants(_Model):

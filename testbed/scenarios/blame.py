@@ -13,6 +13,7 @@ from testbed.report.record import MachineRecord
 from testbed.scenarios.building import walk
 from testbed.scenarios.judge import BROKEN, REFUSED
 from testbed.scenarios.lab import LabUnderTest
+from testbed.scenarios.overtime import SLOWER
 from testbed.scenarios.programs import ask
 from testbed.scenarios.vitals import crowded, lossy
 
@@ -57,7 +58,8 @@ def excuse(name: str, verdict: Verdict, step: Step, machines: Sequence[MachineRe
     refused = verdict.numbers.get(REFUSED)
     if refused is not None and step.when.faults:
         return f"{refused:.0f} connections were refused while machines were broken"
-    if (name in TIMED or refused is not None) and (why := crowded(machines)):
+    timed = name in TIMED or (name == "goodput" and SLOWER in verdict.numbers)
+    if (timed or refused is not None) and (why := crowded(machines)):
         return why
     # packets to what is broken are sent again, whatever the machines do
     if step.when.faults or (refused is None and name not in PATIENT):

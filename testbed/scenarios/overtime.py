@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from statistics import median
+from dataclasses import replace
 
 from testbed.model.overtime import (
     ErrorsDuring,
@@ -20,16 +20,20 @@ from testbed.model.overtime import (
     TimeToRecover,
 )
 from testbed.model.topology import Topology
-from testbed.model.verdict import Verdict, failed, inconclusive, passed
+from testbed.model.verdict import Outcome, Verdict, failed, inconclusive, passed
 from testbed.report.record import FaultSpan, Mark
 from testbed.scenarios.evidence import Evidence
 from testbed.scenarios.judge import Afterwards, Terms
 from testbed.scenarios.shares import arm_of, described
-from testbed.statistics import AbsenceTest, Decision
+from testbed.statistics import AbsenceTest, Decision, slowdown
 from testbed.traffic import Sample
 
 LEFT_AFTERWARDS = 5.0
 """A share of failures, in percent, that would have been noticed once all was mended."""
+
+
+SLOWER = "times slower"
+"""The number of a verdict on how slow answers became."""
 
 
 def succeeded(sample: Sample) -> bool:
@@ -212,6 +216,22 @@ class ErrorsDuringJudge(OverTime):
         return passed(text, numbers) if least <= len(lost) <= most else failed(text, numbers)
 
 
+def pace(before: Sequence[Sample], later: Sequence[Sample], factor: float, terms: Terms) -> Verdict:
+    """Whether answers are not ``factor`` times slower than before: FAIL is wrong with a chance of alpha at most,
+    PASS with one of beta."""
+    early, late = ([s.took for s in samples if succeeded(s)] for samples in (before, later))
+    if not early or not late:
+        return inconclusive(f"{len(early)} answers before and {len(late)} later tell nothing of how slow they are")
+    found = slowdown(early, late, factor)
+    numbers = {SLOWER: round(found.ratio, 2)}
+    text = f"the median is {found.ratio:.2f} x that of before"
+    if found.if_not <= terms.alpha:
+        return failed(f"{text}; declared: less than {factor:g} x", numbers, alpha=terms.alpha)
+    if found.if_slower <= terms.beta:
+        return passed(text, numbers, beta=terms.beta)
+    return inconclusive(f"{text}: {len(early)} answers before and {len(late)} later are too few to tell", numbers)
+
+
 class GoodputJudge(OverTime):
     """The share of requests that succeed, before, during and after."""
 
@@ -222,7 +242,8 @@ class GoodputJudge(OverTime):
         self.expected = expected
 
     def judge(self, evidence: Evidence, bit: float, ended: float) -> Verdict:
-        """During: counted.  After: no failure among so many that a lasting one of 5% would have shown."""
+        """During: counted.  After: as before, when all succeeded: no failure among so many that a lasting one of 5%
+        would have shown, and not slower."""
         during = [s for s in self.samples if bit <= s.sent < ended]
         after = [s for s in self.samples if s.sent >= ended + self.expected.settle]
         share = 100 * sum(map(succeeded, during)) / len(during) if during else 100.0
@@ -238,9 +259,13 @@ class GoodputJudge(OverTime):
             return passed(text, numbers)
         if test.decision is Decision.REJECT:
             return failed(f"{text}; before, all did", numbers, beta=self.terms.beta)
-        if test.decision is Decision.ACCEPT:
-            return passed(f"{text}; before, all did", numbers, beta=self.terms.beta)
-        return inconclusive(f"{text}: {test.needed} are needed to tell", numbers)
+        if test.decision is not Decision.ACCEPT:
+            return inconclusive(f"{text}: {test.needed} are needed to tell", numbers)
+        before = [s for s in self.samples if s.sent + s.took < evidence.faults[0].began]
+        paced = pace(before, after, self.expected.slower, self.terms)
+        return replace(
+            paced, reason=f"{text}; before, all did; {paced.reason}", numbers=numbers | dict(paced.numbers)
+        )
 
 
 class IsolationJudge(OverTime):
@@ -253,17 +278,23 @@ class IsolationJudge(OverTime):
         self.expected = expected
 
     def judge(self, evidence: Evidence, bit: float, ended: float) -> Verdict:
-        """Nothing lost, and the median while the fault lasts is not so many times the one before."""
-        others = evidence.bystanders
-        name, lost = self.expected.service, [s for s in others if not succeeded(s)]
-        before = [s.took for s in others if s.sent < bit and succeeded(s)]
-        during = [s.took for s in others if bit <= s.sent < ended and succeeded(s)]
-        if len(before) < 10 or len(during) < 10:
-            return inconclusive(f"{len(before)} requests to {name} before and {len(during)} during are too few")
-        ratio = median(during) / median(before)
-        numbers = {"requests": float(len(others)), "lost": float(len(lost)), "median ratio": round(ratio, 2)}
-        text = (
-            f"{len(lost)} of {len(others)} requests to {name} were lost, its median during is {ratio:.2f} x before"
-        )
-        good = not lost and ratio < self.expected.slower
-        return passed(text, numbers) if good else failed(text, numbers)
+        """From the bite on nothing is lost among so many that a share of ``below`` would have shown; and while the
+        fault lasts, answers are not slower than before."""
+        name, expected = self.expected.service, self.expected
+        before = [s for s in evidence.bystanders if s.sent + s.took < bit]
+        during = [s for s in evidence.bystanders if bit <= s.sent < ended]
+        others = [s for s in evidence.bystanders if s.sent + s.took >= bit]
+        test = AbsenceTest(expected.below / 100, self.terms.beta)
+        for sample in others:
+            test.observe(not succeeded(sample))
+        numbers = {"requests": float(len(others)), "lost": float(test.hits)}
+        text = f"{test.hits} of {len(others)} requests to {name} were lost"
+        if why := unsound_before(evidence.bystanders, bit):
+            return inconclusive(f"{name}: {why}", numbers)
+        if test.decision is Decision.REJECT:
+            return failed(text, numbers)
+        paced = pace(before, during, expected.slower, self.terms)
+        numbers |= paced.numbers
+        if paced.outcome is Outcome.PASS and test.decision is not Decision.ACCEPT:
+            return inconclusive(f"{text}: {test.needed} are needed to tell", numbers)
+        return replace(paced, reason=f"{text}, during {paced.reason}", numbers=numbers)

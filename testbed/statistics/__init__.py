@@ -10,6 +10,7 @@ from testbed.statistics.counts import AbsenceTest, PresenceTest, requests_to_see
 from testbed.statistics.fixed import EquivalenceResult, fixed_sample_size, tost
 from testbed.statistics.goodness import ChiSquareResult, chi_square, chi_square_sf
 from testbed.statistics.interval import DEFAULT_TOLERANCE, Tolerated, tolerated
+from testbed.statistics.medians import Slowdown, slowdown
 from testbed.statistics.quantiles import QuantileInterval, quantile_interval
 from testbed.statistics.sequential import Characteristics, Decision, EquivalenceTest, characteristics
 from testbed.statistics.split import ArmReport, SplitTest
@@ -25,6 +26,7 @@ __all__ = [
     "EquivalenceTest",
     "PresenceTest",
     "QuantileInterval",
+    "Slowdown",
     "SplitTest",
     "Tolerated",
     "binomial_cdf",
@@ -36,6 +38,7 @@ __all__ = [
     "fixed_sample_size",
     "quantile_interval",
     "requests_to_see",
+    "slowdown",
     "tolerated",
     "tost",
 ]

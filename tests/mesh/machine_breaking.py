@@ -102,10 +102,11 @@ class CertificateLayer:
         return ""
 
     @contextmanager
-    def breaking(self, fault: Fault) -> Iterator[Made]:
+    def breaking(self, fault: Fault, begun: Callable[[Made], None] = lambda _: None) -> Iterator[Made]:
         [workload] = workloads_of(fault.target[0], self.mesh.topology)
         grip = CertificateGrip(Certificate(workload.node, workload.name, fault.kind), self.lab, self.mesh.guest)
         made = Made(fault, "1", (workload.node,), began=time.monotonic())
+        begun(made)
         try:
             grip.begin()
             made.bit = time.monotonic()

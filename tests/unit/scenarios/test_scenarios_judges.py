@@ -109,7 +109,7 @@ def one_hung(n=2000, **fields):
 EJECTED = {**BROKEN, "marks": [Mark(2.6, "reviews-v2 ejected (consecutive 5xx)", "reviews-v2")]}
 OTHER_BEFORE = {**EJECTED, "marks": [Mark(1.0, "reviews-v1 ejected (consecutive 5xx)", "reviews-v1")]}
 READMITTED_ONLY = {**BROKEN, "marks": [Mark(2.6, "reviews-v2 unejected", "reviews-v2")]}
-CALM, SLOWER = many(60, took=0.01), [sample(i, took=0.01 if i < 20 else 0.05) for i in range(60)]
+CALM, SLOWER = many(200, took=0.01), [sample(i, took=0.01 if i < 20 else 0.05) for i in range(60)]
 CASES = [
     ("split", {"weights": {"v1": 50, "v2": 50}, "tolerance": 20}, turns("v1", "v2", n=400), P, {}),
     ("split", {"weights": {"v1": 50, "v2": 50}, "tolerance": 20}, turns("v1", "v1", "v1", "v2", n=400), F, {}),
@@ -276,6 +276,9 @@ CASES = [
     ("goodput", {"during": 90, "settle": "1s"}, hurt(2, 2.6, n=300), F, BROKEN),
     ("goodput", {"settle": "1s"}, hurt(9, 9.1, n=300), F, BROKEN),
     ("goodput", {"settle": "1s"}, many(), U, BROKEN),
+    ("goodput", {"settle": "1s"}, [sample(i, took=0.2 if i > 80 else 0.01) for i in range(300)], F, BROKEN),
+    ("goodput", {"settle": "1s", "slower": 30}, [sample(i, took=0.2 if i > 80 else 0.01) for i in range(300)], P, BROKEN),
+    ("goodput", {"settle": "1s", "slower": 20}, [sample(i, took=0.2 if i > 80 else 0.01) for i in range(300)], U, BROKEN),
     ("invariants", {}, hurt(2, 4.5, n=300), P, FROZEN_GUARDED),
     ("invariants", {"stranger": False}, hurt(2, 4.5, n=300), P, FROZEN),
     ("invariants", {}, hurt(2, 9, n=300), F, FROZEN_GUARDED),
@@ -305,6 +308,9 @@ CASES = [
     ("isolation", {"service": "ratings"}, many(), F, {**BROKEN, "bystanders": SLOWER}),
     ("isolation", {"service": "ratings"}, many(), F, {**BROKEN, "bystanders": hurt(3, 3.1)}),
     ("isolation", {"service": "ratings"}, many(), U, {**BROKEN, "bystanders": many(20)}),
+    ("isolation", {"service": "ratings"}, many(), U, {**BROKEN, "bystanders": CALM[:60]}),
+    ("isolation", {"service": "ratings", "below": 20}, many(), P, {**BROKEN, "bystanders": CALM[:60]}),
+    ("isolation", {"service": "ratings", "below": 20, "slower": 5}, many(), U, {**BROKEN, "bystanders": SLOWER}),
 ]  # fmt: skip
 
 
