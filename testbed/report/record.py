@@ -103,6 +103,9 @@ class Mark:
     time: float
     words: str
     workload: str = ""
+    """Whom a proxy ejected, or took back."""
+    kind: str = ""
+    """``revision``: a proxy took up its configuration."""
 
 
 @dataclass(frozen=True)

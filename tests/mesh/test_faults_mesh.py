@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -266,3 +267,22 @@ def test_traffic_that_was_ill_before_the_fault_blames_nobody(mesh):
 def test_where_nothing_can_be_broken_a_fault_is_not_applicable(mesh):
     record = run_scenario(frozen(3.0, "1s", "1s", noErrors=True), mesh.lab)
     assert record.outcome is Outcome.NOT_APPLICABLE, record.verdict.reason
+
+
+class Interrupter(Stopper):
+    """Presses Ctrl-C once the machine is stopped."""
+
+    @contextmanager
+    def breaking(self, fault: Fault, *told: object) -> Iterator[Made]:
+        with super().breaking(fault, *told) as made:
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+            yield made
+
+
+def test_a_run_that_is_interrupted_mends_what_it_broke_and_puts_the_resources_back(mesh):
+    before = mesh.backend.applied()
+    with pytest.raises(KeyboardInterrupt):
+        run_scenario(frozen(60.0, "1s", "50s", noErrors=True), replace(mesh.lab, breaker=Interrupter(mesh)))
+    for pid in processes_in(mesh.network.namespace("reviews-v2")):
+        assert Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T"
+    assert mesh.backend.diff(before).is_empty

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 import pytest
 from commands import SHARED, cli, running
@@ -13,13 +15,17 @@ from commands import SHARED, cli, running
 from testbed.errors import LabError
 from testbed.faults import network
 from testbed.faults.breaking import Breaker
+from testbed.faults.grips import CARRIER
+from testbed.faults.inside import in_guest
 from testbed.hypervisor.breaking import DomainBreaker
+from testbed.hypervisor.machines import Power
 from testbed.lab.capture import capture
-from testbed.model.fault import Fault
+from testbed.model.fault import Fault, FaultKind
 from testbed.waiting import NotYet, wait_until
 from testbed.workflows.loading import load_lab
 
-NODE, WORKLOAD, OTHER = "app-3", "reviews-v2", "ratings-v1"
+NODE, WORKLOAD = "app-3", "reviews-v2"
+CALLER, OTHER = "app-4", "ratings-v1"
 GATEWAY, NODE_PATH = "http://127.0.0.1:18080", "/login"  # login runs on it, too
 
 
@@ -52,13 +58,14 @@ def fault(kind, target=NODE, **options):
         fault("partition", "app-4", peer=NODE, oneWay=True),
         fault("slow-link", delay="60ms", jitter="5ms"),
         fault("slow-link", delay="60ms", reorder=25, duplicate=10),
-        fault("slow-link", loss=5, rate=256),
-        fault("slow-link", delay="40ms", loss=20, bothWays=True),
+        fault("slow-link", delay="20ms", loss=20, rate=256, bothWays=True),
         fault("disk-stall"),
         fault("disk-slow", rate=16),
         fault("disk-full"),
         fault("disk-errors"),
         fault("restart"),
+        fault("reset"),
+        fault("crash"),
         fault("memory-pressure"),
         fault("cpu-starvation"),
         fault("clock-jump", by="1h"),
@@ -71,6 +78,7 @@ def fault(kind, target=NODE, **options):
         fault("service-kill", WORKLOAD),
         fault("certificate-foreign", WORKLOAD),
         fault("certificate-expired", WORKLOAD),
+        fault("certificate-rotated", WORKLOAD),
     ],
     ids=lambda f: f.title,
 )
@@ -83,39 +91,65 @@ def test_a_fault_proves_that_it_took_hold_and_goes(breaker, made):
     breaker.settle([held])
 
 
+@dataclass(frozen=True)
+class Seen:
+    """Packets of one tap: to the target, and from it."""
+
+    to: int
+    back: int
+
+
+def knock(lab, count):
+    """Ask the target's health port for a connection so many times, from another machine and past its sidecar."""
+    address = lab.topology.workload(WORKLOAD).address
+    script = f"for i in $(seq {count}); do busybox nc -w 1 {address} 15021 </dev/null; done; true"
+    argv = ["ip", "netns", "exec", OTHER, "setpriv", "--reuid", "1337", "sh", "-c", script]
+    lab.connection(CALLER).run(argv)
+
+
+def on_the_wire(lab, during, *nodes):
+    """What was seen of the target on these machines' taps meanwhile."""
+    address = lab.topology.workload(WORKLOAD).address
+    found = []
+    with ExitStack() as stack:
+        files = [stack.enter_context(capture(lab, node)) for node in nodes]
+        during()
+        for file in files:
+            argv = ["tcpdump", "-nn", "-r", file]
+            text = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+            lines = [line for line in text.splitlines() if ".15021" in line]
+            to = sum(f"> {address}." in line for line in lines)
+            found.append(Seen(to, sum(f"IP {address}." in line for line in lines)))
+    return found
+
+
 def test_a_frozen_machine_answers_nothing_on_the_wire(lab, breaker):
     """Seen in a capture on its tap: what is sent to it arrives, and nothing comes back until it thaws."""
-    target = lab.topology.workload(WORKLOAD)
-
-    def knock(count):
-        script = f"for i in $(seq {count}); do busybox nc -w 1 {target.address} 15021 </dev/null; done; true"
-        lab.connection("app-4").run(
-            ["ip", "netns", "exec", OTHER, "setpriv", "--reuid", "1337", "sh", "-c", script]
-        )
-
-    def seen(during):
-        with capture(lab, NODE) as file:
-            during()
-            text = subprocess.run(
-                ["tcpdump", "-nn", "-r", file], capture_output=True, text=True, check=False
-            ).stdout
-        lines = [line for line in text.splitlines() if ".15021" in line]
-        return sum(f"> {target.address}." in line for line in lines), sum(
-            f"IP {target.address}." in line for line in lines
-        )
-
-    to_it, from_it = seen(lambda: knock(1))
-    assert to_it > 0 and from_it > 0
+    [well] = on_the_wire(lab, lambda: knock(lab, 1), NODE)
+    assert well.to > 0 and well.back > 0
 
     def frozen():
         with breaker.breaking(fault("freeze")):
-            knock(2)
+            knock(lab, 2)
 
-    assert seen(frozen)[0] >= 2
+    assert on_the_wire(lab, frozen, NODE)[0].to >= 2
     # what it answers after the thaw is in that capture too; while it is frozen there must be nothing
     with breaker.breaking(fault("freeze")):
-        to_it, from_it = seen(lambda: knock(2))
-        assert to_it >= 2 and from_it == 0
+        [still] = on_the_wire(lab, lambda: knock(lab, 2), NODE)
+        assert still.to >= 2 and still.back == 0
+
+
+@pytest.mark.parametrize(
+    "made", [fault("link-down"), fault("partition", WORKLOAD, peer=OTHER)], ids=lambda f: f.kind
+)
+def test_what_is_cut_off_is_silent_on_the_wire(lab, breaker, made):
+    """What the caller sends leaves its machine and is not answered; a partition loses it before the other's tap."""
+    with breaker.breaking(made):
+        caller, target = on_the_wire(lab, lambda: knock(lab, 2), CALLER, NODE)
+    assert caller.to >= 2 and caller.back == 0 and target.back == 0
+    assert target.to == 0 or made.kind is FaultKind.LINK_DOWN
+    [well] = on_the_wire(lab, lambda: knock(lab, 1), CALLER)
+    assert well.to > 0 and well.back > 0
 
 
 def test_what_is_broken_already_is_not_broken_again(breaker):
@@ -163,10 +197,37 @@ def test_the_next_command_mends_what_a_killed_one_broke(lab):
     assert DomainBreaker(lab.hypervisor()).power(NODE) == "running"
 
 
+def test_an_interrupted_command_mends_what_it_broke(lab):
+    breaker = Breaker(lab)
+    with running("fault", "link-down", NODE, "--for", "5m", "-i", SHARED) as command:
+
+        def broken():
+            if not breaker.standing():
+                raise NotYet(f"nothing stands: {command.poll()}")
+
+        wait_until("the fault is made", broken, limit=60)
+        command.send_signal(signal.SIGINT)
+        _, said = command.communicate(timeout=60)
+        assert command.returncode == 130
+        assert b"interrupted" in said and b"Traceback" not in said
+    assert breaker.standing() == ()
+    assert in_guest(lab, NODE, f"cat {CARRIER}") == (0, "1")
+
+
 def test_a_machine_that_lost_its_power_comes_back_and_costs_nobody_a_request(lab):
     """The gateway has connections to it from before, which are dead and which it can't know to be dead."""
     answers(NODE_PATH, 8)
-    told = json.loads(cli("fault", "power-off", NODE, "--for", "1s", "-i", SHARED, "--json"))
+    with ThreadPoolExecutor(1) as pool:
+        command = pool.submit(cli, "fault", "power-off", NODE, "--for", "6s", "-i", SHARED, "--json")
+
+        def off():
+            if (power := DomainBreaker(lab.hypervisor()).power(NODE)) is not Power.SHUTOFF:
+                raise NotYet(power)
+
+        wait_until("the machine is off", off, limit=60)
+        [caller] = on_the_wire(lab, lambda: knock(lab, 2), CALLER)
+        told = json.loads(command.result())
+    assert caller.to >= 2 and caller.back == 0
     assert told["held"] and told["seconds_to_be_well"] > 1
     answers(NODE_PATH, 8)
     cli("fault", "list", "-i", SHARED)
