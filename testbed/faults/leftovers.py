@@ -75,6 +75,7 @@ def script(here: Iterable[MeshWorkload], guest: Guest) -> str:
     """Says a line for each thing that a fault left in this guest, and at last that it has looked."""
     looks = [
         f"tc qdisc show dev {MESH_NIC} | grep -q netem && echo its link is shaped",
+        f"[ ! -e /sys/class/net/{ARRIVING} ] || echo what arrives at its link is shaped",
         f'[ "$(cat /sys/class/net/{MESH_NIC}/carrier)" = 1 ] || echo its mesh NIC has no carrier',
         "systemctl list-units --no-legend --plain 'testbed-fault*' | sed 's/ .*//; s/^/the unit /'",
         f"for file in {FILL} {FILL}.probe {PROBE}; do [ ! -e $file ] || echo the file $file; done",
