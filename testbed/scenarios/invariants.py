@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 
-from testbed.errors import TestbedError
 from testbed.model.overtime import Invariants
-from testbed.model.topology import MeshWorkload, ProxyKind
 from testbed.model.verdict import Verdict, failed, inconclusive, passed
-from testbed.scenarios.causes import NO_PROCESSOR, Scene, losses, promises_of
-from testbed.scenarios.evidence import AccessLogEntry, Evidence
-from testbed.scenarios.holdings import under_way
+from testbed.scenarios.causes import NO_PROCESSOR
+from testbed.scenarios.evidence import Evidence
+from testbed.scenarios.explaining import explained
 from testbed.scenarios.judge import Terms
 from testbed.scenarios.overtime import OverTime, succeeded, unsound_before
 from testbed.scenarios.shares import described
-from testbed.scenarios.ways import Ways
 from testbed.traffic import Sample
 
 UNPROVED = 0.1
@@ -65,7 +61,9 @@ class InvariantsJudge(OverTime):
         if not spans:
             return inconclusive("; ".join(["no fault was made", *evidence.spoiled[:1], *evidence.trouble[:1]]))
         lost = [s for s in self.samples if not succeeded(s)]
-        evidence.losses = losses(lost, self._scene(lost, evidence)) if lost else ()
+        evidence.losses = explained(
+            lost, self.samples, self.terms.traffic.service or "", evidence, evidence.trouble
+        )
         numbers = self._numbers(evidence)
         causes = Counter(" and ".join(x.kinds) for x in evidence.losses if x.cause)
         shown = "".join(f"; {count} x {cause}" for cause, count in causes.most_common(3))
@@ -150,39 +148,6 @@ class InvariantsJudge(OverTime):
             away = sum(map(turned_away, tries))
             if away < LEAST_TRIES:
                 yield f"{instance} turned a stranger away {away} times of {len(tries)}: {LEAST_TRIES} say something"
-
-    def _scene(self, lost: Sequence[Sample], evidence: Evidence) -> Scene:
-        """What the proxies wrote down of the lost requests, and what the configuration promises of recovery."""
-        lab, service = evidence.lab, self.terms.traffic.service or ""
-        gateways = tuple(w for w in lab.topology.workloads if w.kind is ProxyKind.GATEWAY)
-        callers = (evidence.caller,) if evidence.caller else gateways
-        ids = {evidence.spec.request_id(s.seq) for s in lost}
-        ids |= {s.headers["x-request-id"] for s in lost if "x-request-id" in s.headers}
-        at_least = len(lost) if evidence.caller else 0  # a gateway gives ids of its own
-
-        def trail(workload: MeshWorkload) -> tuple[list[AccessLogEntry], list[str]]:
-            try:
-                return evidence.trail(workload, ids, at_least if workload is evidence.caller else 0)
-            except TestbedError as e:
-                evidence.trouble.append(str(e))
-                return [], []
-
-        with ThreadPoolExecutor(8) as pool:
-            trails = list(pool.map(trail, lab.topology.workloads))
-        found = dict(zip((w.name for w in lab.topology.workloads), trails, strict=True))
-        ways = Ways(
-            lab.topology,
-            callers,
-            lab.of_name(service),
-            evidence.spec,
-            {name: entries for name, (entries, _) in found.items()},
-            {name: clusters for name, (_, clusters) in found.items()},
-        )
-        promises = promises_of(lab.backend.applied(), service)
-        most = 2 * under_way(self.samples)  # Envoy's pools connect ahead
-        return Scene(
-            evidence.faults, evidence.marks, ways, promises, most, evidence.resolution, evidence.processors
-        )
 
     def _wrong(self, sample: Sample, evidence: Evidence) -> bool:
         own = evidence.spec.request_id(sample.seq)

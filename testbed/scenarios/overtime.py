@@ -21,8 +21,10 @@ from testbed.model.overtime import (
 )
 from testbed.model.topology import Topology
 from testbed.model.verdict import Outcome, Verdict, failed, inconclusive, passed
+from testbed.report.plain import cause_of
 from testbed.report.record import FaultSpan, Mark
 from testbed.scenarios.evidence import Evidence
+from testbed.scenarios.explaining import explained
 from testbed.scenarios.judge import Afterwards, Terms
 from testbed.scenarios.shares import arm_of, described
 from testbed.statistics import AbsenceTest, Decision, slowdown
@@ -205,9 +207,12 @@ class ErrorsDuringJudge(OverTime):
         self.expected = expected
 
     def judge(self, evidence: Evidence, bit: float, ended: float) -> Verdict:
-        """Every failure with its cause."""
+        """Every failure with its cause, which decides nothing here: the number does."""
         lost = [s for s in self.samples if not succeeded(s)]
-        causes = Counter(s.error or described(s)[:60] for s in lost)
+        if not evidence.losses:
+            service = self.terms.traffic.service or ""
+            evidence.losses = explained(lost, self.samples, service, evidence, [])
+        causes = Counter(f"{cause_of(x)}: {x.answer[:60]}" for x in evidence.losses)
         shown = "".join(f"; {count} x {cause}" for cause, count in causes.most_common(3))
         most, least = self.expected.at_most, self.expected.at_least
         numbers = {"lost": float(len(lost)), "requests": float(len(self.samples))}

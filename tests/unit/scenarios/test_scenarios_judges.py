@@ -321,6 +321,13 @@ def test_an_expectation_has_its_verdict(kind, expected, samples, outcome, eviden
     assert 1 <= len(verdict.reason.splitlines()) <= 2
 
 
+def test_losses_are_counted_by_their_causes():
+    known = judged({"errorsDuring": {"atMost": 9}}, hurt(2, 2.4, n=300), **FROZEN)
+    assert "; 4 x freeze n: 503" in known.reason
+    unknown = judged({"noErrors": True}, hurt(2, 2.2, n=300), **BROKEN)
+    assert unknown.outcome is Outcome.FAIL and "; 2 x unexplained: " in unknown.reason
+
+
 def test_every_expectation_is_shown_to_hold_and_to_fail():
     shown = {kind: {outcome for k, _, _, outcome, _ in CASES if k == kind} for kind in BUILDERS}
     assert all({P, F} <= outcomes for outcomes in shown.values()), shown
