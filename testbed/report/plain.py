@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from testbed.model.verdict import Verdict
-from testbed.report.record import FaultSpan, Loss, ScenarioRecord, StepRecord
+from testbed.report.record import ClockRecord, FaultSpan, Loss, ScenarioRecord, StepRecord
 
 UNEXPLAINED = "unexplained"
 _SECRETS = (
@@ -129,11 +129,21 @@ def _step(step: StepRecord) -> dict[str, Any]:
         "faults": [_span(f) for f in step.faults],
         "marks": [{"time": round(m.time, 3), "what": m.words} for m in step.marks],
         "refused": step.refused,
+        "clocks": [_clock(c) for c in step.clocks],
         "losses": [
             {"request": x.seq, "time": round(x.sent, 3), "answer": x.answer, "cause": cause_of(x)}
             for x in step.losses
         ],
     }
+
+
+def _clock(clock: ClockRecord) -> dict[str, Any]:
+    times = {"before": clock.before, "after": clock.after, "within": clock.resolution}
+    return {"node": clock.node, **{name: _rounded(value) for name, value in times.items()}}
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
 
 
 def cause_of(loss: Loss) -> str:

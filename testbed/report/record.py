@@ -109,6 +109,16 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class ClockRecord:
+    """How far a guest's clock was from the host's, in seconds: guest minus host; None where it did not answer."""
+
+    node: str
+    before: float | None
+    after: float | None
+    resolution: float
+
+
+@dataclass(frozen=True)
 class StepRecord:
     """One step: what was sent, what came back, what arrived, how it was judged."""
 
@@ -132,6 +142,8 @@ class StepRecord:
     """File name -> content: access logs, config dumps, captures."""
     faults: tuple[FaultSpan, ...] = ()
     marks: tuple[Mark, ...] = ()
+    clocks: tuple[ClockRecord, ...] = ()
+    """Of every machine, where there were faults."""
     losses: tuple[Loss, ...] = ()
     """What was lost under faults, where an expectation asked for causes."""
     spoiled: tuple[str, ...] = ()

@@ -142,11 +142,18 @@ def _told(step: StepRecord) -> str:
         f"({'held' if f.held else 'NOT PROVED'}: {escape(f.proof)}); well at {f.well:.2f} s</li>"
         for f in step.faults
     ) + "".join(f"<li>{m.time:.2f} s: {escape(m.words)}</li>" for m in step.marks)
+    clocks = "; ".join(f"{c.node} {_off(c.before)}, {_off(c.after)} (± {c.resolution:.3f})" for c in step.clocks)
+    if clocks:
+        shown += f"<li>guests' clocks against the host's, before and after, in seconds: {escape(clocks)}</li>"
     told = f'<ul class="quiet">{shown}</ul>'
     if len(step.faults) <= NAMED:
         return told
     head = f"{len(step.faults)} faults, {len(step.marks)} marks"
     return f"<details><summary>{head}</summary>{told}</details>"
+
+
+def _off(seconds: float | None) -> str:
+    return "not known" if seconds is None else f"{seconds:+.3f}"
 
 
 def _scales(most: float, slowest: float, canvas: _Canvas) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from testbed.errors import LabError, WaitTimeout
 from testbed.model.topology import MeshWorkload
-from testbed.report.record import Arrival, FaultSpan, Loss, Mark
+from testbed.report.record import Arrival, ClockRecord, FaultSpan, Loss, Mark
 from testbed.scenarios.lab import LabUnderTest
 from testbed.scenarios.processors import Processors
 from testbed.traffic import Sample, TrafficSpec
@@ -109,6 +109,8 @@ class Evidence:
     """The traffic of the steps before, oldest first."""
     faults: list[FaultSpan] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
+    clocks: tuple[ClockRecord, ...] = ()
+    """How far each guest's clock was from the host's, before and after the faults."""
     resolution: float = 0.0
     """How well the times of faults and those of samples are known to each other, in seconds."""
     bystanders: list[Sample] = field(default_factory=list)

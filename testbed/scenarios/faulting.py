@@ -23,6 +23,7 @@ from testbed.scenarios.judge import Judge
 from testbed.scenarios.lab import Breaks, LabUnderTest
 from testbed.scenarios.processors import Watch
 from testbed.scenarios.requests import Sender
+from testbed.scenarios.revisions import clocks_of, compared, taken_up
 from testbed.scenarios.schedule import Schedule
 from testbed.traffic import TrafficSpec, TrafficSummary, send
 from testbed.waiting import NotYet, wait_until
@@ -50,7 +51,7 @@ def sample_under_faults(
     be looked at, is in the evidence too, and keeps a verdict from being a PASS.  Every fault is undone at the end.
     """
     lab = evidence.lab
-    first = _clock(lab, who)
+    first, clocks = _clock(lab, who), clocks_of(lab)
     revisions = {s.workload: s.revision_wanted for s in lab.backend.states()}
     held = holdings(lab)
     schedule = Schedule(step.when.faults, breaker, follower)
@@ -91,6 +92,10 @@ def sample_under_faults(
         evidence.processors = watch.seen.on(lambda host: clock.guest(host) - began)
     with _noting(evidence):
         evidence.marks += _ejections(lab, who, began)
+    with _noting(evidence):
+        later = clocks_of(lab)
+        evidence.clocks = compared(clocks, later)
+        evidence.marks += taken_up(lab, later, revisions, lambda host: clock.guest(host) - began)
     with _noting(evidence):
         evidence.unsettled = _unsettled(lab, revisions) or _kept(evidence, held)
     return run.summary

@@ -223,6 +223,7 @@ def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet, *, mutant: 
         attachments=dict(evidence.attachments),
         faults=tuple(evidence.faults),
         marks=tuple(evidence.marks),
+        clocks=evidence.clocks,
         losses=evidence.losses,
         spoiled=tuple(evidence.spoiled),
         put_off=tuple(evidence.put_off),

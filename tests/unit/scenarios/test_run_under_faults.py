@@ -95,6 +95,8 @@ def test_all_is_well_when_nothing_was_lost(mesh):
     assert (len(step.samples), [f.held for f in step.faults]) == (60, [True, True])
     found = fault_summary(step)
     assert (found["requests"], found["faults_by_kind"], found["lost"]) == (60, {"freeze": 2}, 0)
+    assert {c.node for c in step.clocks} == {w.node for w in mesh.topology.workloads}
+    assert all(abs(c.before) < 1 and abs(c.after) < 1 for c in step.clocks)
 
 
 @pytest.mark.parametrize("trouble", [LabError("v1", "break it", "no answer"), ValueError("no number: ''")])
