@@ -231,7 +231,10 @@ def _on_machine(fault: Fault, machine: Machine, machines: Mapping[str, Machine],
         case FaultKind.CLOCK_DRIFT:
             return drifting(node, fault.drift or 0.0)
         case FaultKind.SLOW_LINK:
-            return slow_link(node, fault, tuple(m.address for m in machines.values() if m.name != node))
+            others = tuple(m.address for m in machines.values() if m.name != node)
+            if not others:
+                raise NothingToBreak("the lab has no other machine, so that nothing crosses its link")
+            return slow_link(node, fault, others)
         case _:
             raise AssertionError(fault.kind)
 

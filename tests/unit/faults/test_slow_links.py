@@ -10,7 +10,7 @@ from fault_lab import MACHINES, TOPOLOGY, fault
 
 from testbed.faults import echoes, slow
 from testbed.faults.slow import Seen, judge, large_for, requests_for, speed_of
-from testbed.plan.faults import actions_of
+from testbed.plan.faults import NothingToBreak, actions_of
 from testbed.plan.guestfaults import Shape
 
 RESPONDER = """
@@ -161,3 +161,8 @@ def test_both_ways_is_shaped_on_arrival_too():
     assert [str(a) for a in both.others] == ["10.78.0.11", "10.78.0.12"]
     for script in (both.begin, both.end):
         assert subprocess.run(["sh", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+def test_a_machine_that_is_alone_has_no_link_that_could_be_slow():
+    with pytest.raises(NothingToBreak, match="no other machine"):
+        actions_of(fault("slow-link", "one", delay="50ms"), {"one": MACHINES["one"]}, TOPOLOGY)
