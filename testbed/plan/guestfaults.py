@@ -184,9 +184,9 @@ def slow_link(node: str, fault: Fault, others: tuple[IPv4Address, ...]) -> SlowL
     begin = f"modprobe sch_netem && tc qdisc replace dev {MESH_NIC} {netem}"
     end = f"tc qdisc del dev {MESH_NIC} root 2>/dev/null || true"
     if fault.both_ways:
-        redirect = f"matchall action mirred egress redirect dev {ARRIVING}"
+        redirect = f"protocol all u32 match u32 0 0 action mirred egress redirect dev {ARRIVING}"
         begin = (
-            "set -e; modprobe -a sch_ingress cls_matchall act_mirred; modprobe ifb numifbs=0; "
+            "set -e; modprobe -a sch_ingress cls_u32 act_mirred; modprobe ifb numifbs=0; "
             f"ip link show {ARRIVING} >/dev/null 2>&1 || ip link add {ARRIVING} type ifb; "
             f"ip link set {ARRIVING} up; {begin}; tc qdisc replace dev {ARRIVING} {netem}; "
             f"tc qdisc replace dev {MESH_NIC} ingress; tc filter replace dev {MESH_NIC} parent ffff: {redirect}"
