@@ -45,7 +45,7 @@ given:
       metadata: {name: ratings}
       spec: {hosts: [ratings], http: [{route: [{destination: {host: ratings}}], retries: {attempts: 0}}]}
 when:
-  {from: client, service: ratings, path: /ratings/0, rate: 50, for: 4s, timeout: 2s, faults: [
+  {from: client, service: ratings, path: /ratings/0, rate: 20, for: 4s, timeout: 10s, faults: [
     {kind: certificate-rotated, target: ratings-v1, at: 1s},
     {kind: certificate-rotated, target: ratings-v1, at: 2s}]}
 expect: {noErrors: true}
