@@ -17,6 +17,7 @@ from testbed.scenarios import ScenarioFile, check, run_scenario
 from testbed.scenarios.blame import excuse
 from testbed.scenarios.judge import REFUSED
 from testbed.scenarios.mutants import run_mutants
+from testbed.scenarios.overtime import SLOWER
 
 HALF = """
 name: half
@@ -159,6 +160,8 @@ def test_under_faults_a_busy_caller_excuses_what_came_late_and_packets_sent_agai
     for late in ("isolation", "timeToEject", "timeToReadmit", "timeToFailover", "timeToRecover"):
         assert "97% of the time" in excuse(late, failed(""), broken, [busy])
     assert not excuse("noErrors", failed(""), broken, [busy])
+    assert "97% of the time" in excuse("goodput", failed("", {SLOWER: 9}), broken, [busy])
+    assert not excuse("goodput", failed("", {"failures after": 9}), broken, [busy])
     assert not excuse("status", failed(""), broken, [lossy])
     assert excuse("status", failed(""), Step.model_validate(calm), [lossy])
     assert "while machines were broken" in excuse("status", failed("", {REFUSED: 9}), broken, [])
