@@ -29,6 +29,8 @@ class Guest:
     """The file that a workload's names resolve from."""
     resources: str = "/etc/testbed/resources"
     """Directory of a node (``{node}``) that keeps the resources in the mesh, to be read back from any of them."""
+    standing: str = "/run/testbed-freeze.standing"
+    """A file that is there from when a save stops the node's services until somebody lets them go on."""
     start: tuple[str, ...] = ("systemctl", "restart", "testbed-sidecar@{workload}")
     log: tuple[str, ...] = (
         "journalctl",

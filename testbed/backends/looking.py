@@ -23,9 +23,12 @@ from testbed.model.topology import MeshWorkload
 ReadLog = Callable[[str], str]
 """A workload's name -> what its proxy has logged."""
 
-# Texts end with a NUL, which none of them holds.  Only the chain leaves the node, never the key beside it.
+# Texts end with a NUL, which none of them holds.  A proxy that stands still answers nobody and is not asked.  Only
+# the chain leaves the node, never the key beside it.
 _SHELL = f"""
 file() {{ local text=; [ -e "$1" ] && IFS= read -rd '' text <"$1"; printf '%s\\0' "$text"; }}
+standing=
+stands() {{ file "$1"; [ ! -e "$1" ] || standing=1; }}
 chains() {{
   local name text
   for name in "$1"/sds/*.json; do
@@ -39,7 +42,7 @@ chains() {{
 proxy() {{
   file "$1/.state/manifest.json"; chains "$1"
   [ -e "/run/netns/$2" ] && printf there; printf '\\0'
-  timeout 10 nsenter "--net=/run/netns/$2" bash -c '
+  [ -n "$standing" ] || timeout 10 nsenter "--net=/run/netns/$2" bash -c '
     exec 3<>"/dev/tcp/127.0.0.1/$1" || exit
     printf "GET %s HTTP/1.1\\r\\nHost: admin\\r\\nConnection: close\\r\\n\\r\\n" "$2" >&3
     cat <&3' - "$3" {shlex.quote(STATS)} 2>/dev/null
@@ -71,6 +74,7 @@ def question(guest: Guest, workloads: Sequence[MeshWorkload], hosts: Sequence[st
     """The command for a node; it tells the workloads, the ``hosts`` files and the resources in ``directory``."""
     lines = [shlex.join(["file", str(PurePosixPath(directory) / "applied")])]
     lines += [shlex.join(["file", path]) for path in hosts]
+    lines.append(shlex.join(["stands", guest.standing]))
     for workload in workloads:
         where = (guest.layout.directory(workload), guest.namespace_of(workload.name), str(guest.admin_port))
         lines.append(shlex.join(["proxy", *where]))
@@ -82,19 +86,36 @@ def question_for_program(
 ) -> dict[str, Any]:
     """The same question for a program on the node that is there already: the body of what it is asked."""
     proxies = [[guest.layout.directory(w), guest.namespace_of(w.name), guest.admin_port] for w in workloads]
-    return {"files": [str(PurePosixPath(directory) / "applied"), *hosts], "proxies": proxies, "path": STATS}
+    return {
+        "files": [str(PurePosixPath(directory) / "applied"), *hosts],
+        "standing": guest.standing,
+        "proxies": proxies,
+        "path": STATS,
+    }
 
 
-def read(said: bytes, workloads: Sequence[MeshWorkload], hosts: Sequence[str], log: ReadLog) -> NodeReport:
-    """What :func:`question`'s command printed; LabError when it is cut short or there is no namespace."""
+def read(
+    said: bytes,
+    workloads: Sequence[MeshWorkload],
+    hosts: Sequence[str],
+    log: ReadLog,
+    *,
+    all_there: bool = True,
+) -> NodeReport:
+    """What :func:`question`'s command printed.  Raises LabError when it is cut short.
+
+    A workload that has no namespace is a LabError, too, unless (not ``all_there``) it may yet have to be set up.
+    """
     texts = iter(said.split(b"\0"))
     try:
         resources = next(texts).decode()
         files = {path: our_lines(next(texts).decode(errors="replace")) for path in hosts}
-        found = {w.name: _Seen.take(w.name, texts) for w in workloads}
+        standing = bool(next(texts))
+        found = {w.name: _Seen.take(w.name, texts, all_there=all_there) for w in workloads}
     except StopIteration:
         raise LabError(workloads[0].node, "read its state", "the answer is cut short") from None
-    return NodeReport({name: seen.report(partial(log, name)) for name, seen in found.items()}, resources, files)
+    proxies = {name: seen.report(partial(log, name)) for name, seen in found.items()}
+    return NodeReport(proxies, resources, files, standing)
 
 
 @dataclass(frozen=True)
@@ -106,7 +127,7 @@ class _Seen:
     answer: Answer | None
 
     @classmethod
-    def take(cls, name: str, texts: Iterator[bytes]) -> _Seen:
+    def take(cls, name: str, texts: Iterator[bytes], *, all_there: bool) -> _Seen:
         try:
             manifest = json.loads(next(texts) or b"null")
         except ValueError:  # cut short by a power loss
@@ -114,7 +135,7 @@ class _Seen:
         chains = {}
         while file := next(texts).decode():
             chains[f"sds/{file}"] = _inline(next(texts))
-        if next(texts) != b"there":
+        if next(texts) != b"there" and all_there:
             advice = "see that the workload's namespace is there"
             raise LabError(name, "read the proxy's state", "there is no such namespace", advice)
         answer = next(texts)

@@ -75,6 +75,8 @@ class NodeReport:
     resources: str
     hosts: Mapping[str, str]
     """Hosts file -> our lines in it."""
+    standing: bool = False
+    """Whether a save has stopped its services and nobody has let them go on; its proxies were not asked then."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ class NodeRequest:
     document: str = field(default="", repr=False)
     files: Mapping[str, Wanted] = field(default_factory=dict, repr=False)
     had: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    set_up: str = ""
+    """What the node's own tool shall take up first, with proxies that start on the files in here."""
 
     @classmethod
     def of(
@@ -179,6 +183,7 @@ class NodeRequest:
                 "hosts": self.hosts,
                 "resources": {"directory": self.directory, "content": self.document},
                 "workloads": workloads,
+                **({"set_up": self.set_up} if self.set_up else {}),
             }
         ).encode()
 

@@ -7,36 +7,31 @@ from the Envoys' own statistics.  What is in the mesh is read back from the node
 from __future__ import annotations
 
 import difflib
-import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, TypeVar
 
 from testbed.backends import looking
 from testbed.backends.answers import body_of
 from testbed.backends.contract import Applied, MeshDiff, ProxyState
 from testbed.backends.guest import Guest
 from testbed.backends.named_files import missing, missing_command, named_files, needed_by
+from testbed.backends.nodes import Look, Nodes
 from testbed.backends.proxy_log import since as log_since
 from testbed.backends.push import NodeReport, NodeRequest, ProxyOutcome, ProxyReport, Wanted
 from testbed.backends.secrets import Secrets
 from testbed.compiler import CompileCache, SecurityInputs, bootstrap, compile_mesh, service_addresses
 from testbed.documents import parse
 from testbed.errors import LabError, MeshError, MeshLate, TestbedError
-from testbed.guests import NodeConnection, Program
+from testbed.guests import NodeConnection
 from testbed.log import get
 from testbed.model.proxy import ProxyConfiguration, XdsFile, content_hash
 from testbed.model.topology import MeshWorkload, Topology
 from testbed.pki import Credential, LabCa, Validity
 from testbed.resources import ResourceSet, dump, load
-
-Result = TypeVar("Result")
-Look = Callable[[str, Mapping[str, Any]], bytes]
-"""Node, what is asked -> what the node says, as :mod:`~testbed.backends.looking` reads it."""
 
 _LACKS = {
     "control-plane": "no control plane runs: proxies read files",
@@ -79,25 +74,22 @@ class StandaloneBackend:
         validity: Callable[[], Validity] = Validity.lasting,
         look: Look | None = None,
         lasting: bool = False,
+        wake: Callable[[str], None] | None = None,
     ) -> None:
         """``look`` asks a program that waits on a node; without it a shell is started there for each look.
 
         ``lasting``: more than one question or push follows, so a program that does both is kept on each node while
-        connected.
+        connected.  ``wake``: lets a node's services go on that a killed save has left standing.
         """
         self._topology = topology
         self._connections = connections
         self._guest = guest or Guest()
         self._secrets = Secrets(ca, topology.trust_domain, credentials=credentials, validity=validity)
         self._security = security
-        self._look = look
-        self._cache = CompileCache()
-        self._programs: dict[str, Program] = {}
-        self._lasting = lasting
+        self._cache, self._compiling = CompileCache(), threading.Lock()
+        self._nodes = Nodes(topology, connections, self._guest, self.log, look=look, lasting=lasting, wake=wake)
+        self._found: dict[str, NodeReport] | None = None
         self._log = get("backends")
-        self._on_node: dict[str, list[MeshWorkload]] = {}
-        for workload in topology.workloads:
-            self._on_node.setdefault(workload.node, []).append(workload)
 
     @property
     def topology(self) -> Topology:
@@ -130,9 +122,47 @@ class StandaloneBackend:
 
     def change(self, edit: Callable[[ResourceSet], ResourceSet], *, limit: float = 60) -> Applied:
         """:meth:`apply` what ``edit`` makes of the resources in the mesh: one look at the nodes instead of two."""
-        found = self._reports()
+        found, self._found = self._found or self._nodes.all(self._nodes.workloads, self._nodes.woken), None
         wanted = edit(load(parse(_stored(found.values()), "the mesh")))
         return self._carry_out(self._plan(self.compile(wanted), wanted, found), wanted, limit)
+
+    def begin(self, documents: Mapping[str, str], *, limit: float = 60) -> None:
+        """Have nodes take up what their workloads are now; new ones start with their proxies' files there.
+
+        ``documents``: node -> what its own tool reads.  A proxy's start takes seconds, and the other nodes are
+        looked at meanwhile; what was seen is what :meth:`change` goes by next, which tells them of the new ones.
+        Raises :class:`~testbed.errors.MeshError` when a new proxy does not take its configuration.
+        """
+        unseen = threading.Semaphore(0)
+
+        def set_up(node: str) -> NodeReport:
+            try:
+                report = self._nodes.woken(node, all_there=False)
+            finally:
+                unseen.release()
+            return self._set_up(node, report, documents[node], limit)
+
+        def look(node: str) -> NodeReport:
+            for _ in here:  # connecting to all at once would make those wait that have most to do
+                unseen.acquire()
+                unseen.release()
+            return self._nodes.woken(node)
+
+        here = [node for node in documents if node in self._nodes.workloads]
+        works = dict.fromkeys(self._nodes.workloads, look) | dict.fromkeys(here, set_up)
+        self._found = self._nodes.all(works, lambda node: works[node](node))
+
+    def _set_up(self, node: str, report: NodeReport, document: str, limit: float) -> NodeReport:
+        resources = load(parse(report.resources, "the mesh"))
+        new = [w for w in self._nodes.workloads[node] if not report.proxies[w.name].revision]
+        with self._compiling:
+            wanted = self._wanted(new, self.compile(resources), resources, report)
+        addresses = service_addresses(resources, self._topology)
+        request = self._nodes.request(node, limit, addresses).carrying(wanted, report, report.resources)
+        outcomes = self._nodes.push(node, replace(request, set_up=document), limit)
+        if rejected := {w: o for w, o in outcomes.items() if o.trouble}:
+            raise _trouble(rejected, {})
+        return self._nodes.report(node)
 
     def compile(self, wanted: ResourceSet) -> dict[str, ProxyConfiguration]:
         """What every proxy must have for ``wanted``; what an earlier call made is not made again."""
@@ -154,12 +184,12 @@ class StandaloneBackend:
         begun = time.monotonic()
         proxies: dict[str, ProxyOutcome] = {}
         for wave in _waves(plan):
-            requests = {n: r for n in self._on_node if (r := self._request(n, wave, plan, limit)) is not None}
-            outcomes, failed = self._each(requests, lambda node: self._push(node, requests[node], limit))  # noqa: B023
+            requests = {n: r for n in plan.found if (r := self._request(n, wave, plan, limit)) is not None}
+            outcomes, failed = self._nodes.each(requests, lambda n: self._nodes.push(n, requests[n], limit))  # noqa: B023
             proxies |= {w: o for node in outcomes.values() for w, o in node.items()}
             rejected = {w: o for w, o in proxies.items() if o.trouble}
             if failed or rejected:
-                self._roll_back(proxies)
+                self._nodes.roll_back(proxies)
                 raise _trouble(rejected, failed)
         total = time.monotonic() - begun
         taken = max((o.taken for o in proxies.values()), default=0.0)
@@ -177,21 +207,21 @@ class StandaloneBackend:
 
     def states(self) -> tuple[ProxyState, ...]:
         """Every proxy's state by workload name; a node that can't be asked counts as proxies that don't answer."""
-        reports, _ = self._each(self._on_node, self._status)
+        reports, _ = self._nodes.each(self._nodes.workloads, self._nodes.report)
         found = {w: p for r in reports.values() for w, p in r.proxies.items()}
         names = sorted(w.name for w in self._topology.workloads)
         return tuple(found[n].state(n) if n in found else ProxyState(n, "", in_force=False) for n in names)
 
     def applied(self) -> ResourceSet:
         """The resources in the mesh.  When nodes disagree (one came back from an old snapshot), most win."""
-        reports, failed = self._each(self._on_node, self._status)
+        reports, failed = self._nodes.each(self._nodes.workloads, self._nodes.report)
         if failed and not reports:
             raise next(iter(failed.values()))
         return load(parse(_stored(reports.values()), "the mesh"))
 
     def holds(self, resources: ResourceSet) -> bool:
         """Whether ``resources``, put on top of what is applied, would change nothing and everything is in force."""
-        found, failed = self._each(self._on_node, self._status)
+        found, failed = self._nodes.each(self._nodes.workloads, self._nodes.report)
         if failed:
             return False
         stored = _stored(found.values())
@@ -228,10 +258,7 @@ class StandaloneBackend:
     # What must be there
 
     def _reports(self) -> dict[str, NodeReport]:
-        found, failed = self._each(self._on_node, self._status)
-        if failed:
-            raise next(iter(failed.values()))
-        return found
+        return self._nodes.all(self._nodes.workloads, self._nodes.report)
 
     def _plan(
         self,
@@ -239,27 +266,36 @@ class StandaloneBackend:
         resources: ResourceSet,
         found: Mapping[str, NodeReport],
     ) -> Plan:
+        wanted: dict[str, Wanted] = {}
+        for node, workloads in self._nodes.workloads.items():
+            wanted |= self._wanted(workloads, configurations, resources, found[node])
+        return Plan(wanted, found, dump(resources), service_addresses(resources, self._topology))
+
+    def _wanted(
+        self,
+        workloads: Iterable[MeshWorkload],
+        configurations: Mapping[str, ProxyConfiguration],
+        resources: ResourceSet,
+        report: NodeReport,
+    ) -> dict[str, Wanted]:
         wanted = {}
-        for workload in self._topology.workloads:
-            report = found[workload.node].proxies[workload.name]
+        for workload in workloads:
             content = bootstrap(workload, self._topology, self._guest.layout)
             start = XdsFile("bootstrap.json", "", (), content_hash(content), content)
             configuration = configurations[workload.name]
-            secrets = self._secrets.files(workload, configuration, report, resources)
+            secrets = self._secrets.files(workload, configuration, report.proxies[workload.name], resources)
             files = {f.path: f for f in (*configuration.files.values(), *secrets, start)}
             wanted[workload.name] = Wanted(configuration.revision, files)
-        return Plan(wanted, found, dump(resources), service_addresses(resources, self._topology))
-
-    # Talking to nodes
+        return wanted
 
     def _request(self, node: str, wave: Collection[str], plan: Plan, limit: float) -> NodeRequest | None:
         """What the node must be told of the proxies in ``wave``; None when it has all and all is in force."""
         report = plan.found[node]
-        names = [w.name for w in self._on_node[node] if w.name in wave]
+        names = [w.name for w in self._nodes.workloads[node] if w.name in wave]
         if not names:
             return None
         stale = {n: plan.wanted[n] for n in names if plan.wanted[n].differs(report.proxies[n])}
-        request = NodeRequest.of(self._guest, node, self._on_node[node], limit, plan.addresses)
+        request = self._nodes.request(node, limit, plan.addresses)
         if not stale and report.resources == plan.document and request.has_hosts(report):
             return None
         return request.carrying(stale, report, plan.document)
@@ -272,69 +308,11 @@ class StandaloneBackend:
         for workload in self._topology.workloads:
             needed.setdefault(workload.node, set()).update(needed_by(plan.wanted[workload.name].files, files))
         asked = [node for node, paths in needed.items() if paths]
-        said, failed = self._each(
+        said = self._nodes.all(
             asked, lambda node: self._connections[node].run(missing_command(sorted(needed[node]))).stdout
         )
-        if failed:
-            raise next(iter(failed.values()))
         if (wrong := missing(said, files)) is not None:
             raise wrong
-
-    def _status(self, node: str) -> NodeReport:
-        workloads = self._on_node[node]
-        hosts = list(NodeRequest.of(self._guest, node, workloads, 0).hosts)
-        about = (self._guest, workloads, hosts, self._guest.resources_of(node))
-        if self._look is not None:
-            said = self._look(node, looking.question_for_program(*about))
-        elif self._lasting:
-            question = {"do": "look", **looking.question_for_program(*about)}
-            said = str(json.loads(self._told(node, json.dumps(question).encode(), 60))).encode()
-        else:
-            said = self._connections[node].run(looking.question(*about), limit=60).stdout
-        return looking.read(said, workloads, hosts, self.log)
-
-    def _push(self, node: str, request: NodeRequest, limit: float) -> Mapping[str, ProxyOutcome]:
-        argv, line = [*self._guest.tool, "apply"], request.encode()
-        if self._lasting:
-            return ProxyOutcome.decode(self._told(node, line, limit + 60))
-        return ProxyOutcome.decode(self._connections[node].run(argv, stdin=line, limit=limit + 60).stdout)
-
-    def _told(self, node: str, line: bytes, limit: float) -> bytes:
-        """The answer of the program that is kept on the node; it is started where there is none."""
-        program = self._programs.pop(node, None)
-        if program is None or not program.alive:  # ended with its machine, or with a connection that broke
-            program = self._connections[node].start([*self._guest.tool, "apply"])
-        answer = program.ask(line, limit)
-        self._programs[node] = program
-        return answer
-
-    def _roll_back(self, outcomes: Mapping[str, ProxyOutcome]) -> None:
-        """Give the proxies that took the new revision their old one; those that refused it have gone back."""
-        nodes = [node for node, workloads in self._on_node.items() if any(w.name in outcomes for w in workloads)]
-
-        def back(node: str) -> None:
-            workloads = [w for w in self._on_node[node] if w.name in outcomes and not outcomes[w.name].trouble]
-            request = NodeRequest.of(self._guest, node, workloads, 30)
-            self._connections[node].run([*self._guest.tool, "rollback"], stdin=request.encode(), limit=90)
-
-        _, failed = self._each(nodes, back)
-        for node, error in failed.items():
-            self._log.error("rollback failed", node=node, error=str(error))
-
-    def _each(
-        self, nodes: Iterable[str], work: Callable[[str], Result]
-    ) -> tuple[dict[str, Result], dict[str, TestbedError]]:
-        """``work`` on every node at once; what it returned, and what went wrong, by node."""
-        results: dict[str, Result] = {}
-        failed: dict[str, TestbedError] = {}
-        names = sorted(nodes)
-        with ThreadPoolExecutor(max_workers=max(1, len(names))) as pool:
-            for name, future in [(n, pool.submit(work, n)) for n in names]:
-                try:
-                    results[name] = future.result()
-                except TestbedError as e:
-                    failed[name] = e
-        return results, failed
 
 
 def _waves(plan: Plan) -> list[frozenset[str]]:

@@ -34,7 +34,8 @@ def save_command(lab: Lab, as_json: bool, name: str) -> None:
         print_json(_values(snapshot))
     else:
         click.echo(
-            f"{name}: saved, {_mib(snapshot.bytes_on_disk)}; the machines stood still for {manifest.pause:.1f} s"
+            f"{name}: saved, {_mib(snapshot.bytes_on_disk)}; the machines stood still for {manifest.pause:.1f} s, "
+            f"their services for {manifest.standing:.1f} s"
         )
 
 
@@ -188,6 +189,7 @@ def _values(snapshot: Snapshot) -> dict[str, object]:
         "machine": manifest.emulated.machine,
         "cpu": manifest.emulated.cpu,
         "pause": manifest.pause,
+        "standing": manifest.standing,
         "apart": manifest.apart,
         "bytes": snapshot.bytes_on_disk,
         "folder": str(snapshot.folder),

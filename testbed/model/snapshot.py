@@ -70,6 +70,8 @@ class Manifest(_Model):
     """Workload -> its instances, where these are not the inventory's."""
     pause: float
     """How long the machines stood still for it, in seconds."""
+    standing: float = 0.0
+    """How long its services stood still, from the first one's stop until the last one went on, in seconds."""
     apart: float = 0.0
     """Seconds between the first and the last machine's stop."""
     files: dict[str, SnapshotFile]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from testbed.backends.contract import Applied, Backend, MeshDiff
@@ -14,6 +15,7 @@ from testbed.compiler.security import MeshConfig, SecurityInputs
 from testbed.errors import HostNotReady, bad_input
 from testbed.host.lock import hold
 from testbed.lab.lab import Lab
+from testbed.lab.snapshots.saving import go_on
 from testbed.lab.snapshots.thawing import ask
 from testbed.pki import LabCa
 from testbed.resources import Key, ResourceSet, load
@@ -28,19 +30,27 @@ LOOK_LIMIT = 60.0
 """Seconds for a node that was just restored to say what its proxies have."""
 
 
-def backend_of(lab: Lab, *, restored: bool = False, lasting: bool = False) -> Backend:
+def backend_of(lab: Lab, *, lasting: bool = False) -> Backend:
     """The backend that the inventory names, on the lab's nodes.  Makes the lab's CA on first use.
 
-    ``restored``: the nodes were thawed a moment ago, and what thawed them is there to be asked.  ``lasting``: many
-    changes follow one another, which are quicker then.
+    ``lasting``: many changes follow one another, which are quicker then.
     """
     require_backend(lab)
+    if not lab.has_cluster:
+        return standalone_of(lab, lasting=lasting)
     connections = {n.name: lab.connection(n.name) for n in lab.inventory.nodes}
-    if lab.has_cluster:
-        api = api_of(lab)
-        cluster = {n.name for n in lab.inventory.nodes if n.cluster is not None}
-        places = ClusterPlaces(api, lab.topology, cluster)
-        return IstioBackend(lab.id, lab.topology, connections, api, places)
+    api = api_of(lab)
+    cluster = {n.name for n in lab.inventory.nodes if n.cluster is not None}
+    places = ClusterPlaces(api, lab.topology, cluster)
+    return IstioBackend(lab.id, lab.topology, connections, api, places)
+
+
+def standalone_of(lab: Lab, *, restored: bool = False, lasting: bool = False) -> StandaloneBackend:
+    """The standalone backend of a lab without a cluster; see :func:`backend_of`.
+
+    ``restored``: the nodes were thawed a moment ago, and what thawed them is there to be asked.
+    """
+    connections = {n.name: lab.connection(n.name) for n in lab.inventory.nodes}
     ca = LabCa.open(lab.directories.pki / "ca", lab.id)
 
     def look(node: str, question: Mapping[str, Any]) -> bytes:
@@ -54,6 +64,7 @@ def backend_of(lab: Lab, *, restored: bool = False, lasting: bool = False) -> Ba
         security=security_of(lab),
         look=look if restored else None,
         lasting=lasting,
+        wake=partial(go_on, lab),
     )
 
 

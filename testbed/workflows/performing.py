@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import shutil
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from testbed.backends.contract import Backend
+from testbed.backends.standalone import StandaloneBackend
 from testbed.documents import parse
 from testbed.host.forward import start_forward, stop_forward
 from testbed.lab.lab import API_FORWARD, Lab
 from testbed.lab.machines import Machines
-from testbed.lab.snapshots import Cloning, Restoring, each, go_on
+from testbed.lab.snapshots import Cloning, Restoring
 from testbed.model.clusters import API_PORT, api_address
 from testbed.plan.steps import (
     Action,
@@ -48,8 +47,8 @@ from testbed.resources import ResourceSet, load
 from testbed.workflows.edges import ask_edges
 from testbed.workflows.istio import deploy_pods, deploy_sidecars, install_control_plane
 from testbed.workflows.kubernetes import join
-from testbed.workflows.mesh import backend_of
-from testbed.workflows.workloads import deploy_workloads, hand_over_workloads
+from testbed.workflows.mesh import backend_of, standalone_of
+from testbed.workflows.workloads import deploy_workloads, hand_over_workloads, workloads_document
 
 IN_FORCE_LIMIT = 120.0
 """Seconds for a whole lab's first configuration to be in force; eleven Envoys start in it."""
@@ -71,8 +70,8 @@ class Performer:
     cloning: Cloning | None = None
     """What starts nodes from templates, if the plan has such steps."""
     at_once: bool = False
-    """All machines have been up for a while: what takes time to begin with is begun together, and kept."""
-    _begun: Backend | None = None
+    """All machines have been up for a while: what they are asked and given goes over connections that are kept."""
+    _kept: StandaloneBackend | None = None
 
     def __call__(self, action: Action, cancel: threading.Event) -> None:  # noqa: PLR0912, PLR0915  (one line per action)
         """Do ``action``; ``cancel`` calls off its waits."""
@@ -143,25 +142,18 @@ class Performer:
             backend.apply(backend.applied().merged(self.resources), limit=CLUSTER_LIMIT)
             return
         if self.restoring is not None:
-            backend_of(self.lab, restored=True).apply(self._restored_resources(), limit=IN_FORCE_LIMIT)
+            backend = standalone_of(self.lab, restored=True)
+            backend.apply(self._restored_resources(), limit=IN_FORCE_LIMIT)
             return
-        self._begin().change(lambda there: there.merged(self.resources), limit=IN_FORCE_LIMIT)
-
-    def _begin(self) -> Backend:
-        """The backend, when services run that a killed save may have left standing."""
-        if self._begun is None:
-            backend = backend_of(self.lab, lasting=self.at_once)
-            each((n.name for n in self.lab.inventory.nodes), lambda node: go_on(self.lab, node))
-            if self.at_once:
-                backend.states()  # starts what answers, and what pushes later
-            self._begun = backend
-        return self._begun
+        self._kept = self._kept or standalone_of(self.lab, lasting=self.at_once)
+        self._kept.change(lambda there: there.merged(self.resources), limit=IN_FORCE_LIMIT)
 
     def _hand_over(self, nodes: tuple[str, ...]) -> None:
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            beginning = pool.submit(self._begin)
+        if self._kept is not None:  # the mesh has forgotten those that end now
             hand_over_workloads(self.lab, nodes)
-            beginning.result()
+            return
+        self._kept = standalone_of(self.lab, lasting=True)
+        self._kept.begin({node: workloads_document(self.lab, node) for node in nodes}, limit=IN_FORCE_LIMIT)
 
     def _restored_resources(self) -> ResourceSet:
         """What the snapshot has in the mesh, and ours on top."""

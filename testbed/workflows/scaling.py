@@ -52,6 +52,8 @@ class ScaleReport:
     replicas: int
     seconds: Mapping[str, float]
     """Step -> seconds."""
+    ended: Mapping[str, float]
+    """Step -> seconds from the first one's start to its end."""
     total: float
 
     def as_dict(self) -> dict[str, object]:
@@ -61,6 +63,7 @@ class ScaleReport:
             "before": self.before,
             "replicas": self.replicas,
             "steps": dict(self.seconds),
+            "ended": dict(self.ended),
             "seconds": round(self.total, 2),
         }
 
@@ -87,5 +90,5 @@ def scale(lab: Lab, workload: str, replicas: int | None, show: Show) -> ScaleRep
         keep_scale(lab.hypervisor(), lab.scale, time.time())
         machines = machines_of(lab)
         plan = plan_scale(wanted(lab, machines), had, fewer=number < before)
-        seconds, _ = run(plan, Performer(lab, machines, ResourceSet(), at_once=True), show)
-    return ScaleReport(workload, before, number, seconds, time.monotonic() - begin)
+        seconds, timeline = run(plan, Performer(lab, machines, ResourceSet(), at_once=True), show)
+    return ScaleReport(workload, before, number, seconds, timeline.ended, time.monotonic() - begin)

@@ -163,6 +163,7 @@ def _save(
                 disks=saved.disks,
                 scale=dict(lab.scale),
                 pause=round(saved.pause, 3),
+                standing=round(saved.standing, 3),
                 apart=round(saved.apart, 4),
                 files=checksums(folder, files),
             )

@@ -169,6 +169,7 @@ def test_the_program_that_waits_in_the_image_answers_one_request_after_another(n
     start = (
         f"import sys; sys.path.insert(0, {str(PROGRAM.parent)!r}); import testbed_thaw as thaw; "
         f"thaw.PORT, thaw.READY, thaw.SLICES = {asked_on}, {str(ready)!r}, [{str(tmp_path)!r}]; "
+        f"thaw.STANDING = {str(tmp_path / 'standing')!r}; "
         "thaw.stay()"
     )
 
@@ -194,6 +195,11 @@ def test_the_program_that_waits_in_the_image_answers_one_request_after_another(n
             [[status, _, _, error]] = ask({"do": "edges", "limit": 5, "requests": [edge(port)]})
             assert (status, error) == (0, "[Errno 111] Connection refused")
             assert ask({"do": "edges"})["failed"] == "KeyError: 'requests'"
+            assert ask({"do": "freeze"}) == {}
+            assert (tmp_path / "standing").exists()
+            assert ask({"do": "go on", "time": 0})["clock"] == 0  # a clock that is ahead is not set back
+            assert not (tmp_path / "standing").exists()
+            assert waiting.wait(10) == 0  # that was the last request
         finally:
             waiting.kill()
 
@@ -212,8 +218,9 @@ def test_the_program_tells_what_the_shell_tells(namespace, tmp_path):
     (folder / "sds/a.json").write_text('{"private_key": "k", "certificate_chain": {"inline_string": "CHAIN\\n"}}')
     (folder / "sds/b.json").write_text('{"validation_context": {}}')
     (tmp_path / "hosts").write_text("127.0.0.1 localhost é\n")
+    standing = tmp_path / "standing"
     with run_in(namespace, lambda: socket.create_server(("127.0.0.1", 0))) as listener:
-        guest = Guest(layout, admin_port=listener.getsockname()[1])
+        guest = Guest(layout, admin_port=listener.getsockname()[1], standing=str(standing))
         about = (guest, proxies, [str(tmp_path / "hosts"), "/nowhere"], str(tmp_path))
 
         def told(asking):
@@ -225,6 +232,10 @@ def test_the_program_tells_what_the_shell_tells(namespace, tmp_path):
 
         shell = told(lambda: subprocess.run(question(*about), capture_output=True, check=True).stdout)
         program = told(lambda: thaw.testbed_look.look(question_for_program(*about)).encode())
+        standing.write_text("1\n")  # nobody is asked then
+        assert subprocess.run(question(*about), capture_output=True, check=True).stdout == (
+            thaw.testbed_look.look(question_for_program(*about)).encode()
+        )
     assert program == shell
     assert b"CHAIN" in shell and b"HTTP/1.1 200" in shell and b"private" not in shell
 
@@ -236,3 +247,21 @@ def answer_once(listener):
         while not asked.endswith(b"\r\n\r\n"):  # a shell sends line by line, and what is not read resets the answer
             asked += connection.recv(1000) or pytest.fail("the request was cut short")
         connection.sendall(b"HTTP/1.1 200 OK\r\nX-Instance: one\r\nContent-Length: 0\r\n\r\n")
+
+
+def test_only_the_watch_that_was_started_is_ended(tmp_path, monkeypatch):
+    """Numbers of processes recur: another process that has the noted number goes on."""
+    monkeypatch.setattr(thaw, "SLICES", [])
+    monkeypatch.setattr(thaw, "WATCH", str(tmp_path / "pid"))
+    monkeypatch.setattr(thaw, "STANDING", str(tmp_path / "standing"))
+    for shift, ended in ((1, False), (0, True)):
+        with subprocess.Popen(["sleep", "60"], start_new_session=True) as process:
+            began = int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19])
+            (tmp_path / "pid").write_text(f"{process.pid} {began + shift}\n")
+            thaw.wake()
+            assert not (tmp_path / "pid").exists()
+            if ended:
+                assert process.wait(5) == -15
+            else:
+                assert process.poll() is None
+                process.kill()

@@ -94,3 +94,65 @@ def test_our_block_in_a_hosts_file_is_replaced_and_the_rest_stays(tmp_path):
     assert hosts.read_text().count("localhost") == 1
     assert " b" not in hosts.read_text()
     assert hosts.stat().st_ino == inode  # a namespace may have mounted this very file
+
+
+@pytest.fixture
+def setting_up(tmp_path, monkeypatch):
+    """A document with one new proxy and a list of workloads, and what the node's tool does when it is called."""
+    import testbed_node
+
+    monkeypatch.setattr(xds, "WORKLOADS", str(tmp_path / "workloads.json"))
+    monkeypatch.setattr(xds, "enter", lambda namespace: None)
+    monkeypatch.setattr(xds.os, "fchown", lambda *_: None)
+    monkeypatch.setattr(xds.os, "chown", lambda *_: None)
+    done = []
+    monkeypatch.setattr(testbed_node.Node, "converge", lambda self: done.append(sorted(p.name for p in files())))
+
+    def files():
+        return [p for p in (tmp_path / "proxy").rglob("*.json") if p.name != "manifest.json"]
+
+    entries = {
+        "bootstrap.json": {"version": "b1", "resource": "", "content": "{}"},
+        "sds/default.json": {"version": "s1", "resource": "default", "content": "{}"},
+    }
+    proxy = {"directory": str(tmp_path / "proxy"), "namespace": "web", "revision": "r1", "files": entries}
+    (tmp_path / "resources").mkdir()
+    document = {
+        "resources": {"directory": str(tmp_path / "resources"), "content": "applied"},
+        "workloads": {"web": {**proxy, "start": ["false"]}},
+        "set_up": "the workloads",
+        "durable": False,
+        "limit": 5,
+    }
+    return document, done
+
+
+def test_a_new_workload_is_set_up_with_its_proxys_files_there_and_the_proxy_is_not_started_again(
+    setting_up, tmp_path, monkeypatch
+):
+    document, done = setting_up
+    answered = []
+    monkeypatch.setattr(xds, "ask", lambda port: answered.append(port) or xds.Answer("server.state: 0\n"))
+    result = xds.apply(document)["workloads"]["web"]
+    assert result["written"] == ["bootstrap.json", "sds/default.json"]
+    assert done == [["bootstrap.json", "default.json"]]  # there when the node's tool started what it starts
+    assert (tmp_path / "workloads.json").read_text() == "the workloads"
+    assert len(answered) == 1
+    manifest = json.loads((tmp_path / "proxy/.state/manifest.json").read_text())
+    assert (manifest["revision"], manifest["files"]["bootstrap.json"]) == ("r1", ["b1", ""])
+
+
+def test_a_workload_that_can_not_be_set_up_says_why_and_its_files_count_as_unknown(
+    setting_up, tmp_path, monkeypatch
+):
+    import testbed_node
+
+    def refuse(self):
+        raise testbed_node.Refused("systemctl start: no")
+
+    document, _ = setting_up
+    monkeypatch.setattr(testbed_node.Node, "converge", refuse)
+    result = xds.apply(document)["workloads"]["web"]
+    assert "was not set up: Refused: systemctl start: no" in result["late"]
+    manifest = json.loads((tmp_path / "proxy/.state/manifest.json").read_text())
+    assert (manifest["revision"], manifest["files"]["bootstrap.json"]) == ("", ["", ""])

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
-from ipaddress import IPv4Address
+import subprocess
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
 import pytest
 
 from testbed.backends.answers import Answer
-from testbed.backends.looking import read
+from testbed.backends.guest import Guest
+from testbed.backends.looking import question, read
+from testbed.backends.nodes import Nodes
 from testbed.backends.push import NodeReport
 from testbed.errors import LabError
-from testbed.model.topology import MeshWorkload
+from testbed.guests import Completed
+from testbed.model.topology import MeshWorkload, Topology
 
 WEB = MeshWorkload("web-v1", "default", "web-v1", {}, IPv4Address("10.0.0.1"), "node-1")
 MANIFEST = {
@@ -24,12 +30,16 @@ LOG = "[1][warning] Filesystem config update rejected: the cluster is bad\n[1][i
 
 
 def printed(
-    manifest: object = MANIFEST, stats: str | None = LIVE, there: str = "there", chain: str = "CHAIN\\n"
+    manifest: object = MANIFEST,
+    stats: str | None = LIVE,
+    there: str = "there",
+    chain: str = "CHAIN\\n",
+    standing: str = "",
 ) -> bytes:
     answer = "" if stats is None else f"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{stats}"
     hosts = "127.0.0.1 localhost\n# testbed: services\n240.240.0.1 web\n# testbed: end\n"
     secret = ["default.json", f': {{"inline_string": "{chain}"', ""]
-    texts = ["applied\n", hosts, json.dumps(manifest) if manifest else "", *secret, there, answer]
+    texts = ["applied\n", hosts, standing, json.dumps(manifest) if manifest else "", *secret, there, answer]
     return b"".join(t.encode() + b"\0" for t in texts)
 
 
@@ -82,3 +92,59 @@ def test_what_cant_be_read_is_a_lab_error():
         seen(printed(there=""))
     with pytest.raises(LabError, match="node-1: read its state: the answer is cut short"):
         seen(b"applied\n\0")
+
+
+def test_a_workload_that_is_yet_to_be_set_up_has_no_namespace_and_nothing_else():
+    said = printed(manifest=None, there="", stats=None)
+    proxy = read(said, [WEB], ["/etc/hosts"], lambda _: "", all_there=False).proxies["web-v1"]
+    assert (proxy.revision, proxy.in_force) == ("", False)
+
+
+class Standing:
+    """A node whose services a save has left standing, until somebody wakes it."""
+
+    node = "node-1"
+
+    def __init__(self, standing: bool) -> None:
+        self.standing = standing
+        self.asked: list[str] = []
+
+    def run(self, argv: Sequence[str], **_: object) -> Completed:
+        self.asked.append(argv[0])
+        return Completed(0, printed(stats=None if self.standing else LIVE, standing="1\n" * self.standing), b"")
+
+    def wake(self, node: str) -> None:
+        self.asked.append(f"wake {node}")
+        self.standing = False
+
+
+@pytest.mark.parametrize("standing", [True, False])
+def test_services_that_a_killed_save_left_standing_are_woken_and_others_left_alone(standing: bool) -> None:
+    node = Standing(standing)
+    nodes = Nodes(
+        Topology((), (WEB,), service_range=IPv4Network("240.240.0.0/16")),
+        {"node-1": node},  # type: ignore[dict-item]  # it only runs what it is given
+        Guest(),
+        lambda _: "",
+        look=None,
+        lasting=False,
+        wake=node.wake,
+    )
+    report = nodes.woken("node-1")
+    assert node.asked == (["bash", "wake node-1", "bash"] if standing else ["bash"])
+    assert report.proxies["web-v1"].in_force and not report.standing
+
+
+def test_proxies_that_stand_still_are_not_asked(tmp_path: Path) -> None:
+    """They would answer nobody, and each question would take its whole limit."""
+    guest = Guest(standing=str(tmp_path / "standing"))
+    (tmp_path / "standing").write_text("1\n")
+    shell = ["bash", "-c", "nsenter() { touch " + str(tmp_path / "asked") + "; }; export -f nsenter; "]
+    argv = question(guest, [WEB], [], str(tmp_path))
+    shell[-1] += argv[-1].replace("timeout 10 nsenter", "nsenter")
+    said = subprocess.run(shell, capture_output=True, check=True).stdout
+    assert not (tmp_path / "asked").exists()
+    assert said.split(b"\0")[1] == b"1\n"
+    (tmp_path / "standing").unlink()
+    subprocess.run(shell, capture_output=True, check=True)
+    assert (tmp_path / "asked").exists()

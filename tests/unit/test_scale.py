@@ -1,6 +1,7 @@
 """Another number of instances: whose addresses stay, which steps it takes, and who is told first."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Network
@@ -101,19 +102,38 @@ class Node:
     """A node that has ``old`` proxies in force and takes whatever it is given; it keeps who was told, in order."""
 
     def __init__(self, node, old, told, refuses=()):
-        self.node, self._old, self._told, self._refuses = node, old, told, refuses
+        self.node, self._old, self._told, self._refuses = node, set(old), told, refuses
+        self.alive = True
 
     def run(self, argv, *, stdin=b"", limit=60, check=True):
         del limit, check
         if argv[0] == "bash":
             return Completed(0, b"".join(self._texts(argv[-1])), b"")
-        verb, names = argv[-1], list(json.loads(stdin)["workloads"])
-        self._told.append((verb, *names))
-        outcomes = {n: {"refused": {"cds.json": "no"}} if n in self._refuses else {} for n in names}
-        return Completed(0, json.dumps({"workloads": outcomes}).encode(), b"")
+        return Completed(0, json.dumps(self._take(argv[-1], json.loads(stdin))).encode(), b"")
+
+    def _take(self, verb, document):
+        names = list(document["workloads"])
+        self._told.append((verb, *names, *document.get("set_up", "").split()))
+        self._old |= set(names) - set(self._refuses)
+        return {"workloads": {n: {"refused": {"cds.json": "no"}} if n in self._refuses else {} for n in names}}
+
+    # The program that is kept there
+
+    def start(self, argv):
+        del argv
+        return self
+
+    def ask(self, line, limit):
+        del limit
+        document = json.loads(line)
+        if document.get("do") != "look":
+            return json.dumps(self._take("apply", document)).encode()
+        self._told.append(("look", self.node))
+        asked = "\n".join(shlex.join(["proxy", *map(str, proxy)]) for proxy in document["proxies"])
+        return json.dumps(b"".join(self._texts(asked)).decode()).encode()
 
     def _texts(self, question) -> Iterator[bytes]:
-        yield b"\0\0"  # no resources, no names
+        yield b"\0\0\0"  # no resources, no names, nothing stands still
         for line in question.splitlines():
             if line.startswith("proxy "):
                 name = line.split()[2]
@@ -127,21 +147,51 @@ class Node:
         yield
 
 
-def pushed(old, refuses=()):
+def mesh(old, refuses=(), **options):
+    """A backend of three workloads on two nodes, and what these are told."""
     workloads = tuple(
         MeshWorkload(name, "default", name, {}, IPv4Address(f"10.0.0.{i + 1}"), node)
         for i, (name, node) in enumerate([("a", "left"), ("b", "right"), ("c", "right")])
     )
     told = []
     nodes = {node: Node(node, old, told, refuses) for node in ("left", "right")}
-    backend = StandaloneBackend(
-        Topology((), workloads, service_range=IPv4Network("240.240.0.0/16")), nodes, LabCa.create()
-    )
+    topology = Topology((), workloads, service_range=IPv4Network("240.240.0.0/16"))
+    return StandaloneBackend(topology, nodes, LabCa.create(), **options), told
+
+
+def pushed(old, refuses=()):
+    backend, told = mesh(old, refuses)
     try:
         backend.apply(ResourceSet())
     except MeshError as e:
         told.append(str(e))
     return told
+
+
+def test_a_new_workload_starts_with_its_proxys_files_before_other_nodes_are_asked_anything():
+    backend, told = mesh({"a", "b"}, lasting=True)
+    backend.begin({"right": "document"})
+    assert told[0] == ("look", "right")
+    assert ("apply", "c", "document") in told[1:3]
+    assert sorted(told[1:]) == [("apply", "c", "document"), ("look", "left"), ("look", "right")]
+
+
+def test_nodes_are_looked_at_once_for_all_of_it():
+    backend, told = mesh({"a", "b"}, lasting=True)
+    backend.begin({"right": "document"})
+    told.clear()
+    backend.change(lambda there: there)
+    assert sorted(told) == [("apply", "a"), ("apply", "b", "c")]
+    told.clear()
+    backend.change(lambda there: there)
+    assert [t for t in told if t[0] == "look"] == [("look", "left"), ("look", "right")]
+
+
+def test_a_new_workload_whose_proxy_refuses_is_an_error_and_others_are_told_nothing():
+    backend, told = mesh({"a", "b"}, {"c"}, lasting=True)
+    with pytest.raises(MeshError, match="c: rejected its configuration"):
+        backend.begin({"right": "document"})
+    assert [t for t in told if t[0] == "apply"] == [("apply", "c", "document")]
 
 
 def test_a_new_proxy_is_in_force_before_others_are_told_of_it():

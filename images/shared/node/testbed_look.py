@@ -1,8 +1,8 @@
 """What this node's proxies were given and what they answer, told as the shell of Testbed's own question tells it.
 
-Asked by testbed_thaw.py and testbed_xds.py: {"files": paths, "proxies": [[directory, network namespace, admin
-port], ...], "path": of the statistics}.  No process is started for it, which is most of what the question costs an
-emulated machine.
+Asked by testbed_thaw.py and testbed_xds.py: {"files": paths, "standing": the file that is there while services do
+not run, "proxies": [[directory, network namespace, admin port], ...], "path": of the statistics}.  No process is
+started for it, which is most of what the question costs an emulated machine.
 """
 
 import ctypes
@@ -51,13 +51,21 @@ def look(document):
     def ask(namespace, port):
         answers[namespace] = statistics(namespace, port, document["path"])
 
-    threads = [threading.Thread(target=ask, args=proxy[1:]) for proxy in document["proxies"]]
+    standing = text_of(document["standing"])
+    asked = document["proxies"] if not standing else []  # one that stands still answers nobody
+    threads = [threading.Thread(target=ask, args=proxy[1:]) for proxy in asked]
     for thread in threads:
         thread.start()
-    texts = [text_of(path) for path in document["files"]]
+    texts = [text_of(path) for path in document["files"]] + [standing]
     for thread in threads:
         thread.join()
     for directory, namespace, _ in document["proxies"]:
         there = "there" if os.path.exists(f"/run/netns/{namespace}") else ""
-        texts += [text_of(f"{directory}/.state/manifest.json"), *chains(directory), "", there, answers[namespace]]
+        texts += [
+            text_of(f"{directory}/.state/manifest.json"),
+            *chains(directory),
+            "",
+            there,
+            answers.get(namespace, ""),
+        ]
     return "".join(f"{text}\0" for text in texts)

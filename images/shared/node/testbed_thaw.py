@@ -4,10 +4,12 @@ Started before a save (freeze.sh), it waits in the image: after a restore nothin
 emulated machine takes longer than the work.  It answers on a port of the loopback, which SSH leads to without
 starting anything either; a connection brings one request, up to its end, and takes the answer:
 
-    {"do": "thaw", "time": seconds since the epoch, "entropy": hex, "keep": the far port of the SSH connection}
+    {"do": "freeze"}                                   before a save: stop the services where they are
+    {"do": "go on", "time": seconds since the epoch}   after it, where the machine goes on; the last request
+    {"do": "thaw", "time": ..., "entropy": hex, "keep": the far port of the SSH connection}   after a restore
     {"do": "look", ...} (see testbed_look), {"do": "edges", ...} (see testbed_edges)
 
-Services were stopped before the save (freeze.sh), so they come out of the image stopped.  While everything stands
+Services were stopped before the save, so they come out of the image stopped.  While everything stands
 still the clock is set, the kernel's random numbers are seeded anew, each Envoy's own generator is made to do the
 same, and every connection from before the save is closed; only then does anything run.  So nothing is ever
 encrypted with a key and a nonce that another restore of the same image uses, too.
@@ -36,6 +38,7 @@ import testbed_look
 
 SLICES = [f"/sys/fs/cgroup/system.slice/system-testbed\\x2d{kind}.slice" for kind in ("sidecar", "program")]
 WATCH = "/run/testbed-freeze.pid"
+STANDING = "/run/testbed-freeze.standing"
 PORT = 15099  # of the machine's own loopback; workloads have others
 READY = "/run/testbed-thaw.ready"
 LIFE = 300  # seconds of the machine's own time that nobody has to be waited for longer
@@ -67,13 +70,28 @@ def read(path, otherwise=""):
         return otherwise
 
 
+def freeze():
+    """Stop the services; that they stand is written down for whoever comes after a save that was killed."""
+    with open(STANDING, "w") as file:
+        file.write("1\n")
+    try:
+        set_frozen(1)
+    except TimeoutError:
+        wake()
+        raise
+
+
 def wake():
     set_frozen(0)
-    watch = read(WATCH)
-    if watch:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(STANDING)
+    if watch := read(WATCH).split():
         os.unlink(WATCH)
-        with contextlib.suppress(ProcessLookupError):  # it has done its work
-            os.killpg(int(watch), 15)
+        # the numbers of processes recur: it is the one that was noted if it began when that did (proc(5))
+        began = read(f"/proc/{watch[0]}/stat").rpartition(")")[2].split()[19:20]
+        if began == watch[1:]:
+            with contextlib.suppress(ProcessLookupError):  # it has done its work
+                os.killpg(int(watch[0]), 15)
 
 
 def set_clock(at):
@@ -81,6 +99,14 @@ def set_clock(at):
     before = time.time()
     time.clock_settime(time.CLOCK_REALTIME, at)
     return at - before
+
+
+def go_on(document):
+    """The machine has stood still for a save, and its clock with it; one that is ahead is not set back."""
+    begun = time.monotonic()
+    moved = set_clock(document["time"]) if document["time"] > time.time() else 0.0
+    wake()
+    return {"clock": round(moved, 3), "seconds": round(time.monotonic() - begun, 3)}
 
 
 def seed(entropy):
@@ -213,18 +239,27 @@ def answer(document, pages):
         return testbed_edges.ask_all(document)
     if document["do"] == "look":
         return testbed_look.look(document)
+    if document["do"] == "freeze":
+        freeze()
+        return {}
+    if document["do"] == "go on":
+        return go_on(document)
     return thaw(document, pages)
 
 
 def serve(connection, pages):
+    """Answer one request; whether it was not the last one."""
     with connection:
         request = b"".join(iter(lambda: connection.recv(65536), b""))
+        document = {}
         try:
-            said = answer(json.loads(request), pages)
+            document = json.loads(request)
+            said = answer(document, pages)
         except Exception as e:  # noqa: BLE001 - whoever asked has to hear of it, whatever it is
             said = {"failed": f"{type(e).__name__}: {e}"}
         with contextlib.suppress(OSError):  # whoever asked is gone
             connection.sendall(json.dumps(said).encode())
+    return document.get("do") != "go on"
 
 
 def stay():
@@ -234,8 +269,8 @@ def stay():
     with socket.create_server(("127.0.0.1", PORT)) as listener:
         with open(READY, "w") as file:
             file.write("ready\n")
-        while True:
-            serve(listener.accept()[0], pages)
+        while serve(listener.accept()[0], pages):
+            pass
 
 
 if __name__ == "__main__":

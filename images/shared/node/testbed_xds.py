@@ -1,7 +1,8 @@
 """Give the proxies of this node their files, and read from the proxies what they made of them.
 
     testbed_xds.py apply      JSON documents on stdin, one a line; answers each, in a line, when all is in force,
-                              or says what is not; {"do": "look", ...} only looks (see testbed_look)
+                              or says what is not; {"do": "look", ...} only looks (see testbed_look).  With
+                              "set_up", a text for workloads.json, the node takes that up first (testbed_node)
     testbed_xds.py rollback   the same without contents; back to what the last apply found
 
 Envoy's filesystem subscriptions have traps that give this file its shape:
@@ -185,8 +186,21 @@ class Proxy:
         if done.returncode:
             raise Late(f"it did not start: {done.stderr.strip()[-300:]}")
 
+    def lay(self):
+        """Put its first files in their places, for whoever starts it; :meth:`push` then waits for it."""
+        files = self.wanted["files"]
+        os.makedirs(self.state(""), mode=0o700, exist_ok=True)
+        self.remember("", {p: ["", f["resource"]] for p, f in files.items()}, {})
+        for path, file in files.items():
+            self.write(path, file["content"])
+        self.wanted["laid"] = True
+
     def push(self, revision, files, contents):
         """Give it ``files`` (path -> [version, resource]); ``contents`` holds at least those that changed."""
+        if self.wanted.get("laid"):
+            timing = self.wait(files, {})
+            self.remember(revision, files, timing.pop("refused"))
+            return {"written": sorted(files), **timing}
         old = self.manifest["files"]
         stale = [p for p, (version, _) in files.items() if old.get(p, [""])[0] != version]
         gone = [p for p in old if p not in files]
@@ -372,6 +386,21 @@ def store(directory, name, content):
         os.unlink(path)
 
 
+WORKLOADS = "/etc/testbed/workloads.json"
+
+
+def set_up(document):
+    """Let the node take up another list of workloads: what starts a new one's network starts its proxy with it."""
+    import testbed_node  # not needed by who only pushes
+
+    for name, wanted in document["workloads"].items():
+        Proxy(name, wanted, 0).lay()
+    with open(f"{WORKLOADS}.new", "w") as file:
+        file.write(document["set_up"])
+    os.rename(f"{WORKLOADS}.new", WORKLOADS)  # a machine may die at any time
+    testbed_node.Node().converge()
+
+
 def flush(document):
     """Have it on the disk: machines here are killed on purpose."""
     if document.get("durable", True):
@@ -384,6 +413,12 @@ def apply(document):
     hosts = [path for path, lines in document.get("hosts", {}).items() if write_hosts(path, lines)]
     folder = document["resources"]["directory"]
     store(folder, "previous", None)
+    if "set_up" in document:
+        try:
+            set_up(document)
+        except Exception as e:  # noqa: BLE001 - whoever asked has to hear of it, whatever it is
+            late = f"its workload was not set up: {type(e).__name__}: {e}"
+            return {"workloads": {name: {"late": late} for name in document["workloads"]}, "hosts": hosts}
     results = each_proxy(document, Proxy.apply)
     if not any("late" in r or "refused" in r for r in results.values()):
         store(folder, "previous", read(os.path.join(folder, "applied"), ""))

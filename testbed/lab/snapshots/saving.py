@@ -2,7 +2,8 @@
 
 RAM is written while the machines are paused.  Writing it while they run and stopping each at the end would make
 the pause shorter, but a migration stream holds the state of its own end: six machines would be saved at six
-instants.  Services are stopped inside first (freeze.sh), so that after a restore nothing runs before the thaw.
+instants.  Services are stopped inside first (freeze.sh, testbed_thaw.py), so that after a restore nothing runs
+before the thaw.
 """
 
 from __future__ import annotations
@@ -10,19 +11,25 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from testbed.errors import LabError
-from testbed.hypervisor.memory import pause, resume, save_memory
+from testbed.guests.ssh import NotReachable
+from testbed.hypervisor.memory import pause as pause_machine
+from testbed.hypervisor.memory import resume, save_memory
 from testbed.lab.lab import Lab
+from testbed.lab.snapshots.thawing import ask
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 FREEZE = ("sh", "/opt/testbed/node/freeze.sh")
+FREEZE_LIMIT = 30.0
+"""Seconds for a node's services to stop, or to go on."""
 MOST_LAYERS = 4
 """A disk with more layers than these is saved as one: each layer costs every read that it doesn't answer."""
 
@@ -35,6 +42,8 @@ class Saved:
     """Node -> its disk's layers, lowest first."""
     pause: float
     """Until the last machine went on, from when the first one was stopped."""
+    standing: float
+    """Until the last node's services went on, from when the first ones were stopped: what a client sees."""
     apart: float
     """Between the first and the last machine's stop: how far the instant is from being one."""
 
@@ -49,47 +58,53 @@ def save_machines(lab: Lab, folder: Path, image_format: str) -> Saved:
     nodes = [n.name for n in lab.inventory.nodes]
     layers = {node: _lower_layers(lab, node) for node in nodes}
 
-    def write(node: str) -> tuple[str, ...]:
-        save_memory(hypervisor, node, folder / f"{node}.ram")
-        return copy_disk(lab, node, layers[node], folder)
+    written: dict[str, tuple[str, ...]] = {}
 
-    with _standing_still(lab, nodes):
+    def memory(node: str) -> None:
+        save_memory(hypervisor, node, folder / f"{node}.ram")
+
+    def disk(node: str) -> None:  # QEMU has written all that it held back when it stopped the machine (do_vm_stop)
+        written[node] = copy_disk(lab, node, layers[node], folder)
+
+    try:
+        each(nodes, lambda node: lab.connection(node).run([*FREEZE, "ready"]))
         begin = time.monotonic()
+        each(nodes, lambda node: ask(lab.connection(node), {"do": "freeze"}, FREEZE_LIMIT))
+        first = time.monotonic()
         try:
             stopped = each(nodes, lambda node: _stop(lab, node))
-            disks = each(nodes, write)
+            works = [partial(work, node) for work in (memory, disk) for node in nodes]
+            each(works, lambda work: work())
         finally:
             each(nodes, lambda node: resume(hypervisor, node))
-        length = time.monotonic() - begin
-    shutil.copytree(lab.directories.pki, folder / "pki")
-    disks = {node: _flattened(folder, disks[node], image_format) for node in nodes}
-    return Saved(disks, length, max(stopped.values()) - min(stopped.values()))
-
-
-def each(nodes: Iterable[str], work: Callable[[str], Result]) -> dict[str, Result]:
-    """``work`` for every node at once; the first error is raised after all have ended."""
-    names = list(nodes)
-    with ThreadPoolExecutor(max_workers=max(1, len(names))) as pool:
-        return dict(zip(names, pool.map(work, names), strict=True))
-
-
-@contextmanager
-def _standing_still(lab: Lab, nodes: list[str]) -> Iterator[None]:
-    """Services of all nodes are stopped for the length of the block."""
-    try:
-        each(nodes, lambda node: lab.connection(node).run([*FREEZE, "on"]))
-        yield
+        pause = time.monotonic() - first
     finally:
         each(nodes, lambda node: go_on(lab, node))
+    standing = time.monotonic() - begin
+    shutil.copytree(lab.directories.pki, folder / "pki")
+    disks = {node: _flattened(folder, written[node], image_format) for node in nodes}
+    return Saved(disks, pause, standing, max(stopped.values()) - min(stopped.values()))
+
+
+def each(items: Iterable[Item], work: Callable[[Item], Result]) -> dict[Item, Result]:
+    """``work`` for every item, such as a node, at once; the first error is raised after all have ended."""
+    wanted = list(items)
+    with ThreadPoolExecutor(max_workers=max(1, len(wanted))) as pool:
+        return dict(zip(wanted, pool.map(work, wanted), strict=True))
 
 
 def go_on(lab: Lab, node: str) -> None:
     """Let a node's services go on, with the right time; also those that a killed save left standing."""
-    lab.connection(node).run([*FREEZE, "off", f"{time.time():.3f}"])
+    connection = lab.connection(node)
+    try:
+        ask(connection, {"do": "go on"}, FREEZE_LIMIT)
+    except NotReachable:  # nobody waits there any more, or yet
+        connection.connect()  # takes a while, and the time is told after it
+        connection.run([*FREEZE, "off", f"{time.time():.3f}"])
 
 
 def _stop(lab: Lab, node: str) -> float:
-    pause(lab.hypervisor(), node)
+    pause_machine(lab.hypervisor(), node)
     return time.monotonic()
 
 
