@@ -72,6 +72,8 @@ class Applied:
     """Until the last old listener had let go of its callers' connections."""
     revisions: Mapping[str, str] = field(default_factory=dict)
     """Workload -> the revision that its proxy answers with."""
+    was_in_force: bool = False
+    """Whether all of it was in force before, so that no node was told anything."""
 
 
 @dataclass(frozen=True)

@@ -183,9 +183,11 @@ class StandaloneBackend:
         revision = _lab_revision({w: p.revision for w, p in plan.wanted.items()})
         begun = time.monotonic()
         proxies: dict[str, ProxyOutcome] = {}
+        told: set[str] = set()
         for wave in _waves(plan):
             requests = {n: r for n in plan.found if (r := self._request(n, wave, plan, limit)) is not None}
             outcomes, failed = self._nodes.each(requests, lambda n: self._nodes.push(n, requests[n], limit))  # noqa: B023
+            told |= set(requests)
             proxies |= {w: o for node in outcomes.values() for w, o in node.items()}
             rejected = {w: o for w, o in proxies.items() if o.trouble}
             if failed or rejected:
@@ -201,6 +203,7 @@ class StandaloneBackend:
             in_force_seconds=taken,
             drain_seconds=drained - taken,
             revisions={w: p.revision for w, p in sorted(plan.wanted.items())},
+            was_in_force=not told,
         )
         self._log.info("applied", revision=revision, changed=sorted(applied.changed), seconds=round(total, 3))
         return applied

@@ -13,20 +13,22 @@ source, so every process in there, QEMU and dnsmasq included, can be told from `
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
 from testbed.errors import HostNotReady, LabError
-from testbed.host import processes
+from testbed.host import processes, reaper
 from testbed.host.directories import LabDirectories, cache_root
 from testbed.host.processes import Process
 from testbed.waiting import NotYet, wait_until
@@ -86,6 +88,8 @@ class DaemonProcesses:
     dnsmasq: tuple[Process, ...]
     starting: tuple[Process, ...]
     """A launcher under way, perhaps of a command that has been killed."""
+    reapers: tuple[Process, ...]
+    """Above the daemons and what they started; see :mod:`testbed.host.reaper`."""
     others: tuple[Process, ...]
     """The forwarder, and whatever else carries the lab's mark."""
 
@@ -93,7 +97,7 @@ class DaemonProcesses:
     def all(self) -> tuple[Process, ...]:
         """Every process of the lab."""
         daemons = tuple(p for p in (self.libvirtd, self.virtlogd) if p)
-        return (*self.starting, *daemons, *self.machines, *self.dnsmasq, *self.others)
+        return (*self.starting, *daemons, *self.machines, *self.dnsmasq, *self.reapers, *self.others)
 
     @property
     def contained(self) -> tuple[Process, ...]:
@@ -211,9 +215,11 @@ class PrivateDaemon:
             values = [processes.mark(state), str(self.directories.libvirt), str(cache), str(gate.fileno())]
             # Its output goes to a file, not to us: if we are killed, it ends undisturbed.
             output = open_files.enter_context(words.open("wb"))
+            command = json.dumps(["sh", "-euc", _SEEN + script, _LAUNCHER, *values])
+            marks = {processes.ENVIRONMENT: str(state), reaper.COMMAND: command}
             launcher = subprocess.Popen(
-                [*enter, "sh", "-euc", _SEEN + script, _LAUNCHER, *values],
-                env={"PATH": _PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", processes.ENVIRONMENT: str(state)},
+                [*enter, sys.executable, "-ISE", reaper.__file__],
+                env={"PATH": _PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", **marks},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -295,12 +301,13 @@ _LAUNCHER = "testbed-daemon"
 def _sort(found: list[Process]) -> DaemonProcesses | None:
     if not found:
         return None
-    pids = {p.pid for p in found}
+    above = tuple(p for p in found if reaper.__file__ in p.arguments)
+    pids = {p.pid for p in found} - {p.pid for p in above}
 
     def named(*prefixes: str) -> tuple[Process, ...]:
         return tuple(p for p in found if p.name.startswith(prefixes))
 
-    # A daemon's child between fork and exec bears its name still; the daemon's own parent is none of ours.
+    # A daemon's child between fork and exec bears its name still; the daemon's own parent is what reaps it.
     roots = [p for p in found if p.parent not in pids]
     sorted_ones = DaemonProcesses(
         libvirtd=next((p for p in roots if p.name == "libvirtd"), None),
@@ -308,17 +315,11 @@ def _sort(found: list[Process]) -> DaemonProcesses | None:
         machines=named("qemu-"),
         dnsmasq=named("dnsmasq"),
         starting=tuple(p for p in found if _LAUNCHER in p.arguments),
+        reapers=above,
         others=(),
     )
     known = {p.pid for p in sorted_ones.all}
-    return DaemonProcesses(
-        sorted_ones.libvirtd,
-        sorted_ones.virtlogd,
-        sorted_ones.machines,
-        sorted_ones.dnsmasq,
-        sorted_ones.starting,
-        tuple(p for p in found if p.pid not in known),
-    )
+    return replace(sorted_ones, others=tuple(p for p in found if p.pid not in known))
 
 
 def _open_namespace(process: Process, kind: str) -> IO[bytes]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import shutil
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 from testbed.backends.standalone import StandaloneBackend
+from testbed.compiler import compile_mesh
 from testbed.documents import parse
 from testbed.host.forward import start_forward, stop_forward
 from testbed.lab.lab import API_FORWARD, Lab
 from testbed.lab.machines import Machines
 from testbed.lab.snapshots import Cloning, Restoring
 from testbed.model.clusters import API_PORT, api_address
+from testbed.model.proxy import ProxyConfiguration
 from testbed.plan.steps import (
     Action,
     ApplyMesh,
@@ -44,10 +48,10 @@ from testbed.plan.steps import (
     ThawMachine,
 )
 from testbed.resources import ResourceSet, load
-from testbed.workflows.edges import ask_edges
+from testbed.workflows.edges import Edge, ask_edges, edges_of
 from testbed.workflows.istio import deploy_pods, deploy_sidecars, install_control_plane
 from testbed.workflows.kubernetes import join
-from testbed.workflows.mesh import backend_of, standalone_of
+from testbed.workflows.mesh import backend_of, security_of, standalone_of
 from testbed.workflows.workloads import deploy_workloads, hand_over_workloads, workloads_document
 
 IN_FORCE_LIMIT = 120.0
@@ -72,6 +76,9 @@ class Performer:
     at_once: bool = False
     """All machines have been up for a while: what they are asked and given goes over connections that are kept."""
     _kept: StandaloneBackend | None = None
+    _compiled: Mapping[str, ProxyConfiguration] = field(default_factory=dict)
+    _edges: Sequence[Edge] = ()
+    """Those that have yet to be asked."""
 
     def __call__(self, action: Action, cancel: threading.Event) -> None:  # noqa: PLR0912, PLR0915  (one line per action)
         """Do ``action``; ``cancel`` calls off its waits."""
@@ -99,7 +106,7 @@ class Performer:
             case RemoveMachine(node):
                 self.machines.remove(node)
             case CheckSnapshot():
-                self._restore.files()
+                self._check()
             case RestoreMachine(node):
                 self._restore.load(node)
             case ResumeMachines():
@@ -107,7 +114,7 @@ class Performer:
             case ThawMachine(node):
                 self._restore.thaw(node, cancel)
             case AskEdges():
-                ask_edges(self.lab, self._restored_resources())
+                ask_edges(self.lab, self._edges)
             case InstallNode(node):
                 join(self.lab, node, cancel)
             case InstallControlPlane():
@@ -142,8 +149,7 @@ class Performer:
             backend.apply(backend.applied().merged(self.resources), limit=CLUSTER_LIMIT)
             return
         if self.restoring is not None:
-            backend = standalone_of(self.lab, restored=True)
-            backend.apply(self._restored_resources(), limit=IN_FORCE_LIMIT)
+            self._apply_restored()
             return
         self._kept = self._kept or standalone_of(self.lab, lasting=self.at_once)
         self._kept.change(lambda there: there.merged(self.resources), limit=IN_FORCE_LIMIT)
@@ -154,6 +160,31 @@ class Performer:
             return
         self._kept = standalone_of(self.lab, lasting=True)
         self._kept.begin({node: workloads_document(self.lab, node) for node in nodes}, limit=IN_FORCE_LIMIT)
+
+    def _check(self) -> None:
+        """What will be pushed and asked is settled while the disk is read."""
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            settled = pool.submit(self._settle)
+            self._restore.files()
+            settled.result()
+
+    def _settle(self) -> None:
+        topology, resources = self.lab.topology, self._restored_resources()
+        self._compiled = compile_mesh(resources, topology, security=security_of(self.lab))
+        self._edges = list(edges_of(topology, resources, self._compiled))
+
+    def _apply_restored(self) -> None:
+        """Edges are asked at the same time: mostly all is in force as it came out of the image."""
+        backend = standalone_of(self.lab, restored=True)
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            asked = pool.submit(ask_edges, self.lab, self._edges)
+            applied = backend.push(self._compiled, self._restored_resources(), limit=IN_FORCE_LIMIT)
+            error = asked.exception()
+        if not applied.was_in_force:  # they were asked of something else, and are asked again
+            return
+        self._edges = []
+        if error is not None:
+            raise error
 
     def _restored_resources(self) -> ResourceSet:
         """What the snapshot has in the mesh, and ours on top."""

@@ -7,7 +7,7 @@ starting anything either; a connection brings one request, up to its end, and ta
     {"do": "freeze"}                                   before a save: stop the services where they are
     {"do": "go on", "time": seconds since the epoch}   after it, where the machine goes on; the last request
     {"do": "thaw", "time": ..., "entropy": hex, "keep": the far port of the SSH connection}   after a restore
-    {"do": "look", ...} (see testbed_look), {"do": "edges", ...} (see testbed_edges)
+    {"do": "look", ...} (see testbed_look), {"do": "edges", ...} (see testbed_edges); these two at the same time
 
 Services were stopped before the save, so they come out of the image stopped.  While everything stands
 still the clock is set, the kernel's random numbers are seeded anew, each Envoy's own generator is made to do the
@@ -248,10 +248,10 @@ def answer(document, pages):
 
 
 def serve(connection, pages):
-    """Answer one request; whether it was not the last one."""
+    """Answer one request; ends the program with the last one."""
+    document = {}
     with connection:
         request = b"".join(iter(lambda: connection.recv(65536), b""))
-        document = {}
         try:
             document = json.loads(request)
             said = answer(document, pages)
@@ -259,7 +259,8 @@ def serve(connection, pages):
             said = {"failed": f"{type(e).__name__}: {e}"}
         with contextlib.suppress(OSError):  # whoever asked is gone
             connection.sendall(json.dumps(said).encode())
-    return document.get("do") != "go on"
+    if document.get("do") == "go on":
+        os._exit(0)
 
 
 def stay():
@@ -269,8 +270,8 @@ def stay():
     with socket.create_server(("127.0.0.1", PORT)) as listener:
         with open(READY, "w") as file:
             file.write("ready\n")
-        while serve(listener.accept()[0], pages):
-            pass
+        while True:
+            threading.Thread(target=serve, args=(listener.accept()[0], pages)).start()
 
 
 if __name__ == "__main__":
