@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from testbed.host import processes
 from testbed.host.directories import LabDirectories, testbed_home
+from testbed.lab.snapshots import cache_store
 from testbed.waiting import NotYet, wait_until
 
 SHARED = "bookinfo"
@@ -26,6 +27,14 @@ def cli(*arguments, code=0, limit=300):
     assert "Traceback" not in done.stderr + done.stdout, done.stderr
     assert done.returncode == code, f"testbed {' '.join(arguments)}: exit {done.returncode}: {done.stderr}"
     return done.stdout if code == 0 else done.stderr
+
+
+def forget(lab_id):
+    """Delete what `up` has kept of a lab: the next one makes its machines, from a template where there is one."""
+    store = cache_store(lab_id)
+    for snapshot in store.all():
+        if snapshot.manifest.lab == lab_id:
+            store.delete(snapshot)
 
 
 def left_behind(lab_id):

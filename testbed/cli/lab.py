@@ -15,7 +15,9 @@ cold_option = click.option("--cold", is_flag=True, help="build the machines, wha
 
 
 clones_option = click.option(
-    "--clones", is_flag=True, help="start new machines from a template's memory; the first time, make templates"
+    "--clones/--no-clones",
+    default=True,
+    help="start new machines from a template's memory, which is made the first time",
 )
 
 

@@ -75,6 +75,8 @@ class ObservedLab:
     """Whether a snapshot is at hand that all wanted machines can be restored from."""
     templates: frozenset[str] = frozenset()
     """Nodes that the cache has a template for: a machine's memory that they can start from."""
+    templates_to_make: Mapping[str, str] = field(default_factory=dict)
+    """Node -> the one of its kind for which a template is made first, where several of a kind have none yet."""
     control_plane: str | None = None
     """The content hash of Istio's installation, once it is available."""
     pods: str | None = None

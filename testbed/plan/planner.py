@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from testbed.plan.cluster import cluster_steps
@@ -100,8 +100,10 @@ def plan_up(wanted: WantedLab, observed: ObservedLab) -> Plan:
     if restore:
         _restore(steps, wanted)
     else:
+        _templates(steps, wanted, observed)
+        cloned = {*observed.templates, *observed.templates_to_make}
         for node, machine in wanted.machines.items():
-            _machine(steps, node, machine, observed.machines.get(node), cloned=node in observed.templates)
+            _machine(steps, node, machine, observed.machines.get(node), cloned=node in cloned)
     if not restore:  # a cluster comes with its machines
         renewed = {n for n, m in wanted.machines.items() if _is_new(m, observed.machines.get(n))}
         for step in cluster_steps(wanted, observed, frozenset(renewed)):
@@ -152,22 +154,6 @@ def plan_save(where: str) -> Plan:
     return steps.plan()
 
 
-def plan_templates(nodes: Sequence[str]) -> Plan:
-    """The steps that make a template for the hardware of each of ``nodes``, one after another."""
-    steps = _Steps()
-    for node in nodes:
-        steps.add(
-            f"template:{node}",
-            MakeTemplate(node),
-            Stage.KEEP,
-            steps.named("template:"),
-            "boot a machine like it and save its memory to the cache, for new nodes to start from",
-            "cache prune",
-            "the template's folder has a manifest",
-        )
-    return steps.plan()
-
-
 def _restores(wanted: WantedLab, observed: ObservedLab) -> bool:
     """A snapshot is of a whole lab: it is of use when no machine can stay."""
     return observed.snapshot and all(_is_new(m, observed.machines.get(n)) for n, m in wanted.machines.items())
@@ -208,6 +194,20 @@ def _build(steps: _Steps, wanted: WantedLab, observed: ObservedLab) -> None:
             "build the read-only disk with Envoy and the sample programs",
             "cache prune",
             "the cache has a disk of that content's key",
+        )
+
+
+def _templates(steps: _Steps, wanted: WantedLab, observed: ObservedLab) -> None:
+    new = {n for n, m in wanted.machines.items() if _is_new(m, observed.machines.get(n))}
+    for kind in dict.fromkeys(kind for node, kind in observed.templates_to_make.items() if node in new):
+        steps.add(
+            f"template:{kind}",
+            MakeTemplate(kind),
+            Stage.BOOT,
+            ("hypervisor", "image", "shared-disk", *steps.named("template:")),
+            "boot a machine like it and save its memory to the cache, for new nodes to start from",
+            "cache prune",
+            "the template's folder has a manifest",
         )
 
 
@@ -274,7 +274,7 @@ def _clone(steps: _Steps, node: str) -> None:
         f"clone:{node}",
         CloneMachine(node),
         Stage.BOOT,
-        ("hypervisor", f"remove:{node}", *steps.named("network:")),
+        ("hypervisor", f"remove:{node}", *steps.named("network:", "template:")),
         "start it from a template's memory, with cards and disks of its own",
         "down",
         "libvirt says that it runs",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -13,22 +13,19 @@ from testbed.host.directories import LabDirectories, cache_root, existing_labs
 from testbed.host.finding import Level
 from testbed.host.lock import hold, holder
 from testbed.host.probes import capacity
-from testbed.lab.executor import execute
 from testbed.lab.lab import Lab
 from testbed.lab.machines import Machines
-from testbed.lab.snapshots import Snapshot, template_store
+from testbed.lab.snapshots import Cloning, Snapshot, template_store
 from testbed.lab.snapshots.store import checksums
 from testbed.lab.snapshots.templates import ID, NODE, boot_template, save_template, template_lab
-from testbed.model.inventory import Node
 from testbed.model.proxy import content_hash
 from testbed.model.snapshot import Manifest, misfit
-from testbed.plan import plan_templates
-from testbed.plan.steps import Action, MakeTemplate
 from testbed.resources import ResourceSet
 from testbed.workflows.identity import Identity, identity_of
 from testbed.workflows.planning import machines_of
-from testbed.workflows.showing import Show
 
+MAKE_LIMIT = 300.0
+"""Seconds to wait for another lab that makes the same template."""
 TEMPLATE_LIMIT = 2 * 2**30
 """Bytes of templates that the cache keeps."""
 
@@ -39,6 +36,9 @@ class Templates:
 
     fitting: Mapping[str, Snapshot] = field(default_factory=dict)
     """Node -> the template that it can start from."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Node -> the first one of its kind, of kinds that have no such template and several new nodes: making it and
+    starting all from it takes less time than booting them side by side."""
     why_not: str = ""
     """Why a template that is there for such hardware is of no use; empty when there is none, or all are."""
 
@@ -49,44 +49,42 @@ def has_templates(lab: Lab) -> bool:
     return lab.private and inventory.mesh.backend == "standalone" and inventory.image.recipe is not None
 
 
-def templates_of(lab: Lab) -> Templates:
-    """What the cache has for this lab, on this host."""
+def templates_of(lab: Lab, new: Collection[str]) -> Templates:
+    """What the cache has for the ``new`` nodes of this lab, on this host."""
     if not has_templates(lab):
         return Templates()
     found = template_store().all()
     fitting: dict[str, Snapshot] = {}
+    missing: dict[str, str] = {}
     why_not = ""
-    for home, nodes in _homes(lab):
+    for home, nodes in _homes(lab, new):
         candidates = [s for s in found if s.manifest.lab == home.id]
         identity = _identity(home, machines_of(home)) if candidates else None
         for snapshot in candidates:
             assert identity is not None  # noqa: S101  (there are candidates)
             why = misfit(snapshot.manifest, identity.base, identity.emulated, identity.media)
             if not why:
-                fitting |= dict.fromkeys((n.name for n in nodes), snapshot)
+                fitting |= dict.fromkeys(nodes, snapshot)
                 break
             why_not = why_not or f"template {snapshot.manifest.name}: {why}"
-    return Templates(fitting, why_not if len(fitting) < len(lab.inventory.nodes) else "")
+        else:
+            missing |= dict.fromkeys(nodes if len(nodes) > 1 else (), nodes[0])
+    return Templates(fitting, missing, why_not if len(fitting) < len(new) else "")
 
 
-def make_missing(lab: Lab, show: Show) -> None:
-    """Make a template for each kind of machine of the lab that the cache has none for.
+def make_template(cloning: Cloning, templates: Templates, first: str, cancel: threading.Event) -> None:
+    """Make the template of the kind whose first new node is ``first``, for all new ones of the kind to start from.
 
-    Takes as long as a machine's boot and some seconds for each.  Raises LabError when one can't be made.
+    Where that fails they are booted.
     """
-    fitting = templates_of(lab).fitting
-    missing = {nodes[0].name: home for home, nodes in _homes(lab) if nodes[0].name not in fitting}
-    if not has_templates(lab) or not missing:
-        return
-    clear_interrupted()
-
-    def perform(action: Action, cancel: threading.Event) -> None:
-        assert isinstance(action, MakeTemplate)  # noqa: S101  (the plan has no other steps)
-        _make(missing[action.node], cancel)
-
-    plan = plan_templates(list(missing))
-    with show(plan) as watch:
-        execute(plan, perform, watch)
+    nodes = [node for node, kind in templates.missing.items() if kind == first]
+    [(home, _)] = _homes(cloning.lab, [first])
+    try:
+        clear_interrupted()
+        made: Snapshot | LabError = _make(home, cancel)
+    except LabError as e:
+        made = e
+    cloning.made(nodes, made)
     template_store().evict(TEMPLATE_LIMIT)
 
 
@@ -98,12 +96,13 @@ def clear_interrupted() -> None:
                 _remove(directories)
 
 
-def _homes(lab: Lab) -> list[tuple[Lab, list[Node]]]:
-    """The lab of each kind of machine's template, and the nodes of that kind."""
-    kinds: dict[str, tuple[Lab, list[Node]]] = {}
+def _homes(lab: Lab, new: Collection[str]) -> list[tuple[Lab, list[str]]]:
+    """The lab of each kind of machine's template, and the new nodes of that kind."""
+    kinds: dict[str, tuple[Lab, list[str]]] = {}
     for node in lab.inventory.nodes:
-        home = template_lab(lab, node)
-        kinds.setdefault(home.id, (home, []))[1].append(node)
+        if node.name in new:
+            home = template_lab(lab, node)
+            kinds.setdefault(home.id, (home, []))[1].append(node.name)
     return list(kinds.values())
 
 
@@ -114,7 +113,7 @@ def _identity(home: Lab, machines: Machines) -> Identity:
     return Identity(base, base, identity.emulated, identity.media)
 
 
-def _make(home: Lab, cancel: threading.Event) -> None:
+def _make(home: Lab, cancel: threading.Event) -> Snapshot:
     machines = machines_of(home)
     identity = _identity(home, machines)
     size = home.inventory.nodes[0].memory
@@ -122,16 +121,16 @@ def _make(home: Lab, cancel: threading.Event) -> None:
         if finding.level is not Level.OK:
             raise LabError(finding.name, "make a template", finding.detail, "nothing: machines are booted then")
     name = f"{home.id}-{identity.base[:16]}"
-    with home.closing(), hold(home.directories, "testbed up: make a template"):
-        if template_store().find(name) is not None:  # somebody else has made it meanwhile
-            return
+    with home.closing(), hold(home.directories, "testbed up: make a template", limit=MAKE_LIMIT):
+        if (made := template_store().find(name)) is not None:  # another lab has made it meanwhile
+            return made
         try:
             home.directories.create()
             home.daemon.start()
             boot_template(machines, cancel)
             with template_store().saving(name, size) as (folder, complete):
                 disks = save_template(machines, folder)
-                complete(
+                return complete(
                     Manifest(
                         lab=home.id,
                         name=name,

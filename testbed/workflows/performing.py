@@ -48,6 +48,7 @@ from testbed.plan.steps import (
     ThawMachine,
 )
 from testbed.resources import ResourceSet, load
+from testbed.workflows.cloning import Templates, make_template
 from testbed.workflows.edges import Edge, ask_edges, edges_of
 from testbed.workflows.istio import deploy_pods, deploy_sidecars, install_control_plane
 from testbed.workflows.kubernetes import join
@@ -73,6 +74,8 @@ class Performer:
     """The restore under way, if the plan is one."""
     cloning: Cloning | None = None
     """What starts nodes from templates, if the plan has such steps."""
+    templates: Templates = field(default_factory=Templates)
+    """The templates that there are for them, and those to be made."""
     at_once: bool = False
     """All machines have been up for a while: what they are asked and given goes over connections that are kept."""
     _kept: StandaloneBackend | None = None
@@ -99,6 +102,8 @@ class Performer:
                 self.machines.start(node)
             case AwaitMachine(node):
                 self.machines.wait(node, cancel)
+            case MakeTemplate(node):
+                make_template(self._clones, self.templates, node, cancel)
             case CloneMachine(node):
                 self._clones.start(node)
             case AwaitClone(node):
@@ -137,7 +142,7 @@ class Performer:
             case StopHypervisor():
                 self.lab.close()
                 self.lab.daemon.stop()
-            case SaveLab() | MakeTemplate():
+            case SaveLab():
                 raise AssertionError("saving is no part of a plan of the lab's")
             case DeleteFiles():
                 shutil.rmtree(self.lab.directories.state, ignore_errors=True)

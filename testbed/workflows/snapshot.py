@@ -214,10 +214,10 @@ def back_to(lab: Lab, snapshot: Snapshot, show: Show, command: str) -> RestoreRe
         if lab.hypervisor_if_up() is not None:
             network.forget_all(lab)  # what faults hold outside the machines; all else goes with these
         performer = Performer(lab, machines, none, Restoring(machines, snapshot))
-        seconds, timeline = run(plan, performer, show)
+        with snapshot.used_now():
+            seconds, timeline = run(plan, performer, show)
         if lab.scale:
             keep_scale(lab.hypervisor(), lab.scale, time.time())
-        snapshot.touch()
     return RestoreReport(lab, snapshot.manifest.name, seconds, timeline.ended, time.monotonic() - begin)
 
 
@@ -262,25 +262,31 @@ def in_cache(lab: Lab, machines: Machines, resources: ResourceSet) -> Cached | N
 
 
 def plan_with_cache(
-    lab: Lab, machines: Machines, resources: ResourceSet, *, cold: bool = False, clones: bool = False
+    lab: Lab, machines: Machines, resources: ResourceSet, *, cold: bool = False, clones: bool = True
 ) -> tuple[Plan, Cached | None, Templates]:
     """The plan of `up`, what it restores from if it does, and what its nodes start from if they do.
 
-    ``cold``: from nothing, whatever the cache has; ``clones``: new nodes from templates.
+    ``cold``: from nothing, whatever the cache has; ``clones``: new nodes start from templates, made where missing.
     """
     if lab.is_stopped:
         lab.daemon.start()  # only it knows the machines, and how the lab is scaled
         hold_to_scale(lab)
     goal, observed = wanted(lab, machines), look(lab, machines, resources)
     seen = {node: m.spec for node, m in observed.machines.items()}
-    makes_all = all(seen.get(node) != m.spec for node, m in goal.machines.items())
-    cached = in_cache(lab, machines, resources) if makes_all and not cold else None
-    templates = Templates() if cold or cached or not clones else templates_of(lab)
-    here = replace(observed, snapshot=cached is not None, templates=frozenset(templates.fitting))
+    new = [node for node, m in goal.machines.items() if seen.get(node) != m.spec]
+    all_new = len(new) == len(goal.machines)
+    cached = in_cache(lab, machines, resources) if all_new and not cold else None
+    templates = Templates() if cold or cached or not clones else templates_of(lab, new)
+    here = replace(
+        observed,
+        snapshot=cached is not None,
+        templates=frozenset(templates.fitting),
+        templates_to_make=templates.missing,
+    )
     return plan_up(goal, here), cached, templates
 
 
-def preview(lab: Lab, *, cold: bool = False, clones: bool = False) -> Plan:
+def preview(lab: Lab, *, cold: bool = False, clones: bool = True) -> Plan:
     """The plan of `up`, made and thrown away."""
     machines = machines_of(lab)
     was_stopped = lab.is_stopped

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from testbed import log
@@ -21,7 +22,6 @@ from testbed.plan import Plan
 from testbed.plan.steps import AwaitClone, CreateMachine, Stage, StartMachine
 from testbed.report.record import ScenarioRecord
 from testbed.resources import ResourceSet
-from testbed.workflows.cloning import Templates, make_missing
 from testbed.workflows.doctor import doctor
 from testbed.workflows.mesh import default_resources, require_backend
 from testbed.workflows.performing import Performer
@@ -48,7 +48,7 @@ class UpReport:
     restored: str = ""
     """When the state was saved that the machines were restored from; empty when they were built."""
     not_kept: str = ""
-    """Why the verified lab, or a template of its machines, was not saved for the next `up`."""
+    """Why the verified lab was not saved for the next `up`."""
     not_cloned: str = ""
     """Why machines were booted although there is a template for them."""
 
@@ -74,7 +74,7 @@ class UpReport:
 
 
 def up(
-    lab: Lab, show: Show, *, prove: bool = True, defaults: bool = True, cold: bool = False, clones: bool = False
+    lab: Lab, show: Show, *, prove: bool = True, defaults: bool = True, cold: bool = False, clones: bool = True
 ) -> UpReport:
     """Bring the lab to what its inventory says; with ``prove``, judge its scenario once anything was done.
 
@@ -82,14 +82,14 @@ def up(
     whose very resources were verified when it was saved has to answer along each edge, and is not judged again.
     A lab that was built and passed is saved to the cache.
 
-    ``clones``: new machines start from templates, and templates are made of those that had to boot.
+    ``clones``: new machines start from templates, unless ``cold``; templates that are missing are made first.
 
     ``defaults``: put the inventory's resources on top of what is applied (`start` leaves these alone).
     """
     try:
         return _up(lab, show, prove=prove, defaults=defaults, cold=cold, clones=clones)
     except Damaged as e:  # found before any machine was touched
-        cache_store(lab.id).delete(e.snapshot)
+        cache_store(lab.id).delete(e.snapshot, in_use=True)
         return _up(lab, show, prove=prove, defaults=defaults, cold=cold, clones=clones)
 
 
@@ -114,7 +114,11 @@ def _up(lab: Lab, show: Show, *, prove: bool, defaults: bool, cold: bool, clones
         log.configure(lab.directories.log)
         restoring = Restoring(machines, cached.snapshot) if cached else None
         cloning = Cloning(machines, templates.fitting)
-        seconds, timeline = run(plan, Performer(lab, machines, resources, restoring, cloning), show)
+        performer = Performer(lab, machines, resources, restoring, cloning, templates)
+        with ExitStack() as reading:
+            for snapshot in [cached.snapshot] if cached else templates.fitting.values():
+                reading.enter_context(snapshot.used_now())
+            seconds, timeline = run(plan, performer, show)
         close_half_open(lab, {s.action.node for s in plan if isinstance(s.action, StartMachine | AwaitClone)})
     result, not_kept = None, ""
     proven = cached is not None and cached.exact
@@ -122,8 +126,6 @@ def _up(lab: Lab, show: Show, *, prove: bool, defaults: bool, cold: bool, clones
         timeline.mark(Stage.VERIFY)
         result = verify_scenario(lab, lab.inventory.mesh.scenario)
         timeline.mark(Stage.VERIFY)
-    if cached:
-        cached.snapshot.touch()
     if (
         result
         and result.verdict.outcome is Outcome.PASS
@@ -132,7 +134,7 @@ def _up(lab: Lab, show: Show, *, prove: bool, defaults: bool, cold: bool, clones
         and (cached or _all_made(lab, plan))
     ):
         timeline.mark(Stage.KEEP)
-        not_kept = _keep(lab, machines, resources, show, with_templates=clones and _boots(plan))
+        not_kept = _keep(lab, machines, resources, show)
         timeline.mark(Stage.KEEP)
     return UpReport(
         lab,
@@ -144,7 +146,7 @@ def _up(lab: Lab, show: Show, *, prove: bool, defaults: bool, cold: bool, clones
         urls(lab),
         restored=f"{cached.snapshot.manifest.saved:%Y-%m-%d %H:%M} UTC" if cached else "",
         not_kept=not_kept,
-        not_cloned=_not_cloned(templates, cloning) if cloning.templates or _boots(plan) else "",
+        not_cloned=next(iter(cloning.booted.values()), templates.why_not),
     )
 
 
@@ -154,23 +156,10 @@ def _all_made(lab: Lab, plan: Plan) -> bool:
     return made == {n.name for n in lab.inventory.nodes}
 
 
-def _not_cloned(templates: Templates, cloning: Cloning) -> str:
-    return next(iter(cloning.booted.values()), templates.why_not)
-
-
-def _boots(plan: Plan) -> bool:
-    return any(isinstance(step.action, CreateMachine) for step in plan)
-
-
-def _keep(lab: Lab, machines: Machines, resources: ResourceSet, show: Show, *, with_templates: bool) -> str:
-    """Save the lab for the next `up`, and templates of machines that had to be booted; why not, where that fails.
-
-    The lab is up all the same.
-    """
+def _keep(lab: Lab, machines: Machines, resources: ResourceSet, show: Show) -> str:
+    """Save the lab for the next `up`; why not, where that fails.  The lab is up all the same."""
     try:
         keep_verified(lab, machines, resources, show)
-        if with_templates:
-            make_missing(lab, show)
     except LabError as e:
         return str(e)
     return ""

@@ -1,6 +1,8 @@
 """Nodes start from a template's memory as themselves, or are booted and say why."""
 
+import shutil
 import threading
+from collections import namedtuple
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,14 +11,21 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from testbed.errors import LabError
+from testbed.host.directories import existing_labs
+from testbed.host.directories import testbed_home as home
 from testbed.hypervisor.cloning import definition_of, read_front, write_front
 from testbed.hypervisor.xml import METADATA, Cpu, Machine, Nic, domain_uuid, domain_xml
+from testbed.lab.lab import Lab
 from testbed.lab.snapshots import Cloning
-from testbed.lab.snapshots.store import Snapshot, checksums, evict
+from testbed.lab.snapshots.store import Damaged, InUse, Snapshot, checksums, evict
 from testbed.lab.snapshots.templates import MEMORY, NODE, template_store
+from testbed.model.reading import read_inventory
 from testbed.model.snapshot import Emulated, Manifest
-from testbed.plan import ObservedLab, ObservedMachine, WantedLab, WantedMachine, plan_templates, plan_up
+from testbed.plan import ObservedLab, ObservedMachine, WantedLab, WantedMachine, plan_up
+from testbed.workflows.cloning import make_template, templates_of
+from testbed.workflows.identity import Identity
 
+HERE = Emulated(accelerator="tcg", qemu="7", machine="pc", cpu="qemu64")
 COOKIE = b"<cookie/>\0"
 XML = b"<domain/>\0"
 
@@ -124,9 +133,30 @@ def test_a_machine_that_is_there_stays_and_a_snapshot_comes_before_templates():
     assert not any("clone" in n for n in names(restored))
 
 
-def test_templates_are_made_one_after_another():
-    steps = {s.name: s for s in plan_templates(["left", "right"])}
-    assert steps["template:right"].needs == {"template:left"}
+def test_a_missing_template_is_made_first_and_its_nodes_start_from_it():
+    kinds = {"left": "left", "right": "left"}
+    steps = {s.name: s for s in plan_up(WANTED, ObservedLab(templates_to_make=kinds))}
+    assert not [n for n in steps if n.startswith(("create:", "start:"))]
+    assert steps["template:left"].needs == {"hypervisor", "image", "shared-disk"}
+    assert {"template:left", "network:management"} <= steps["clone:right"].needs
+    each = {s.name: s for s in plan_up(WANTED, ObservedLab(templates_to_make={"left": "left", "right": "right"}))}
+    assert "template:left" in each["template:right"].needs  # one after another
+
+
+def test_no_template_is_made_for_machines_that_stay():
+    there = {n: ObservedMachine(f"{n[0]}1", True, True, m.workloads) for n, m in WANTED.machines.items()}
+    plan = plan_up(WANTED, ObservedLab(machines=there, templates_to_make={"left": "left"}))
+    assert not [n for n in names(plan) if n.startswith("template:")]
+
+
+@pytest.mark.parametrize(("new", "made"), [(["left", "right"], {"left": "left", "right": "left"}), (["left"], {})])
+def test_a_template_is_made_where_several_nodes_start_from_it(monkeypatch, tmp_path, new, made):
+    """One machine boots in the time that a template and a clone of it take."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(Lab, "private", True)
+    lab = Lab(read_inventory((home() / "inventories" / "two-nodes.yaml").read_text(), "two-nodes.yaml"))
+    found = templates_of(lab, new)
+    assert (found.fitting, found.missing, found.why_not) == ({}, made, "")
 
 
 class FakeHypervisor:
@@ -164,7 +194,7 @@ def template(monkeypatch, tmp_path):
                 saved=datetime.now(UTC),
                 base="b",
                 key="b",
-                emulated=Emulated(accelerator="tcg", qemu="7", machine="pc", cpu="qemu64"),
+                emulated=HERE,
                 media="i",
                 inventory="{}",
                 resources="",
@@ -199,12 +229,80 @@ def test_a_clone_that_does_not_answer_is_booted(template, tmp_path, monkeypatch)
             raise LabError(node, "boot", "no answer")
 
     machines.wait = late
-    cloning = Cloning(machines, {"left": template})
-    monkeypatch.setattr(cloning, "_start", lambda node: None)
+    cloning = Cloning(machines, {"left": template, "right": template})
+    monkeypatch.setattr(cloning, "_lay", lambda node: None)
+    for what in ("clone", "resume"):
+        monkeypatch.setattr(f"testbed.lab.snapshots.templates.{what}", lambda *_: None)
     cloning.start("left")
+    cloning.start("right")
     cloning.wait("left", threading.Event())
     assert machines.done == ["wait left 90", "create left", "start left", "wait left 0"]
     assert "no answer" in cloning.booted["left"]
+    assert template_store().all() != []  # right may answer yet
+    cloning.wait("right", threading.Event())
+    assert template_store().all() == []  # or the next `up` would wait as long again
+
+
+def test_a_template_that_libvirt_does_not_start_goes_and_its_nodes_are_booted(template, tmp_path, monkeypatch):
+    machines = FakeMachines(tmp_path)
+
+    def refuse(*_):
+        raise LabError("left", "start it from a template", "no")
+
+    cloning = Cloning(machines, {"left": template})
+    monkeypatch.setattr(cloning, "_lay", lambda node: None)
+    monkeypatch.setattr("testbed.lab.snapshots.templates.clone", refuse)
+    cloning.start("left")
+    cloning.wait("left", threading.Event())
+    assert machines.done == ["create left", "start left", "wait left"]
+    assert template_store().all() == []
+
+
+def test_a_full_disk_is_not_the_templates_fault(template, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "free")
+    cloning = Cloning(FakeMachines(tmp_path), {"left": template})
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0))
+    cloning.machines.definition = lambda node: machine(node, disk=tmp_path / "left.qcow2", console=tmp_path / "c")
+    cloning.start("left")
+    assert "make room" in cloning.booted["left"]
+    assert template_store().all() != []
+
+
+def test_nodes_whose_template_can_not_be_made_are_booted_and_say_why(tmp_path, monkeypatch):
+    for folder in ("CACHE_HOME", "STATE_HOME", "RUNTIME_DIR"):
+        monkeypatch.setenv(f"XDG_{folder}", str(tmp_path))
+    monkeypatch.setattr(Lab, "private", True)
+    lab = Lab(read_inventory((home() / "inventories" / "two-nodes.yaml").read_text(), "two-nodes.yaml"))
+
+    def fail(*_):
+        raise LabError("template", "boot", "no answer")
+
+    monkeypatch.setattr("testbed.workflows.cloning.boot_template", fail)
+    monkeypatch.setattr("testbed.host.daemon.PrivateDaemon.start", lambda self: None)
+    monkeypatch.setattr("testbed.workflows.cloning._identity", lambda *_: Identity("b", "b", HERE, "i"))
+    machines = FakeMachines(tmp_path)
+    machines.lab = lab
+    cloning = Cloning(machines, {})
+    found = templates_of(lab, ["left", "right"])
+    make_template(cloning, found, "left", threading.Event())
+    monkeypatch.setattr(lab, "hypervisor", FakeHypervisor)
+    for node in ("left", "right"):
+        cloning.start(node)
+        cloning.wait(node, threading.Event())
+    assert machines.done == [f"{what} {n}" for n in ("left", "right") for what in ("create", "start", "wait")]
+    assert set(cloning.booted.values()) == {"template: boot: no answer"}
+    assert not [d for d in existing_labs() if d.lab_id.startswith("template.")]
+
+
+def test_what_a_lab_is_started_from_is_not_deleted_meanwhile(template):
+    with template.used_now():
+        assert evict([template_store()], 0) == []
+        with pytest.raises(InUse, match="a lab is being started from it"):
+            template_store().delete(template)
+    assert evict([template_store()], 0) != []
+    with pytest.raises(Damaged, match="deleted meanwhile"), template.used_now():
+        pass
+    template_store().delete(template)  # gone already is no error
 
 
 def test_prune_takes_labs_and_templates_by_when_they_were_used(template):

@@ -13,12 +13,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from commands import COMMAND, cli, left_behind, running, wait_for_step
+from commands import COMMAND, cli, forget, left_behind, running, wait_for_step
 
 from testbed.host.directories import state_root
 from testbed.host.directories import testbed_home as home
 from testbed.lab.capture import capture
-from testbed.lab.snapshots import Restoring, cache_store
+from testbed.lab.snapshots import Restoring
 from testbed.workflows.loading import load_lab
 from testbed.workflows.snapshot import restore
 
@@ -38,7 +38,8 @@ def lab():
     """The lab, built and verified, with an empty cache before; its report."""
     cli("down", "-i", LAB)
     shutil.rmtree(state_root() / "snapshots" / LAB, ignore_errors=True)
-    yield json.loads(cli("up", "-i", LAB, "--cold", "--clones", "--json"))
+    forget(LAB)
+    yield json.loads(cli("up", "-i", LAB, "--json"))
     cli("down", "-i", LAB)
     for snapshot in json.loads(cli("snapshot", "list", "-i", LAB, "--json")):
         cli("snapshot", "delete", "-i", LAB, snapshot["name"])
@@ -286,24 +287,3 @@ def test_with_other_resources_up_restores_the_machines_applies_the_difference_an
     assert {"thaw:left", "mesh"} <= set(up["steps"])
     assert "more.example" in cli("applied", "-i", LAB)
     assert "nothing to do" in cli("up", "-i", str(inventory))
-
-
-def test_a_new_lab_starts_from_a_template_and_its_nodes_share_nothing(lab):
-    """Name, UUID, MAC, machine id, host key and random numbers; `up` was answered over each node's known key."""
-    cli("down", "-i", LAB)
-    store = cache_store(LAB)
-    for cached in store.all():
-        if cached.manifest.lab == LAB:
-            store.delete(cached)
-    up = json.loads(cli("up", "-i", LAB, "--clones", "--json"))
-    assert (up["restored"], up["not_cloned"], up["verdict"]) == (None, None, "PASS")
-    assert {"clone:left", "clone:right"} <= set(up["steps"])
-    look = "hostname; cat /etc/machine-id; cut -d' ' -f2 /etc/ssh/ssh_host_ed25519_key.pub; cat /sys/class/net/*/address"
-    look += "; head -c 32 /dev/urandom | od -An -v -tx1"
-    left, right = ({w for w in on(node, "sh", "-c", look).split() if len(w) > 2} for node in ("left", "right"))
-    assert left & right == {"00:00:00:00:00:00"}  # the loopback's
-    with load_lab(LAB).closing() as here:
-        uuids = {here.hypervisor().domain(n).UUIDString() for n in ("left", "right")}
-        assert {here.host_key(n).public.split()[1] for n in ("left", "right")} <= left | right
-    assert len(uuids) == 2
-    assert healthy()

@@ -6,6 +6,7 @@ a killed save leaves is such a hidden folder, which nothing ever reads and the l
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -38,6 +39,14 @@ class Damaged(LabError):
         self.snapshot = snapshot
 
 
+class InUse(LabError):
+    """A snapshot that is being read is not deleted."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        name = snapshot.manifest.name
+        super().__init__(f"snapshot {name}", "delete it", "a lab is being started from it", "try again later")
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """A snapshot that is there."""
@@ -56,9 +65,23 @@ class Snapshot:
         stats = [p.stat() for p in self.folder.rglob("*") if p.is_file()]
         return sum(s.st_blocks * 512 // s.st_nlink for s in stats)
 
-    def touch(self) -> None:
-        """It is used now."""
-        os.utime(self.folder / MANIFEST)
+    @contextmanager
+    def used_now(self) -> Iterator[None]:
+        """It counts as used now, and nobody deletes it within the block.
+
+        Raises :class:`Damaged` when somebody has deleted it just before.
+        """
+        try:
+            file = (self.folder / MANIFEST).open("rb")
+        except FileNotFoundError:
+            raise Damaged(self, "it was deleted meanwhile") from None
+        with file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            try:
+                os.utime(self.folder / MANIFEST)
+            except FileNotFoundError:
+                raise Damaged(self, "it was deleted meanwhile") from None
+            yield
 
     def check(self) -> None:
         """Compare every file with its checksum.  Raises :class:`Damaged` naming the first that differs."""
@@ -136,11 +159,23 @@ class SnapshotStore:
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
-    def delete(self, snapshot: Snapshot) -> None:
-        """Remove it.  Labs that were restored from it go on: they share its files, not its folder."""
+    def delete(self, snapshot: Snapshot, *, in_use: bool = False) -> None:
+        """Remove it.  Labs that were restored from it go on: they share its files, not its folder.
+
+        Raises :class:`InUse` while somebody reads it, unless ``in_use``: one that is of no use to anybody.
+        One that is gone already is no error.
+        """
         going = self.root / f".{snapshot.folder.name}.gone"
         shutil.rmtree(going, ignore_errors=True)
-        snapshot.folder.rename(going)
+        try:
+            with (snapshot.folder / MANIFEST).open("rb") as file:
+                if not in_use:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                snapshot.folder.rename(going)
+        except BlockingIOError:
+            raise InUse(snapshot) from None
+        except FileNotFoundError:
+            return
         shutil.rmtree(going, ignore_errors=True)
 
     def evict(self, limit: int) -> list[Snapshot]:
@@ -155,7 +190,10 @@ def evict(stores: Iterable[SnapshotStore], limit: int) -> list[Snapshot]:
     for snapshot, home in sorted(found, key=lambda f: -f[0].used):
         total += snapshot.bytes_on_disk
         if total > limit:
-            home.delete(snapshot)
+            try:
+                home.delete(snapshot)
+            except InUse:
+                continue
             gone.append(snapshot)
     return gone
 

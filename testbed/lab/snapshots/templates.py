@@ -7,7 +7,7 @@ there, found damaged by its checksums, refused where it can't run.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from testbed import log
@@ -16,6 +16,7 @@ from testbed.host.directories import cache_root
 from testbed.hypervisor.cloning import clone
 from testbed.hypervisor.machines import create_overlay
 from testbed.hypervisor.memory import cut_power, mark, pause, resume, save_memory
+from testbed.hypervisor.xml import Machine
 from testbed.lab.lab import Lab
 from testbed.lab.machines import MANAGEMENT, MESH, Machines
 from testbed.lab.snapshots.restoring import HALF
@@ -96,20 +97,39 @@ class Cloning:
     """Nodes of a lab that start from templates, or are booted where that fails: each says why in :attr:`booted`."""
 
     def __init__(self, machines: Machines, templates: Mapping[str, Snapshot]) -> None:
-        """``templates``: node -> the template that fits it."""
+        """``templates``: node -> the template that fits it, of those that there are already."""
         self.machines = machines
         self.lab = machines.lab
-        self.templates = templates
+        self.templates = dict(templates)
         self.booted: dict[str, str] = {}
         """Node -> why it was booted after all."""
+        self._unmade: dict[str, LabError] = {}
+        self._silent: dict[Path, set[str]] = {}
         self._whole: dict[Path, LabError | None] = {}
         self._checking = threading.Lock()
+
+    def made(self, nodes: Iterable[str], template: Snapshot | LabError) -> None:
+        """``nodes`` start from a template that has just been made, or can't be: then they are booted."""
+        for node in nodes:
+            if isinstance(template, Snapshot):
+                self.templates[node] = template
+            else:
+                self._unmade[node] = template
 
     def start(self, node: str) -> None:
         """Start the node from its template's memory, on a layer of its own over the template's disk."""
         try:
-            self._start(node)
+            if (trouble := self._unmade.get(node)) is not None:
+                raise trouble
+            machine = self._lay(node)
         except LabError as e:
+            self._boot(node, e)
+            return
+        try:
+            clone(self.lab.hypervisor(), machine, HALF, self.templates[node].folder / MEMORY)
+            resume(self.lab.hypervisor(), node)
+        except LabError as e:
+            self._blame(node)
             self._boot(node, e)
 
     def wait(self, node: str, cancel: threading.Event) -> None:
@@ -121,11 +141,23 @@ class Cloning:
                 mark(self.lab.hypervisor(), node, self.machines.specs()[node])
                 return
             except LabError as e:
+                self._blame(node)
                 self._boot(node, e)
         self.machines.wait(node, cancel)
 
-    def _start(self, node: str) -> None:
-        template, hypervisor = self.templates[node], self.lab.hypervisor()
+    def _blame(self, node: str) -> None:
+        """A template of which no node came up is deleted: the next `up` would wait for its clones as long again."""
+        template = self.templates[node]
+        of_it = {n for n, t in self.templates.items() if t.folder == template.folder}
+        with self._checking:
+            silent = self._silent.setdefault(template.folder, set())
+            silent.add(node)
+            if silent == of_it:
+                template_store().delete(template, in_use=True)
+
+    def _lay(self, node: str) -> Machine:
+        """Define it, with a disk and a seed of its own; the machine."""
+        template = self.templates[node]
         self._check(template)
         volumes = self.lab.directories.volumes
         self.machines.define(node, HALF)  # until it has answered: `up` makes it anew if this is cut short
@@ -138,8 +170,7 @@ class Cloning:
         share(template.folder / layer_file(NODE, 0), volumes / layer)
         create_overlay(machine.disk, Path(layer), "qcow2", self.machines.disk_size(node))
         self.lab.connection(node).close()  # one that was kept leads to a machine that is no more
-        clone(hypervisor, machine, HALF, memory)
-        resume(hypervisor, node)
+        return machine
 
     def _check(self, template: Snapshot) -> None:
         """Compare it with its checksums, once for all nodes.  A damaged one is deleted."""
@@ -148,10 +179,9 @@ class Cloning:
                 self._whole[template.folder] = None
                 try:
                     template.check()
-                    template.touch()
                 except Damaged as e:
                     self._whole[template.folder] = e
-                    template_store().delete(template)
+                    template_store().delete(template, in_use=True)
             if (damage := self._whole[template.folder]) is not None:
                 raise damage
 
