@@ -133,22 +133,21 @@ class StandaloneBackend:
         looked at meanwhile; what was seen is what :meth:`change` goes by next, which tells them of the new ones.
         Raises :class:`~testbed.errors.MeshError` when a new proxy does not take its configuration.
         """
-        unseen = threading.Semaphore(0)
+        here = [node for node in documents if node in self._nodes.workloads]
+        seen = {node: threading.Event() for node in here}
 
         def set_up(node: str) -> NodeReport:
             try:
                 report = self._nodes.woken(node, all_there=False)
             finally:
-                unseen.release()
+                seen[node].set()
             return self._set_up(node, report, documents[node], limit)
 
         def look(node: str) -> NodeReport:
-            for _ in here:  # connecting to all at once would make those wait that have most to do
-                unseen.acquire()
-                unseen.release()
+            for event in seen.values():  # connecting to all at once would make those wait that have most to do
+                event.wait()
             return self._nodes.woken(node)
 
-        here = [node for node in documents if node in self._nodes.workloads]
         works = dict.fromkeys(self._nodes.workloads, look) | dict.fromkeys(here, set_up)
         self._found = self._nodes.all(works, lambda node: works[node](node))
 

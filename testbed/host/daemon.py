@@ -218,7 +218,7 @@ class PrivateDaemon:
             command = json.dumps(["sh", "-euc", _SEEN + script, _LAUNCHER, *values])
             marks = {processes.ENVIRONMENT: str(state), reaper.COMMAND: command}
             launcher = subprocess.Popen(
-                [*enter, sys.executable, "-ISE", reaper.__file__],
+                [*enter, sys.executable, "-ISE", reaper.__file__, _REAPER],
                 env={"PATH": _PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", **marks},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -295,13 +295,15 @@ class PrivateDaemon:
 
 _POLITE = 3.0  # seconds; QEMU and the daemons take milliseconds to end
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# A name each among the arguments: the path of the program is that of the installation that started it.
 _LAUNCHER = "testbed-daemon"
+_REAPER = "testbed-reaper"
 
 
 def _sort(found: list[Process]) -> DaemonProcesses | None:
     if not found:
         return None
-    above = tuple(p for p in found if reaper.__file__ in p.arguments)
+    above = tuple(p for p in found if _REAPER in p.arguments)
     pids = {p.pid for p in found} - {p.pid for p in above}
 
     def named(*prefixes: str) -> tuple[Process, ...]:

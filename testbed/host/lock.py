@@ -9,10 +9,12 @@ import fcntl
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -47,15 +49,20 @@ def holder(directories: LabDirectories) -> Holder | None:
 
 
 @contextmanager
-def hold(directories: LabDirectories, command: str = "", *, limit: float = 60) -> Iterator[None]:
+def hold(
+    directories: LabDirectories, command: str = "", *, limit: float = 60, cancel: threading.Event | None = None
+) -> Iterator[None]:
     """Hold the lab's lock.  Waits up to ``limit`` seconds, then raises LabBusy naming who has it.
+
+    ``cancel`` calls off the wait, with :class:`~testbed.waiting.Cancelled`.
 
     The file is deleted on release.  Not reentrant: a second ``hold`` in the same process waits like any other.
     """
     name = f"lab {directories.lab_id}"
     command = command or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
     try:
-        file = wait_until(f"{name}: lock", lambda: _take(directories.lock), limit=limit, interval=0.1)
+        take = partial(_take, directories.lock)
+        file = wait_until(f"{name}: lock", take, limit=limit, interval=0.1, cancel=cancel)
     except WaitTimeout as e:
         who = str(holder(directories) or e.last_seen)
         raise LabBusy(

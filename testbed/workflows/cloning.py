@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from testbed.errors import LabError
+from testbed.errors import LabBusy, LabError
 from testbed.host.daemon import PrivateDaemon
 from testbed.host.directories import LabDirectories, cache_root, existing_labs
 from testbed.host.finding import Level
@@ -69,7 +70,7 @@ def templates_of(lab: Lab, new: Collection[str]) -> Templates:
             why_not = why_not or f"template {snapshot.manifest.name}: {why}"
         else:
             missing |= dict.fromkeys(nodes if len(nodes) > 1 else (), nodes[0])
-    return Templates(fitting, missing, why_not if len(fitting) < len(new) else "")
+    return Templates(fitting, missing, why_not if len(fitting) + len(missing) < len(new) else "")
 
 
 def make_template(cloning: Cloning, templates: Templates, first: str, cancel: threading.Event) -> None:
@@ -84,6 +85,8 @@ def make_template(cloning: Cloning, templates: Templates, first: str, cancel: th
         made: Snapshot | LabError = _make(home, cancel)
     except LabError as e:
         made = e
+    except OSError as e:
+        made = LabError(home.id, "make a template", str(e), "nothing: machines are booted then")
     cloning.made(nodes, made)
     template_store().evict(TEMPLATE_LIMIT)
 
@@ -92,7 +95,8 @@ def clear_interrupted() -> None:
     """Remove what is left of templates whose making was killed."""
     for directories in existing_labs():
         if directories.lab_id.startswith(ID) and holder(directories) is None:
-            with hold(directories, "remove what is left of a template"):
+            # another lab may make one there again, or remove it, since
+            with suppress(LabBusy), hold(directories, "remove what is left of a template", limit=0):
                 _remove(directories)
 
 
@@ -121,14 +125,15 @@ def _make(home: Lab, cancel: threading.Event) -> Snapshot:
         if finding.level is not Level.OK:
             raise LabError(finding.name, "make a template", finding.detail, "nothing: machines are booted then")
     name = f"{home.id}-{identity.base[:16]}"
-    with home.closing(), hold(home.directories, "testbed up: make a template", limit=MAKE_LIMIT):
+    command = "testbed up: make a template"
+    with home.closing(), hold(home.directories, command, limit=MAKE_LIMIT, cancel=cancel):
         if (made := template_store().find(name)) is not None:  # another lab has made it meanwhile
             return made
         try:
             home.directories.create()
             home.daemon.start()
             boot_template(machines, cancel)
-            with template_store().saving(name, size) as (folder, complete):
+            with template_store(home.id).saving(name, size) as (folder, complete):
                 disks = save_template(machines, folder)
                 return complete(
                     Manifest(

@@ -1,7 +1,9 @@
 """Nodes start from a template's memory as themselves, or are booted and say why."""
 
+import errno
 import shutil
 import threading
+import time
 from collections import namedtuple
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,18 +13,20 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from testbed.errors import LabError
-from testbed.host.directories import existing_labs
+from testbed.host.directories import LabDirectories, existing_labs
 from testbed.host.directories import testbed_home as home
+from testbed.host.lock import hold
 from testbed.hypervisor.cloning import definition_of, read_front, write_front
 from testbed.hypervisor.xml import METADATA, Cpu, Machine, Nic, domain_uuid, domain_xml
 from testbed.lab.lab import Lab
 from testbed.lab.snapshots import Cloning
 from testbed.lab.snapshots.store import Damaged, InUse, Snapshot, checksums, evict
-from testbed.lab.snapshots.templates import MEMORY, NODE, template_store
+from testbed.lab.snapshots.templates import MEMORY, NODE, template_lab, template_store
 from testbed.model.reading import read_inventory
 from testbed.model.snapshot import Emulated, Manifest
 from testbed.plan import ObservedLab, ObservedMachine, WantedLab, WantedMachine, plan_up
-from testbed.workflows.cloning import make_template, templates_of
+from testbed.waiting import Cancelled
+from testbed.workflows.cloning import clear_interrupted, make_template, templates_of
 from testbed.workflows.identity import Identity
 
 HERE = Emulated(accelerator="tcg", qemu="7", machine="pc", cpu="qemu64")
@@ -182,29 +186,31 @@ class FakeMachines:
         return lambda node, *_: self.done.append(f"{name} {node}")
 
 
+def manifest(name, folder):
+    return Manifest(
+        lab="template.1",
+        name=name,
+        saved=datetime.now(UTC),
+        base="b",
+        key="b",
+        emulated=HERE,
+        media="i",
+        inventory="{}",
+        resources="",
+        revision="",
+        nodes=(NODE,),
+        disks={NODE: ()},
+        pause=0.0,
+        files=checksums(folder, [p.name for p in folder.iterdir()]),
+    )
+
+
 @pytest.fixture
 def template(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with template_store().saving("template.1-b", 1) as (folder, complete):
         (folder / MEMORY).write_bytes(front())
-        return complete(
-            Manifest(
-                lab="template.1",
-                name="template.1-b",
-                saved=datetime.now(UTC),
-                base="b",
-                key="b",
-                emulated=HERE,
-                media="i",
-                inventory="{}",
-                resources="",
-                revision="",
-                nodes=(NODE,),
-                disks={NODE: ()},
-                pause=0.0,
-                files=checksums(folder, [MEMORY]),
-            )
-        )
+        return complete(manifest("template.1-b", folder))
 
 
 def test_from_a_damaged_template_no_node_starts_it_goes_and_they_are_booted(template, tmp_path):
@@ -268,18 +274,24 @@ def test_a_full_disk_is_not_the_templates_fault(template, tmp_path, monkeypatch)
     assert template_store().all() != []
 
 
-def test_nodes_whose_template_can_not_be_made_are_booted_and_say_why(tmp_path, monkeypatch):
+@pytest.fixture
+def apart(monkeypatch, tmp_path):
+    """Folders of the test's own, and a lab that can have templates."""
     for folder in ("CACHE_HOME", "STATE_HOME", "RUNTIME_DIR"):
         monkeypatch.setenv(f"XDG_{folder}", str(tmp_path))
     monkeypatch.setattr(Lab, "private", True)
-    lab = Lab(read_inventory((home() / "inventories" / "two-nodes.yaml").read_text(), "two-nodes.yaml"))
+    monkeypatch.setattr("testbed.workflows.cloning._identity", lambda *_: Identity("b", "b", HERE, "i"))
+    return Lab(read_inventory((home() / "inventories" / "two-nodes.yaml").read_text(), "two-nodes.yaml"))
+
+
+def test_nodes_whose_template_can_not_be_made_are_booted_and_say_why(apart, tmp_path, monkeypatch):
+    lab = apart
 
     def fail(*_):
         raise LabError("template", "boot", "no answer")
 
     monkeypatch.setattr("testbed.workflows.cloning.boot_template", fail)
     monkeypatch.setattr("testbed.host.daemon.PrivateDaemon.start", lambda self: None)
-    monkeypatch.setattr("testbed.workflows.cloning._identity", lambda *_: Identity("b", "b", HERE, "i"))
     machines = FakeMachines(tmp_path)
     machines.lab = lab
     cloning = Cloning(machines, {})
@@ -292,6 +304,69 @@ def test_nodes_whose_template_can_not_be_made_are_booted_and_say_why(tmp_path, m
     assert machines.done == [f"{what} {n}" for n in ("left", "right") for what in ("create", "start", "wait")]
     assert set(cloning.booted.values()) == {"template: boot: no answer"}
     assert not [d for d in existing_labs() if d.lab_id.startswith("template.")]
+
+
+def test_a_template_can_not_be_made_on_a_full_disk_and_its_nodes_are_booted(apart, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("testbed.workflows.cloning.boot_template", full)
+    monkeypatch.setattr("testbed.host.daemon.PrivateDaemon.start", lambda self: None)
+    machines = FakeMachines(tmp_path)
+    cloning = Cloning(machines, {})
+    cloning.lab = apart
+    make_template(cloning, templates_of(apart, ["left", "right"]), "left", threading.Event())
+    cloning.lab = machines
+    cloning.start("left")
+    assert "No space left" in cloning.booted["left"]
+
+
+def test_a_template_that_is_of_no_use_here_is_told_of_only_where_none_is_made_instead(apart):
+    [home_of_left] = {template_lab(apart, node).id for node in apart.inventory.nodes}
+    with template_store().saving(f"{home_of_left}-old", 1) as (folder, complete):
+        old = manifest(f"{home_of_left}-old", folder)
+        complete(old.model_copy(update={"lab": home_of_left, "base": "another"}))
+    several, one = templates_of(apart, ["left", "right"]), templates_of(apart, ["left"])
+    assert (several.missing, several.why_not) == ({"left": "left", "right": "left"}, "")
+    assert (one.missing, f"template {home_of_left}-old: " in one.why_not) == ({}, True)
+
+
+def test_two_kinds_of_templates_are_saved_at_once(apart):
+    with template_store("template.1").saving("one", 1) as (one, _):
+        with template_store("template.2").saving("two", 1) as (two, _):
+            assert one.is_dir() and two.is_dir()
+        assert one.is_dir()
+
+
+def test_another_labs_template_under_way_is_left_alone(apart):
+    there = LabDirectories("template.1")
+    there.create()
+    with hold(there):
+        clear_interrupted()
+        assert there.state.is_dir()
+    clear_interrupted()
+    assert not there.state.exists()
+
+
+def test_one_that_another_lab_takes_in_hand_meanwhile_is_not_waited_for(apart, monkeypatch):
+    there = LabDirectories("template.1")
+    there.create()
+    monkeypatch.setattr("testbed.workflows.cloning.holder", lambda _: None)  # a moment ago
+    with hold(there):
+        began = time.monotonic()
+        clear_interrupted()
+        assert time.monotonic() - began < 5
+        assert there.state.is_dir()
+
+
+def test_a_wait_for_another_lab_that_makes_the_same_template_is_called_off(apart, tmp_path):
+    cancel = threading.Event()
+    cancel.set()
+    [there] = {template_lab(apart, node).id for node in apart.inventory.nodes}
+    cloning = Cloning(FakeMachines(tmp_path), {})
+    cloning.lab = apart
+    with hold(LabDirectories(there)), pytest.raises(Cancelled):
+        make_template(cloning, templates_of(apart, ["left", "right"]), "left", cancel)
 
 
 def test_what_a_lab_is_started_from_is_not_deleted_meanwhile(template):

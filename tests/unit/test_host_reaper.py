@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 from testbed.host import reaper
+from testbed.host.daemon import _sort
+from testbed.host.processes import Process
 from testbed.waiting import NotYet, wait_until
 
 
@@ -51,3 +53,12 @@ def test_a_command_that_is_not_there_is_no_success():
     environment = {"PATH": os.environ["PATH"], reaper.COMMAND: json.dumps(["no-such-program"])}
     argv = [sys.executable, "-ISE", reaper.__file__]
     assert subprocess.run(argv, env=environment, stderr=subprocess.DEVNULL, check=False).returncode != 0
+
+
+def test_what_another_installation_has_started_is_found_under_it():
+    """A lab goes on when Testbed is installed anew elsewhere."""
+    above = Process(2, 1, "python3", ("/elsewhere/python3", "-ISE", "/elsewhere/reaper.py", "testbed-reaper"), True)
+    daemons = [Process(3, 2, "virtlogd", ("virtlogd",), True), Process(4, 2, "libvirtd", ("libvirtd",), True)]
+    found = _sort([above, *daemons])
+    assert (found.virtlogd, found.libvirtd) == tuple(daemons)
+    assert (found.reapers, found.others) == ((above,), ())

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Network
@@ -147,14 +148,14 @@ class Node:
         yield
 
 
-def mesh(old, refuses=(), **options):
-    """A backend of three workloads on two nodes, and what these are told."""
+def mesh(old, refuses=(), places=(("a", "left"), ("b", "right"), ("c", "right")), **options):
+    """A backend of workloads on nodes, and what these are told."""
     workloads = tuple(
         MeshWorkload(name, "default", name, {}, IPv4Address(f"10.0.0.{i + 1}"), node)
-        for i, (name, node) in enumerate([("a", "left"), ("b", "right"), ("c", "right")])
+        for i, (name, node) in enumerate(places)
     )
     told = []
-    nodes = {node: Node(node, old, told, refuses) for node in ("left", "right")}
+    nodes = {node: Node(node, old, told, refuses) for node in dict.fromkeys(node for _, node in places)}
     topology = Topology((), workloads, service_range=IPv4Network("240.240.0.0/16"))
     return StandaloneBackend(topology, nodes, LabCa.create(), **options), told
 
@@ -174,6 +175,20 @@ def test_a_new_workload_starts_with_its_proxys_files_before_other_nodes_are_aske
     assert told[0] == ("look", "right")
     assert ("apply", "c", "document") in told[1:3]
     assert sorted(told[1:]) == [("apply", "c", "document"), ("look", "left"), ("look", "right")]
+
+
+def test_nodes_that_are_told_nothing_yet_wait_for_all_that_are(monkeypatch):
+    backend, told = mesh({"a", "b", "c"}, places=(("a", "left"), ("b", "right"), ("c", "far")), lasting=True)
+    begin = Node.start
+
+    def start(self, argv):
+        if self.node == "right":
+            time.sleep(0.5)  # to connect takes a while
+        return begin(self, argv)
+
+    monkeypatch.setattr(Node, "start", start)
+    backend.begin({"left": "document", "right": "document"})
+    assert told.index(("look", "far")) > told.index(("look", "right"))
 
 
 def test_nodes_are_looked_at_once_for_all_of_it():

@@ -5,17 +5,20 @@ import runpy
 import shutil
 import subprocess
 import sys
+import time
 from collections import namedtuple
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
-from testbed.errors import BadInput, LabError, bad_input
+from testbed.errors import BadInput, LabError, WaitTimeout, bad_input
+from testbed.guests.ssh import NotReachable
 from testbed.host.directories import testbed_home as home
 from testbed.images.node import NodeImage
 from testbed.lab.lab import Lab
 from testbed.lab.machines import Machines
-from testbed.lab.snapshots import Restoring
+from testbed.lab.snapshots import Restoring, go_on, saving
 from testbed.lab.snapshots.parcel import Media, export, import_
 from testbed.lab.snapshots.saving import backing_file, share
 from testbed.lab.snapshots.store import Damaged, SnapshotStore, cache_store, checksums, data_checksum
@@ -146,6 +149,27 @@ def test_a_save_freezes_no_more_than_a_thaw_lets_go_on(monkeypatch):
     said = dict(line.split("=", 1) for line in lines if line.startswith(("slices=", "folders=")))
     frozen = said["folders"].strip('"').replace("$slices", said["slices"]).split()
     assert [pattern.replace("*", "\\x2d") for pattern in frozen] == thawed
+
+
+@pytest.mark.parametrize("trouble", [NotReachable, WaitTimeout, LabError])
+def test_where_the_program_that_waits_can_not_let_services_go_on_a_shell_does(monkeypatch, trouble):
+    class Connection:
+        ran = ()
+
+        def connect(self):
+            self.connected = time.time()
+
+        def run(self, argv):
+            self.ran = argv
+
+    def fail(*_):
+        raise WaitTimeout("left", 30, "") if trouble is WaitTimeout else trouble("left", "go on", "no")
+
+    made = Connection()
+    monkeypatch.setattr(saving, "ask", fail)
+    go_on(SimpleNamespace(connection=lambda node: made), "left")
+    assert made.ran[:-1] == [*saving.FREEZE, "off"]
+    assert float(made.ran[-1]) >= made.connected - 0.001  # told after connecting, which takes a while
 
 
 def test_an_unknown_name_is_answered_with_those_there_are(store):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from commands import COMMAND, cli, forget, left_behind, running, wait_for_step
 
-from testbed.host.directories import state_root
+from testbed.host.directories import LabDirectories, state_root
 from testbed.host.directories import testbed_home as home
 from testbed.lab.capture import capture
 from testbed.lab.snapshots import Restoring
@@ -141,15 +141,16 @@ def test_a_snapshot_older_than_its_certificates_comes_up_right(here, monkeypatch
     assert healthy()
 
 
-def test_restores_killed_at_any_step_leave_the_snapshot_and_a_lab_that_the_next_one_makes_right(lab):
+def test_restores_killed_at_every_step_leave_the_snapshot_and_a_lab_that_the_next_one_makes_right(lab):
+    """Each restore checks every byte of the snapshot first, so of what the one before it, killed, has left."""
     chance = random.Random(SEED)
     steps = ["snapshot", "restore:left", "restore:right", "resume", "thaw:left", "thaw:right", "mesh", "edges"]
-    for step in chance.sample(steps, 3):
+    for step in chance.sample(steps, len(steps)):
         with running("snapshot", "restore", "-i", LAB, NAME) as restoring:
             wait_for_step(LAB, step, restoring)
-            time.sleep(chance.random())  # somewhere in it: every moment has to be all right
-        cli("snapshot", "show", "-i", LAB, NAME, "--check")
+            time.sleep(0.5 * chance.random())  # somewhere in it: every moment has to be all right
     cli("snapshot", "restore", "-i", LAB, NAME)
+    cli("snapshot", "show", "-i", LAB, NAME, "--check")
     assert healthy()
 
 
@@ -165,7 +166,8 @@ def test_killed_saves_leave_no_half_snapshot_and_the_lab_goes_on(lab):
     for number in range(2):
         with running("snapshot", "save", "-i", LAB, f"killed-{number}") as save:
             wait_for_step(LAB, "save", save)
-            time.sleep(8 * chance.random())  # at whatever it does then: every moment has to be all right
+            # at whatever it does then: every moment has to be all right; once as it begins, once well in it
+            time.sleep(4 * (number + chance.random()))
         for saved in json.loads(cli("snapshot", "list", "-i", LAB, "--json")):
             cli("snapshot", "show", "-i", LAB, saved["name"], "--check")
         cli("up", "-i", LAB, "--no-verify")  # lets go on what stood still for the save
@@ -185,6 +187,17 @@ def test_a_damaged_snapshot_is_refused_and_the_lab_goes_on(lab):
         )
     finally:
         memory.write_bytes(content)
+    assert healthy()
+
+
+def test_a_restore_onto_a_full_disk_is_refused_and_the_lab_goes_on(lab):
+    """A small disk over the lab's folder: its machines have their files open, and whoever comes next sees this one."""
+    state = LabDirectories(LAB).state
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,mode=700", "tmpfs", str(state)], check=True)
+    try:
+        assert f"restore of {NAME}: make room for it" in cli("snapshot", "restore", "-i", LAB, NAME, code=1)
+    finally:
+        subprocess.run(["umount", str(state)], check=True)
     assert healthy()
 
 
@@ -241,12 +254,12 @@ def test_a_killed_scale_is_made_whole_by_up(lab):
 
 
 def test_reset_undoes_what_was_done_since_up(lab, tmp_path):
-    """What was applied, written and scaled."""
-    on("left", "touch", "/root/mess")
+    """What was applied, written, with the last byte of a node's disk, and scaled."""
+    on("left", "sh", "-c", "fallocate -l $(df --output=avail -k / | tail -n 1)K /root/mess; ! echo >/root/more")
     cli("apply", "-i", LAB, "--delete", "playbooks/resources/two-nodes/security.yaml")
     cli("reset", "-i", LAB)
     assert "PeerAuthentication" in cli("applied", "-i", LAB)
-    assert "mess" not in on("left", "ls", "/root")
+    assert not {"mess", "more"} & set(on("left", "ls", "/root").split())
     assert "as the inventory says" in cli("scale", "-i", LAB)
     assert "echo-v1-2" not in on("left", "ls", "/run/netns")
     assert "nothing to do" in cli("up", "-i", LAB)

@@ -50,7 +50,7 @@ ready)
     echo 1 >/proc/sys/vm/compact_memory
     sleep 3
     stop $watch
-    setsid sh -c "sleep 120; for f in $folders; do echo 0 >\$f/cgroup.freeze; done" >/dev/null 2>&1 </dev/null &
+    setsid sh -c "sleep 120; for f in $folders; do echo 0 >\$f/cgroup.freeze; done; rm -f $standing" >/dev/null 2>&1 </dev/null &
     note $! $watch
     ;;
 off)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from testbed.errors import LabError
-from testbed.guests.ssh import NotReachable
 from testbed.hypervisor.memory import pause as pause_machine
 from testbed.hypervisor.memory import resume, save_memory
 from testbed.lab.lab import Lab
@@ -98,7 +97,7 @@ def go_on(lab: Lab, node: str) -> None:
     connection = lab.connection(node)
     try:
         ask(connection, {"do": "go on"}, FREEZE_LIMIT)
-    except NotReachable:  # nobody waits there any more, or yet
+    except LabError:  # nobody waits there any more, or yet, or who waits there can't
         connection.connect()  # takes a while, and the time is told after it
         connection.run([*FREEZE, "off", f"{time.time():.3f}"])
 

@@ -30,9 +30,9 @@ from testbed.waiting import NotYet, wait_until
 _log = log.get("lab")
 
 NODE = "template"
+"""The one node of a template's lab."""
 ID = "template."
 """What the ids of templates' labs begin with."""
-"""The one node of a template's lab."""
 READY = "testbed: this machine is a template"
 """What it says on its console when it can be saved."""
 READY_LIMIT = 120.0
@@ -48,9 +48,9 @@ _START = (
 )
 
 
-def template_store() -> SnapshotStore:
-    """The templates in the cache."""
-    return SnapshotStore(cache_root() / "templates", NODE)
+def template_store(home: str = NODE) -> SnapshotStore:
+    """The templates in the cache; ``home`` is the lab in which one is made, whose lock is held then."""
+    return SnapshotStore(cache_root() / "templates", home)
 
 
 def template_lab(lab: Lab, node: Node) -> Lab:
