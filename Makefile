@@ -25,6 +25,7 @@ soak: setup
 	$(testbed) up -i $(LAB) --no-verify
 	status=0; \
 	$(testbed) verify -i $(LAB) --chaos --seed $(SEED) --for 60m || status=$$?; \
+	.venv/bin/python benchmarks/soak.py $(LAB) --runs 20 || status=$$?; \
 	.venv/bin/python benchmarks/soak.py two-nodes || status=$$?; \
 	exit $$status
 

@@ -1,9 +1,14 @@
 """How long a lab takes to be there: `python benchmarks/lab_speed.py [INVENTORY] [--runs N]`.
 
-In one run, side by side: a cold `up`, a warm one, one of a lab that is new to the cache and starts from templates,
-`reset`, `scale` by one and back, and a snapshot (the pause, and all of it), each several times.  Beside it what no
-program can be quicker than: reading the images' bytes from this disk, and the processor time that the machines use
-from when their RAM is loaded until every edge has answered.
+In one run, side by side, each several times: an `up` that boots every machine (`--cold`), the very first one on a
+host that has built the image and has no RAM image yet (a template is made first, and all machines start from it),
+one of a lab that is new to a cache that has the template, a warm one, `reset`, `scale` by one and back, and a
+snapshot (the pause of the machines, that of their services, and all of it).  What is kept for the next `up` is not
+counted; making a template is.  Beside it what no program can be quicker than: reading the images' bytes from this
+disk, and the processor time that the machines use from when their RAM is loaded until every edge has answered.
+
+The lab is taken down, before and after, and what the cache has of it is deleted, its machines' templates included:
+the next `up` of this lab, and of others with such machines, builds again.
 
 `--rows FILE` adds the runs to those that FILE has, so that they can be made at different times.
 """
@@ -17,11 +22,14 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from testbed.host import processes
 from testbed.host.directories import LabDirectories
-from testbed.lab.snapshots import cache_store
+from testbed.lab.lab import Lab
+from testbed.lab.snapshots import cache_store, template_store
+from testbed.lab.snapshots.templates import template_lab
 from testbed.model.reading import instance_name
 from testbed.workflows.loading import load_lab
 
@@ -65,14 +73,51 @@ def read_seconds(files: list[Path]) -> float:
     return time.monotonic() - began
 
 
-def measure(inventory: str, lab_id: str, workload: str) -> dict[str, float]:
+def forget(lab: Lab, *, templates: bool) -> None:
+    """Delete what the cache has of the lab; ``templates``: those of its machines, too."""
+    kinds = {template_lab(lab, node).id for node in lab.inventory.nodes} if templates else set()
+    for store, ids in ((cache_store(lab.id), {lab.id}), (template_store(), kinds)):
+        for snapshot in store.all():
+            if snapshot.manifest.lab in ids:
+                store.delete(snapshot)
+
+
+@dataclass(frozen=True)
+class Built:
+    """An `up` of a lab that the cache did not have."""
+
+    template: float
+    """Seconds to make templates; 0 when there were some."""
+    ready: float
+    """Seconds from the first step's start until the last machine answers."""
+    verified: float
+    """Seconds of the whole command, what it keeps for the next one left out."""
+
+    @classmethod
+    def measure(cls, inventory: str, lab: Lab, *options: str, templates: bool) -> Built:
+        """``templates``: delete them first."""
+        testbed("down", "-i", inventory)
+        forget(lab, templates=templates)
+        total, report = timed("up", "-i", inventory, *options)
+        if {"image", "shared-disk"} & set(report["steps"]):  # of a host that had none; now it has
+            return cls.measure(inventory, lab, *options, templates=templates)
+        if report["verdict"] not in ("PASS", None):
+            sys.exit(f"the scenario ended with {report['verdict']}: this run measures nothing")
+        cloned = any(step.startswith("clone:") for step in report["ended"])
+        if report["restored"] or report["not_cloned"] or cloned == ("--cold" in options):
+            sys.exit(f"the machines started in another way: this run measures nothing: {report['not_cloned']}")
+        made = sum(seconds for step, seconds in report["steps"].items() if step.startswith("template:"))
+        if bool(made) != (templates and cloned):
+            sys.exit(f"{made:.1f} s went into templates: this run measures nothing")
+        ready = max(seconds for step, seconds in report["ended"].items() if step.startswith("boot:"))
+        return cls(made, ready, total - report["stages"].get("keep", 0.0))
+
+
+def measure(inventory: str, lab: Lab, workload: str) -> dict[str, float]:
     """One of each, in seconds and MiB; ``workload`` is the one that is scaled."""
-    testbed("down", "-i", inventory)
-    cold, report = timed("up", "-i", inventory, "--cold", "--clones")
-    if report["verdict"] not in ("PASS", None):
-        sys.exit(f"the scenario ended with {report['verdict']}: this run measures nothing")
-    ready = max(report["ended"][s] for s in report["ended"] if s.startswith("boot:"))
-    keep = report["stages"].get("keep", 0.0)
+    cold = Built.measure(inventory, lab, "--cold", templates=True)
+    first = Built.measure(inventory, lab, templates=True)
+    clones = Built.measure(inventory, lab, templates=False)
     testbed("down", "-i", inventory)
     warm, report = timed("up", "-i", inventory)
     if not report["restored"]:
@@ -83,16 +128,17 @@ def measure(inventory: str, lab_id: str, workload: str) -> dict[str, float]:
     read = read_seconds(files)
     testbed("snapshot", "delete", "-i", inventory, NAME)
     reset, _ = timed("reset", "-i", inventory)
-    cpu = cpu_seconds(lab_id)
+    cpu = cpu_seconds(lab.id)
     more, _ = timed("scale", "-i", inventory, workload, "2")
     fewer, _ = timed("scale", "-i", inventory, workload, "1")
-    cloned, clones_ready = measure_clones(inventory, lab_id)
     return {
-        "cold ready": ready,
-        "cold verified": cold - keep,
-        "cold keep": keep,
-        "clones ready": clones_ready,
-        "clones verified": cloned,
+        "cold ready": cold.ready,
+        "cold verified": cold.verified,
+        "template": first.template,
+        "first ready": first.ready,
+        "first verified": first.verified,
+        "clones ready": clones.ready,
+        "clones verified": clones.verified,
         "warm thawed": thawed,
         "warm up": warm,
         "reset": reset,
@@ -101,23 +147,10 @@ def measure(inventory: str, lab_id: str, workload: str) -> dict[str, float]:
         "scale -1": fewer,
         "save": save,
         "pause": snapshot["pause"],
+        "standing": snapshot["standing"],
         "MiB": snapshot["bytes"] / 2**20,
         "read": read,
     }
-
-
-def measure_clones(inventory: str, lab_id: str) -> tuple[float, float]:
-    """Seconds of an `up` from templates until the lab is verified, and until its machines answer."""
-    testbed("down", "-i", inventory)
-    store = cache_store(lab_id)
-    for snapshot in store.all():
-        if snapshot.manifest.lab == lab_id:
-            store.delete(snapshot)
-    total, report = timed("up", "-i", inventory, "--clones")
-    if report["restored"] or report["not_cloned"] or not any(s.startswith("clone:") for s in report["ended"]):
-        sys.exit(f"the machines were no clones: this run measures nothing: {report['not_cloned']}")
-    ready = max(report["ended"][s] for s in report["ended"] if s.startswith("boot:"))
-    return total - report["stages"].get("keep", 0.0), ready
 
 
 def main() -> None:
@@ -134,7 +167,7 @@ def main() -> None:
         runs = [json.loads(line) for line in options.rows.read_text().splitlines()]
     try:
         for number in range(options.runs):
-            runs.append(measure(options.inventory, lab.id, instance_name(single, 0)))
+            runs.append(measure(options.inventory, lab, instance_name(single, 0)))
             if options.rows:
                 options.rows.write_text("".join(json.dumps(run) + "\n" for run in runs))
             if number == 0:
