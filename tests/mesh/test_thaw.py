@@ -91,6 +91,43 @@ def test_connections_are_closed_at_both_ends_and_listeners_stay(namespace):
     assert run_in(namespace, work) == 2
 
 
+REDIRECT = (
+    "table ip testbed { chain output { type nat hook output priority -100; tcp dport 9080 redirect to :15001; }; }"
+)
+
+
+def test_what_the_kernel_has_tracked_of_a_closed_connection_keeps_no_new_one_from_the_same_ports(namespace):
+    """Closing one sends a reset, after which its entry is on its way out, and the next SYN begins it anew."""
+    subprocess.run(["ip", "netns", "exec", namespace.name, "nft", REDIRECT], check=True)
+
+    def tracked():
+        entries = Path("/proc/thread-self/net/nf_conntrack").read_text().splitlines()
+        return [entry.split()[5] for entry in entries if "dport=9080" in entry]
+
+    def call(port):
+        near = socket.socket()
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        near.settimeout(5)
+        near.bind(("127.0.0.1", port))
+        near.connect(("127.0.0.1", 9080))
+        return near
+
+    def work():
+        with socket.create_server(("127.0.0.1", 15001)) as listener:
+            near = call(0)
+            port = near.getsockname()[1]
+            far, _ = listener.accept()
+            with near, far:
+                before = tracked()
+                thaw.close_connections()
+                after = tracked()
+            with call(port) as near, listener.accept()[0] as far:
+                near.sendall(b"x")
+                return before, after, far.recv(1), tracked()
+
+    assert run_in(namespace, work) == (["ESTABLISHED"], ["CLOSE"], b"x", ["ESTABLISHED"])
+
+
 def test_no_connection_is_no_error(namespace):
     assert run_in(namespace, lambda: thaw.close_connections(0)) == 0
 
