@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import stat
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,14 +91,14 @@ class Footprint:
         """Look at it; ``guests`` were looked at just now."""
         directories, seen = LabDirectories(lab_id), list(guests)
         folders = (directories.state, directories.runtime, named_store(lab_id).root)
-        files = [p for folder in folders for p in folder.rglob("*") if p.is_file()]
+        files = dict(_files(folders))
         found = processes.of_lab(directories.state)
         machines = [p for p in found if p.name.startswith("qemu-")]
         others = [p for p in found if p not in machines]
         inside = Path(f"/proc/{next(p.pid for p in found if p.name == 'libvirtd')}")
         return cls(
             files=len([p for p in files if not p.is_relative_to(directories.libvirt / "log")]),
-            disk=sum(p.stat().st_blocks for p in files) / 2048,
+            disk=sum(files.values()) / 2048,
             processes=tuple(sorted(Counter(p.name for p in found).items())),
             descriptors=sum(len(list(Path(f"/proc/{p.pid}/fd").iterdir())) for p in others),
             daemons=_resident(others),
@@ -118,6 +120,14 @@ class Footprint:
                 yield f"{name}: {before:.0f} became {after:.0f}"
         if last.available < 0.8 * self.available:
             yield f"a machine's available memory: {self.available:.0f} became {last.available:.0f} MiB"
+
+
+def _files(folders: Iterable[Path]) -> Iterator[tuple[Path, int]]:
+    """Every file, and its blocks of 512 bytes; one that goes meanwhile is none."""
+    for path in (p for folder in folders for p in folder.rglob("*")):
+        with suppress(FileNotFoundError):
+            if stat.S_ISREG((found := path.lstat()).st_mode):
+                yield path, found.st_blocks
 
 
 def _resident(found: Iterable[Process]) -> float:
