@@ -68,7 +68,7 @@ def judge(shape: Shape, seen: Seen, free: float = 0.0) -> Proof:
         good &= middle >= least
     if shape.jitter and times:
         slow = [t for t in times if t >= least / 2] or times
-        spread = slow[len(slow) * 9 // 10] - slow[len(slow) // 10]  # a few that were late for other reasons apart
+        spread = slow[-1 - len(slow) // 10] - slow[len(slow) // 10]  # a few that were late for other reasons apart
         words.append(f"spread {spread * 1000:.1f} ms")
         good &= spread >= shape.jitter / 2
     if shape.reorder:

@@ -56,7 +56,7 @@ def seen(does, shape):
         "count": requests_for(shape),
         "interval": 0.005,
         "burst": large_for(shape),
-        "wait": 1.0,
+        "wait": 3.0 if not does.get("loss") else 1.0,
     }
     program, last = inspect.getsource(echoes).rsplit("\nif __name__", 1)
     text = f"{program}\nSHAPE = {does!r}\n{RESPONDER}\nif __name__{last}"
@@ -88,7 +88,7 @@ def test_a_property_that_is_there_is_seen_and_one_that_is_not_is_not(does):
     shape = Shape(**does)
     held = judge(shape, seen(does, shape), free=1e7)
     assert held.held, held.words
-    for name in does:
+    for name in does.keys() & {"loss", "duplicate", "reorder"}:  # a busy host is slow by itself: see below
         without = {k: v for k, v in does.items() if k != name}
         loose = judge(shape, seen(without, shape), free=1e7)
         assert not loose.held, (name, loose.words)
@@ -96,6 +96,15 @@ def test_a_property_that_is_there_is_seen_and_one_that_is_not_is_not(does):
 
 def quick(count, missing=0):
     return [(n, 0.002) for n in range(count - missing)]
+
+
+def test_what_is_not_slow_enough_or_all_the_same_proves_no_delay_and_no_jitter():
+    same = Seen(20, [(n, 0.102) for n in range(20)])
+    assert judge(Shape(delay=0.1), same).held
+    assert not judge(Shape(delay=0.2), same).held
+    assert not judge(Shape(delay=0.1, jitter=0.02), same).held
+    assert not judge(Shape(delay=0.1, jitter=0.02), Seen(20, [*same.answers[:18], (18, 0.9), (19, 0.9)])).held
+    assert judge(Shape(delay=0.1, jitter=0.02), Seen(20, [(n, 0.092 + n / 1e3) for n in range(20)])).held
 
 
 def test_a_loss_is_proved_by_the_queues_own_count_too():
