@@ -241,11 +241,14 @@ def media(root, content=None):
     return Media(NodeImage("k1", image, "raw", 1 << 20), shared)
 
 
+def layer_over(image, layer):
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", image, "-F", "raw", layer], check=True)
+
+
 def save_disk(store, name, image):
     """A snapshot whose only file is a layer over ``image``."""
     with store.saving(name, 1) as (folder, complete):
-        argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", image, "-F", "raw", folder / "left.0.qcow2"]
-        subprocess.run(argv, check=True)
+        layer_over(image, folder / "left.0.qcow2")
         return complete(manifest(name, checksums(folder, ["left.0.qcow2"])))
 
 
@@ -275,6 +278,22 @@ def test_elsewhere_it_brings_what_its_machines_read_and_lies_on_that(store, tmp_
         assert copy.stat().st_blocks <= 128 + 8  # one block of the copy's, not what zeros take
         assert data_checksum(copy) == data_checksum(disk)
     assert sorted(p.name for p in made.folder.iterdir()) == ["left.0.qcow2", "manifest.json"]
+
+
+def test_layers_that_clones_have_in_common_are_handed_on_once(store, tmp_path):
+    here, there = media(tmp_path / "here", b"root"), media(tmp_path / "there")
+    file = tmp_path / "lab.snapshot"
+    lowest = {n: (f"{n}.0.qcow2",) for n in ("left", "right")}
+    with store.saving("clones", 1) as (folder, complete):
+        layer_over(here.image.disk, folder / "left.0.qcow2")
+        (folder / "right.0.qcow2").hardlink_to(folder / "left.0.qcow2")
+        saved = complete(manifest("clones", checksums(folder, ["left.0.qcow2", "right.0.qcow2"]), disks=lowest))
+    export(saved, here, file)
+    made = import_(SnapshotStore(tmp_path / "other", "lab"), file, there)
+    made.check()
+    left, right = (made.folder / f"{n}.0.qcow2" for n in ("left", "right"))
+    assert left.samefile(right)
+    assert backing_file(right) == str(there.image.disk)
 
 
 def test_a_cache_that_has_them_keeps_its_own(store, tmp_path):

@@ -130,7 +130,8 @@ def _unpack(tar: tarfile.TarFile, manifest: Manifest, folder: Path, file: Path) 
             assert content is not None  # noqa: S101  (it is a file)
             _write_sparse(content, folder / _MEDIA / Path(member.name).relative_to(_MEDIA))
             continue
-        if member.name not in manifest.files or not member.isfile():
+        shared = member.islnk() and member.linkname in manifest.files  # layers that clones have in common
+        if member.name not in manifest.files or not (member.isfile() or shared):
             raise bad_input(str(file), f"holds {member.name}, which its manifest doesn't name")
         tar.extract(member, folder, filter="data")
     missing = [n for n in manifest.files if not (folder / n).is_file()]
@@ -178,13 +179,14 @@ def _move(source: Path, target: Path) -> None:
 
 def _lay(folder: Path, manifest: Manifest, image: NodeImage) -> Manifest:
     """Let the lowest layer of each disk name the image where it lies on this host."""
-    changed: list[str] = []
-    for lowest in sorted({layers[0] for layers in manifest.disks.values()}):
+    lowest_layers = sorted({layers[0] for layers in manifest.disks.values()})
+    changed = False
+    for lowest in lowest_layers:
         if backing_file(folder / lowest) != str(image.disk):
             argv = ["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", image.format, "-b", str(image.disk)]
             done = subprocess.run([*argv, str(folder / lowest)], stderr=subprocess.PIPE, text=True, check=False)
             if done.returncode != 0:
                 raise LabError(lowest, "lay it on the image", done.stderr.strip(), "export it again")
-            changed.append(lowest)
-    files = {**manifest.files, **checksums(folder, changed)}
+            changed = True  # and with it what shares that file
+    files = {**manifest.files, **checksums(folder, lowest_layers if changed else ())}
     return manifest.model_copy(update={"files": files})
