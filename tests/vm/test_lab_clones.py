@@ -19,7 +19,7 @@ NAMES = ("two-nodes", "two-nodes-b")
 NODES = ("left", "right")
 LOOK = (
     "hostname; cat /etc/machine-id; cut -d' ' -f2 /etc/ssh/ssh_host_ed25519_key.pub; cat /sys/class/net/*/address; "
-    "head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \\n'; echo; ls /run/log/journal"
+    "head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \\n'; echo"
 )
 
 
@@ -126,4 +126,4 @@ def test_clones_are_saved_restored_and_booted_like_any_machine(inventories):
     cli("start", "-i", inventory)  # boots from the disk that came with the memory
     assert healthy(inventory)
     for node, words in identities(inventory).items():
-        assert len(words & before[node]) >= 5  # name, machine id twice, host key, two MACs
+        assert len(words & before[node]) >= 5  # name, machine id, host key, two MACs

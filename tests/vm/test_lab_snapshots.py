@@ -255,8 +255,8 @@ def test_a_killed_scale_is_made_whole_by_up(lab):
 
 def test_reset_undoes_what_was_done_since_up(lab, tmp_path):
     """What was applied, written, with the last byte of a node's disk, and scaled."""
-    on("left", "sh", "-c", "fallocate -l $(df --output=avail -k / | tail -n 1)K /root/mess; ! echo >/root/more")
     cli("apply", "-i", LAB, "--delete", "playbooks/resources/two-nodes/security.yaml")
+    on("left", "sh", "-c", "fallocate -l $(df --output=avail -k / | tail -n 1)K /root/mess; ! echo >/root/more")
     cli("reset", "-i", LAB)
     assert "PeerAuthentication" in cli("applied", "-i", LAB)
     assert not {"mess", "more"} & set(on("left", "ls", "/root").split())
