@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from fake_lab import FakeMesh, weights
+from fake_lab import weights
 
 from testbed.documents import parse
 from testbed.errors import LabError, MeshError, bad_input
@@ -20,14 +20,6 @@ HEAD = "name: half\ndescription: d\npromise: half and half\n"
 
 def scenario(text: str) -> ScenarioFile:
     return ScenarioFile(Path("half.yaml"), read_scenario(HEAD + text, "half.yaml"))
-
-
-@pytest.fixture
-def mesh():
-    fake = FakeMesh()
-    yield fake
-    fake.shutdown()
-    fake.server_close()
 
 
 def test_a_split_notices_shifted_weights_after_it_has_passed_unbroken(mesh):

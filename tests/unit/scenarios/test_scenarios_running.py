@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_lab import WEIGHTS, FakeConnection, FakeMesh, weights
+from fake_lab import WEIGHTS, FakeConnection, weights
 
 from testbed.documents import parse
 from testbed.errors import BadInput, LabError, MeshError, MeshLate
@@ -38,14 +38,6 @@ def with_rule(field):
 
 def scenario(text: str) -> ScenarioFile:
     return ScenarioFile(Path("half.yaml"), read_scenario(text, "half.yaml"))
-
-
-@pytest.fixture
-def mesh():
-    fake = FakeMesh()
-    yield fake
-    fake.shutdown()
-    fake.server_close()
 
 
 def test_a_split_that_is_as_declared_passes_and_counts_agree(mesh):
