@@ -52,8 +52,9 @@ BLIND = 1.0
 class ReadmittedJudge(Afterwards):
     """An ejected instance comes back: it has been out, and is asked again neither too early nor too late.
 
-    Times are the sender's, from the last answer with which the instance failed, in this step or in an earlier one
-    of the same sender.  Where none was seen they are from the step's start, when the instance was out already.
+    Times are the sender's, from the last answer with which the instance failed before it was first left alone, in
+    this step or in an earlier one of the same sender; one that is asked again and still fails is back.  Where none
+    was seen they are from the step's start, when the instance was out already.
     """
 
     name = "readmitted"
@@ -83,7 +84,7 @@ class ReadmittedJudge(Afterwards):
         """Out first, then in."""
         name, want = self.expected.workload, self.expected
         moments = sorted(self._moments(evidence), key=lambda m: m[0])
-        failures = [at + s.took for at, s in moments if _from(s, name) and s.status >= 500]
+        failures = _before_it_was_out(moments, name)
         since = max(failures, default=0.0)
         after = [(at - since, s) for at, s in moments if at >= since and (failures or at >= 0)]
         back = next((n for n, (_, s) in enumerate(after) if _from(s, name)), None)
@@ -119,6 +120,22 @@ class ReadmittedJudge(Afterwards):
         if back < earliest and start == "the start":
             return inconclusive(f"{text}; how long it was out by then nobody saw", numbers)
         return passed(text, numbers) if earliest <= back <= latest else failed(text, numbers)
+
+
+def _before_it_was_out(moments: list[tuple[float, Sample]], name: str) -> list[float]:
+    """When the instance failed, until an absence that others' answers show; all its failures if there is none."""
+    failures: list[float] = []
+    others = 0
+    for at, sample in moments:
+        if not _from(sample, name):
+            others += 1
+            continue
+        if failures and others >= OUT:
+            break
+        others = 0
+        if sample.status >= 500:
+            failures.append(at + sample.took)
+    return failures
 
 
 def _from(sample: Sample, instance: str) -> bool:

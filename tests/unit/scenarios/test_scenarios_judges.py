@@ -61,6 +61,9 @@ HAD_V3 = {"k0": "reviews-v1", "k1": "reviews-v3"}
 # an instance fails two seconds after the start of a step, then three seconds go by without it, and two between steps
 BEFORE = (*many(20, version="v2"), sample(20, "v1", 503), *(sample(i, "v2") for i in range(21, 51)))
 FAILED_BEFORE = {"began": 107.0, "earlier": [PastTraffic("client-v1", 100.0, BEFORE)]}
+# it is asked again in the same step, and fails again
+BACK_TO_FAIL = (*BEFORE, sample(51, "v1", 503))
+FAILED_AGAIN = {"began": 107.0, "earlier": [PastTraffic("client-v1", 100.0, BACK_TO_FAIL)]}
 OTHERS_CLOCK = {"began": 107.0, "earlier": [PastTraffic("ratings-v1", 100.0, BEFORE)]}
 BACK_AT_3 = [*many(30, version="v2"), sample(30, sent=3.0)]
 
@@ -222,6 +225,8 @@ CASES = [
     ("readmitted", {"workload": "reviews-v1", "within": "9s", "notBefore": "4s"}, turns("v1", "v2"), U, FAILED_BEFORE),
     ("readmitted", {"workload": "reviews-v1", "within": "9s", "notBefore": "6s"}, turns("v1", "v2"), F, FAILED_BEFORE),
     ("readmitted", {"workload": "reviews-v1", "within": "9s"}, turns("v1", "v2"), U, OTHERS_CLOCK),
+    ("readmitted", {"workload": "reviews-v1", "within": "9s", "notBefore": "6s"}, turns("v1", "v2"), F, FAILED_AGAIN),
+    ("readmitted", {"workload": "reviews-v1", "within": "9s", "notBefore": "2s"}, turns("v1", "v2"), P, FAILED_AGAIN),
     ("encrypted", {"service": "reviews"}, many(), P, {"capture": TLS, **CONTROL}),
     ("encrypted", {"service": "reviews"}, many(), U, {"capture": TLS}),
     ("encrypted", {"service": "reviews"}, many(), U, {"capture": TLS, "controls": {("client-v1", "ratings", "http1")}}),
