@@ -18,10 +18,11 @@ SERVICES = ("service", "reached", "at")
 """Fields of expectations that name a service or a workload; ``workload`` does, too, for a proxy's configuration."""
 
 
-def check_names(file: ScenarioFile, topology: Topology) -> None:
+def check_names(*files: ScenarioFile, topology: Topology) -> None:
     """Raises BadInput with every service, workload, version and zone that the lab doesn't have, and its place."""
     problems = [
         Problem(file.locate(path), f"the lab has no {what} {name!r}", f"it has: {', '.join(sorted(known))}")
+        for file in files
         for path, what, name, known in _in_scenario(file, topology)
     ]
     if problems:

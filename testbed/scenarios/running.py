@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -82,7 +82,7 @@ def run_scenario(
     reason = why_not_applicable(scenario, lab)
     if reason:
         return ScenarioRecord(scenario, not_applicable(reason), started, time.monotonic() - began, mutant=mutant)
-    check_names(file, lab.topology)
+    check_names(file, topology=lab.topology)
     steps: list[StepRecord] = []
     run = _Run(scenario, lab, ArrivalLog(lab), follower=follower or Follower())
     clean = True
@@ -113,6 +113,11 @@ def run_scenario(
 def _looked_back_at(name: str, scenario: Scenario) -> bool:
     leaves = [leaf for step in scenario.steps for leaf in walk(step.expect)]
     return any(kind == "sticky" and value.since == name for kind, value in leaves)
+
+
+def check_all(files: Iterable[ScenarioFile], lab: LabUnderTest) -> None:
+    """Raises BadInput for every name that the lab lacks in those that it can be asked, before any is run."""
+    check_names(*(f for f in files if not why_not_applicable(f.scenario, lab)), topology=lab.topology)
 
 
 def why_not_applicable(scenario: Scenario, lab: LabUnderTest) -> str:

@@ -25,6 +25,7 @@ from testbed.report.score import MutationScore
 from testbed.report.score_page import score_files
 from testbed.scenarios import LabUnderTest, ScenarioFile, find, run_scenario
 from testbed.scenarios.mutants import run_mutants
+from testbed.scenarios.running import check_all
 from testbed.workflows.istio import name_namespaces
 from testbed.workflows.mesh import backend_of
 from testbed.workflows.nodes import require_up
@@ -70,6 +71,7 @@ def verify(
     files = find(wanted)
     require_up(lab)
     under_test = lab_under_test(lab)
+    check_all(files, under_test)
     records: list[ScenarioRecord] = []
     with hold(lab.directories, f"testbed verify -i {lab.file}"), recording(lab, under_test, evidence) as bundle:
         for file in files:
@@ -138,6 +140,7 @@ def mutation_scores(
     files = find(wanted)
     require_up(lab)
     under_test = lab_under_test(lab)
+    check_all(files, under_test)
     scores: list[MutationScore] = []
     place = recording(lab, under_test, evidence)
     with hold(lab.directories, f"testbed verify --mutants -i {lab.file}"), place as bundle:

@@ -94,7 +94,7 @@ def test_a_shipped_scenario_names_only_what_it_needs(file, inventory):
     topology = topology_of(read_inventory(inventory.read_text(), str(inventory)))
     names = {w.name for w in topology.workloads} | {w.labels.get("app") for w in topology.workloads}
     if names >= set(file.scenario.needs):
-        check_names(file, topology)
+        check_names(file, topology=topology)
 
 
 def test_names_that_are_right_are_not_refused():
@@ -105,4 +105,4 @@ def test_names_that_are_right_are_not_refused():
     )
     inventory = ROOT / "inventories/bookinfo.yaml"
     topology = topology_of(read_inventory(inventory.read_text(), str(inventory)))
-    check_names(ScenarioFile(Path("x.yaml"), read_scenario(text, "x.yaml")), topology)
+    check_names(ScenarioFile(Path("x.yaml"), read_scenario(text, "x.yaml")), topology=topology)

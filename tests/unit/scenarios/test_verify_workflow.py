@@ -190,3 +190,13 @@ def test_a_machines_trouble_costs_one_scenario_its_score_and_a_lab_left_behind_e
         workflow.mutation_scores(lab(), ["half.yaml", "again.yaml"], evidence=Path("evidence"))
     [score] = json.loads((bundle() / "result.json").read_text())
     assert score["no_score"] == "the lab could not be put back as it was"
+
+
+@pytest.mark.parametrize("options", [[], ["--mutants"]])
+def test_a_wrong_name_in_a_later_file_is_told_before_anything_is_run(mesh, capsys, options):
+    Path("again.yaml").write_text(HALF.replace("half", "again", 1).replace("service: reviews,", "service: review,"))
+    assert run(["verify", "-i", "lab.yaml", *options, "half.yaml", "again.yaml"]) == 2
+    said = capsys.readouterr()
+    assert "again.yaml:4:22: when.service: the lab has no service 'review'" in said.err
+    assert "half" not in said.out
+    assert not Path("evidence").exists()
