@@ -18,6 +18,7 @@ from testbed.faults.breaking import Breaker
 from testbed.faults.grips import CARRIER
 from testbed.faults.inside import in_guest
 from testbed.hypervisor.breaking import DomainBreaker
+from testbed.hypervisor.machines import Power
 from testbed.lab.capture import capture
 from testbed.model.fault import Fault, FaultKind
 from testbed.waiting import NotYet, wait_until
@@ -216,7 +217,18 @@ def test_an_interrupted_command_mends_what_it_broke(lab):
 def test_a_machine_that_lost_its_power_comes_back_and_costs_nobody_a_request(lab):
     """The gateway has connections to it from before, which are dead and which it can't know to be dead."""
     answers(NODE_PATH, 8)
-    told = json.loads(cli("fault", "power-off", NODE, "--for", "1s", "-i", SHARED, "--json"))
+    knock(lab, 1)  # a caller that does not know its neighbour asks where it is, and sends nothing else
+    with ThreadPoolExecutor(1) as pool:
+        command = pool.submit(cli, "fault", "power-off", NODE, "--for", "8s", "-i", SHARED, "--json")
+
+        def off():
+            if (power := DomainBreaker(lab.hypervisor()).power(NODE)) is not Power.SHUTOFF:
+                raise NotYet(power)
+
+        wait_until("the machine is off", off, limit=60)
+        [caller] = on_the_wire(lab, lambda: knock(lab, 2), CALLER)
+        told = json.loads(command.result())
+    assert caller.to >= 2 and caller.back == 0
     assert told["held"] and told["seconds_to_be_well"] > 1
     answers(NODE_PATH, 8)
     cli("fault", "list", "-i", SHARED)
