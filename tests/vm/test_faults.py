@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import urllib.request
@@ -93,7 +94,7 @@ def test_a_fault_proves_that_it_took_hold_and_goes(breaker, made):
 
 @dataclass(frozen=True)
 class Seen:
-    """Packets of one tap: to the target, and from it."""
+    """Packets of one tap: to the target, its neighbour's questions where it is among them, and from it."""
 
     to: int
     back: int
@@ -109,7 +110,9 @@ def knock(lab, count):
 
 def on_the_wire(lab, during, *nodes):
     """What was seen of the target on these machines' taps meanwhile."""
-    address = lab.topology.workload(WORKLOAD).address
+    address, caller = lab.topology.workload(WORKLOAD).address, lab.topology.workload(OTHER).address
+    # who has lost sight of its neighbour sends it nothing else
+    asks = re.compile(rf"who-has {address}( \(.*\))? tell {caller},")
     found = []
     with ExitStack() as stack:
         files = [stack.enter_context(capture(lab, node)) for node in nodes]
@@ -118,7 +121,7 @@ def on_the_wire(lab, during, *nodes):
             argv = ["tcpdump", "-nn", "-r", file]
             text = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
             lines = [line for line in text.splitlines() if ".15021" in line]
-            to = sum(f"> {address}." in line for line in lines)
+            to = sum(f"> {address}." in line for line in lines) + len(asks.findall(text))
             found.append(Seen(to, sum(f"IP {address}." in line for line in lines)))
     return found
 
