@@ -151,6 +151,7 @@ def test_faults_that_overlap_by_the_schedule_itself_are_an_error():
 def test_trouble_with_a_machine_is_kept_for_the_verdict():
     schedule = Schedule([fault("reset", "one")], Played("it is gone"))
     schedule.start(time.monotonic())
+    schedule._threads[0].join()
     schedule.end()
     assert "it is gone" in str(schedule.trouble[0])
 
@@ -160,6 +161,7 @@ def test_a_fault_that_went_wrong_counts_from_when_it_began(trouble):
     """It may have bitten: what it cost must not be unexplained, and no exception ends its thread unseen."""
     schedule = Schedule([fault("link-flap", "one")], Played(trouble))
     schedule.start(time.monotonic())
+    schedule._threads[0].join()
     schedule.end()
     [made] = schedule.made
     span = _span(made, made.began + 9, lambda host: host - made.began)
