@@ -15,8 +15,8 @@ from testbed.lab.machines import MESH, tap_name
 
 
 @contextmanager
-def capture(lab: Lab, node: str, keep: Path | None = None) -> Iterator[Path]:
-    """TCP on the node's mesh interface, as pcap, into the file that is yielded.
+def capture(lab: Lab, node: str, keep: Path | None = None, only: str = "tcp") -> Iterator[Path]:
+    """What of the node's mesh interface the filter ``only`` lets through (pcap-filter(7)), into the file that is yielded.
 
     The file goes with the context; with ``keep``, a folder, it stays there: whole then, and the caller's to remove.
     Raises :class:`LabError` when tcpdump doesn't start, with its words.
@@ -24,7 +24,7 @@ def capture(lab: Lab, node: str, keep: Path | None = None) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="testbed-capture-") as folder:
         file = (keep or Path(folder)) / f"{node}.pcap"
         argv = ["tcpdump", "-U", "--immediate-mode", "-Z", "root", "-i", tap_name(lab, MESH, node)]
-        argv += ["-w", str(file), "tcp"]
+        argv += ["-w", str(file), only]
         if lab.private:
             found = lab.daemon.find()
             if found is None or not found.contained:
