@@ -41,6 +41,8 @@ class UpReport:
     stages: Mapping[str, float] = field(default_factory=dict)
     ended: Mapping[str, float] = field(default_factory=dict)
     """Step -> seconds from the start to its end."""
+    planned: float = 0.0
+    """Seconds that went by before the first step."""
     total: float = 0.0
     result: ScenarioRecord | None = None
     urls: Mapping[str, str] = field(default_factory=dict)
@@ -64,6 +66,7 @@ class UpReport:
             "steps": dict(self.seconds),
             "stages": dict(self.stages),
             "ended": dict(self.ended),
+            "planned": round(self.planned, 2),
             "seconds": round(self.total, 2),
             "urls": dict(self.urls),
             "verdict": self.result.verdict.outcome.value if self.result else None,
@@ -141,6 +144,7 @@ def _up(lab: Lab, show: Show, *, prove: bool, defaults: bool, cold: bool, clones
         seconds,
         timeline.stages(),
         timeline.ended,
+        timeline.begin - begin,
         time.monotonic() - begin,
         result,
         urls(lab),
