@@ -9,8 +9,6 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from testbed import log
-from testbed.artifacts import read_catalogue
-from testbed.compiler.security import MeshConfig
 from testbed.documents import MAX_BYTES, Document, parse, problems_of
 from testbed.documents import Path as DocumentPath
 from testbed.errors import BadInput, HostNotReady, Problem, bad_input
@@ -47,6 +45,12 @@ def hold_to_scale(lab: Lab) -> None:
 
 def check_mesh_config(inventory: Inventory, document: Document) -> None:
     """Refuse settings of the mesh that Istio doesn't have or that are not supported, each with its place."""
+    if not inventory.mesh.config:
+        return
+    from testbed.compiler.security import (
+        MeshConfig,
+    )  # half of what a command takes to start, for what few labs have
+
     try:
         MeshConfig.model_validate(inventory.mesh.config)
     except ValidationError as e:
@@ -61,6 +65,8 @@ def check_versions(inventory: Inventory, document: Document) -> None:
     }
     if not any(version for version, _ in places.values()):
         return
+    from testbed.artifacts import read_catalogue
+
     catalogue = read_catalogue()
     unknown = [
         Problem(
