@@ -7,6 +7,7 @@ import click
 from testbed.cli.options import inventory_option, json_option, print_json
 from testbed.cli.terminal import Progress
 from testbed.lab.lab import Lab
+from testbed.model.reading import nodes_of
 
 
 @click.command("scale")
@@ -20,11 +21,13 @@ def scale_command(lab: Lab, as_json: bool, reset: bool, workload: str | None, nu
 
     The number outlives the command: `plan`, `up` and `start` keep it until it is set back, or the lab is reset.
     """
-    from testbed.workflows.scaling import scale, scaled
-
     if (workload is None) != (number is None and not reset) or (number is not None and reset):
         raise click.UsageError("give a workload and a number, or a workload and --reset, or nothing")
     with lab.closing():
+        if workload is not None:  # loading all of it takes as long as connecting
+            lab.connect_ahead(nodes_of(lab.inventory, workload))
+        from testbed.workflows.scaling import scale, scaled
+
         if workload is None:
             found = scaled(lab)
             if as_json:

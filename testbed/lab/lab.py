@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -123,6 +123,18 @@ class Lab:
                     self.host_key(node).public,
                 )
             return self._connections[node]
+
+    def connect_ahead(self, nodes: Iterable[str]) -> None:
+        """Begin to connect to nodes that will be needed; who needs one waits for the rest, or meets the error."""
+
+        def connect(node: str) -> None:
+            with suppress(LabError):
+                self.connection(node).connect()
+
+        for node in nodes:
+            if len(self.known_keys(node)) < 2:  # it has never been up, and no keys are to be made for it here
+                continue
+            threading.Thread(target=connect, args=(node,), daemon=True).start()
 
     @property
     def client_key_file(self) -> Path:

@@ -167,6 +167,11 @@ def instances(inventory: Inventory, scale: Mapping[str, int] = MappingProxyType(
         declared += workload.replicas
 
 
+def nodes_of(inventory: Inventory, name: str) -> tuple[str, ...]:
+    """Where instances of the workload ``name`` are; none of a name that the inventory has not."""
+    return next((tuple(w.node) for w in inventory.workloads if instance_name(w, 0) == name), ())
+
+
 def require_scale(inventory: Inventory, name: str, replicas: int, file: str) -> None:
     """Raise BadInput unless the workload ``name`` can have so many instances."""
     names = [instance_name(w, 0) for w in inventory.workloads]
