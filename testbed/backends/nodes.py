@@ -54,26 +54,29 @@ class Nodes:
         """A request about all workloads of the node that carries no files yet."""
         return NodeRequest.of(self._guest, node, self.workloads[node], limit, addresses)
 
-    def report(self, node: str, *, all_there: bool = True) -> NodeReport:
-        """What the node has; see :func:`~testbed.backends.looking.read`."""
+    def report(self, node: str, *, all_there: bool = True, set_up: bool = False) -> NodeReport:
+        """What the node has; see :func:`~testbed.backends.looking.read`.
+
+        ``set_up``: it will be told next of workloads to set up, and may make ready for that.
+        """
         workloads = self.workloads[node]
         hosts = list(self.request(node, 0).hosts)
         about = (self._guest, workloads, hosts, self._guest.resources_of(node))
         if self._look is not None:
             said = self._look(node, looking.question_for_program(*about))
         elif self._lasting:
-            question = {"do": "look", **looking.question_for_program(*about)}
+            question = {"do": "look", "set_up": set_up, **looking.question_for_program(*about)}
             said = str(json.loads(self._told(node, json.dumps(question).encode(), 60))).encode()
         else:
             said = self._connections[node].run(looking.question(*about), limit=60).stdout
         return looking.read(said, workloads, hosts, self._read_log, all_there=all_there)
 
-    def woken(self, node: str, *, all_there: bool = True) -> NodeReport:
+    def woken(self, node: str, *, all_there: bool = True, set_up: bool = False) -> NodeReport:
         """The same; where a save that was killed has left services standing, once they have gone on."""
-        report = self.report(node, all_there=all_there)
+        report = self.report(node, all_there=all_there, set_up=set_up)
         if report.standing and self._wake is not None:
             self._wake(node)
-            report = self.report(node, all_there=all_there)
+            report = self.report(node, all_there=all_there, set_up=set_up)
         return report
 
     def push(self, node: str, request: NodeRequest, limit: float) -> Mapping[str, ProxyOutcome]:

@@ -67,6 +67,12 @@ class Wanted:
         return bool(self.differing(report)) or report.revision != self.revision or not report.in_force
 
 
+def in_force(given: Wanted, certificates: Mapping[str, str]) -> ProxyReport:
+    """What a node says of a proxy that has just answered with all that it was given; see :class:`ProxyReport`."""
+    versions = {path: file.version for path, file in given.files.items()}
+    return ProxyReport(given.revision, versions, certificates, server="LIVE")
+
+
 @dataclass(frozen=True)
 class NodeReport:
     """What a node has."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -46,6 +46,16 @@ def roots_file(roots: bytes, name: str = ROOTS) -> XdsFile:
 def _file(name: str, version: str, secret: dict[str, Any]) -> XdsFile:
     response = {"version_info": version, "type_url": TYPE, "resources": [{"@type": TYPE, "name": name, **secret}]}
     return XdsFile(secret_path(name), TYPE, (name,), version, json.dumps(response).encode())
+
+
+def chains_of(files: Iterable[XdsFile]) -> dict[str, str]:
+    """Path -> the chain in it, PEM, of those that have a certificate."""
+    found = {f.path: json.loads(f.content)["resources"][0] for f in files if f.type_url == TYPE and f.content}
+    return {
+        path: secret["tls_certificate"]["certificate_chain"]["inline_string"]
+        for path, secret in found.items()
+        if "tls_certificate" in secret
+    }
 
 
 class Secrets:

@@ -7,6 +7,7 @@ from the Envoys' own statistics.  What is in the mesh is read back from the node
 from __future__ import annotations
 
 import difflib
+import os
 import threading
 import time
 from collections import Counter
@@ -21,8 +22,8 @@ from testbed.backends.guest import Guest
 from testbed.backends.named_files import missing, missing_command, named_files, needed_by
 from testbed.backends.nodes import Look, Nodes
 from testbed.backends.proxy_log import since as log_since
-from testbed.backends.push import NodeReport, NodeRequest, ProxyOutcome, ProxyReport, Wanted
-from testbed.backends.secrets import Secrets
+from testbed.backends.push import NodeReport, NodeRequest, ProxyOutcome, ProxyReport, Wanted, in_force
+from testbed.backends.secrets import Secrets, chains_of
 from testbed.compiler import CompileCache, SecurityInputs, bootstrap, compile_mesh, service_addresses
 from testbed.documents import parse
 from testbed.errors import LabError, MeshError, MeshLate, TestbedError
@@ -135,23 +136,31 @@ class StandaloneBackend:
         """
         here = [node for node in documents if node in self._nodes.workloads]
         seen = {node: threading.Event() for node in here}
+        # An emulated proxy's start takes seconds of a processor: the others leave it one, until it is there.
+        free = max(1, len(os.sched_getaffinity(0)) - len(here))
+        others = threading.Semaphore(free if here else len(self._nodes.workloads))
 
         def set_up(node: str) -> NodeReport:
             try:
-                report = self._nodes.woken(node, all_there=False)
+                try:
+                    report = self._nodes.woken(node, all_there=False, set_up=True)
+                finally:
+                    seen[node].set()
+                return self._set_up(node, report, documents[node], limit)
             finally:
-                seen[node].set()
-            return self._set_up(node, report, documents[node], limit)
+                others.release(len(self._nodes.workloads))
 
         def look(node: str) -> NodeReport:
             for event in seen.values():  # connecting to all at once would make those wait that have most to do
                 event.wait()
-            return self._nodes.woken(node)
+            with others:
+                return self._nodes.woken(node)
 
         works = dict.fromkeys(self._nodes.workloads, look) | dict.fromkeys(here, set_up)
         self._found = self._nodes.all(works, lambda node: works[node](node))
 
     def _set_up(self, node: str, report: NodeReport, document: str, limit: float) -> NodeReport:
+        """What the node has in the end: what was given it, since all of that is in force."""
         resources = load(parse(report.resources, "the mesh"))
         new = [w for w in self._nodes.workloads[node] if not report.proxies[w.name].revision]
         with self._compiling:
@@ -161,7 +170,11 @@ class StandaloneBackend:
         outcomes = self._nodes.push(node, replace(request, set_up=document), limit)
         if rejected := {w: o for w, o in outcomes.items() if o.trouble}:
             raise _trouble(rejected, {})
-        return self._nodes.report(node)
+        given = {
+            name: in_force(w, {**report.proxies[name].certificates, **chains_of(w.files.values())})
+            for name, w in wanted.items()
+        }
+        return replace(report, proxies={**report.proxies, **given}, hosts=request.hosts)
 
     def compile(self, wanted: ResourceSet) -> dict[str, ProxyConfiguration]:
         """What every proxy must have for ``wanted``; what an earlier call made is not made again."""

@@ -1,7 +1,8 @@
 """Give the proxies of this node their files, and read from the proxies what they made of them.
 
     testbed_xds.py apply      JSON documents on stdin, one a line; answers each, in a line, when all is in force,
-                              or says what is not; {"do": "look", ...} only looks (see testbed_look).  With
+                              or says what is not; {"do": "look", ...} only looks (see testbed_look; "set_up":
+                              true, and makes ready for that).  With
                               "set_up", a text for workloads.json, the node takes that up first (testbed_node)
     testbed_xds.py rollback   the same without contents; back to what the last apply found
 
@@ -448,6 +449,8 @@ def main():
             import testbed_look  # not needed by who only pushes
 
             print(json.dumps(testbed_look.look(document)), flush=True)
+            if document.get("set_up"):  # whoever asked compiles meanwhile
+                import testbed_node  # noqa: F401
             continue
         os.makedirs(document["resources"]["directory"], exist_ok=True)
         with open(os.path.join(document["resources"]["directory"], ".lock"), "w") as lock:
