@@ -77,10 +77,6 @@ class InvariantsJudge(OverTime):
             return inconclusive(f"{doubt}\n{text}", numbers)
         return passed(f"{text}; every answer was right, {numbers['strangers']:.0f} strangers stayed out", numbers)
 
-    def judge(self, evidence: Evidence, bit: float, ended: float) -> Verdict:
-        """Not asked: :meth:`conclude` does without."""
-        raise NotImplementedError
-
     def _numbers(self, evidence: Evidence) -> dict[str, float]:
         return {
             "requests": float(len(self.samples)),

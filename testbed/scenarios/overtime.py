@@ -53,7 +53,7 @@ def unsound_before(samples: Iterable[Sample], began: float) -> str:
 
 
 class OverTime(Afterwards):
-    """Base: nothing is said of a fault that did not prove itself, or of traffic that was not sound before it."""
+    """Base: looks at all of the traffic, whose length says when it is over."""
 
     def __init__(self, terms: Terms) -> None:
         super().__init__(terms)
@@ -63,6 +63,10 @@ class OverTime(Afterwards):
     def settled(self) -> bool:
         """Never: the traffic's length says when it is over."""
         return False
+
+
+class AfterFaults(OverTime):
+    """Base: nothing is said of a fault that did not prove itself, or of traffic that was not sound before it."""
 
     def conclude(self, evidence: Evidence) -> Verdict:
         """The subclass's verdict, once there is something to judge."""
@@ -112,7 +116,7 @@ def _ejects(mark: Mark) -> bool:
     return "eject" in mark.words and "uneject" not in mark.words
 
 
-class TimeToEjectJudge(OverTime):
+class TimeToEjectJudge(AfterFaults):
     """The caller's proxy ejects the instance."""
 
     name = "timeToEject"
@@ -136,7 +140,7 @@ class TimeToEjectJudge(OverTime):
         return self.bounded(f"{name} was ejected", max(0.0, ejected.time - bit), self.expected.within, evidence)
 
 
-class TimeToReadmitJudge(OverTime):
+class TimeToReadmitJudge(AfterFaults):
     """An instance answers again."""
 
     name = "timeToReadmit"
@@ -157,7 +161,7 @@ class TimeToReadmitJudge(OverTime):
         return failed(text) if watched >= within else inconclusive(text)
 
 
-class TimeToFailoverJudge(OverTime):
+class TimeToFailoverJudge(AfterFaults):
     """Callers are served while the fault lasts."""
 
     name = "timeToFailover"
@@ -180,7 +184,7 @@ class TimeToFailoverJudge(OverTime):
         return self.bounded("requests succeeded", good - bit, self.expected.within, evidence)
 
 
-class TimeToRecoverJudge(OverTime):
+class TimeToRecoverJudge(AfterFaults):
     """Callers are served once the fault is mended."""
 
     name = "timeToRecover"
@@ -197,7 +201,7 @@ class TimeToRecoverJudge(OverTime):
         return self.bounded("requests succeeded again", good - ended, self.expected.within, evidence)
 
 
-class ErrorsDuringJudge(OverTime):
+class ErrorsDuringJudge(AfterFaults):
     """The losses, counted."""
 
     name = "errorsDuring"
@@ -237,7 +241,7 @@ def pace(before: Sequence[Sample], later: Sequence[Sample], factor: float, terms
     return inconclusive(f"{text}: {len(early)} answers before and {len(late)} later are too few to tell", numbers)
 
 
-class GoodputJudge(OverTime):
+class GoodputJudge(AfterFaults):
     """The share of requests that succeed, before, during and after."""
 
     name = "goodput"
@@ -273,7 +277,7 @@ class GoodputJudge(OverTime):
         )
 
 
-class IsolationJudge(OverTime):
+class IsolationJudge(AfterFaults):
     """A service that is not concerned."""
 
     name = "isolation"
