@@ -6,72 +6,30 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from testbed.plan.cluster import cluster_steps
-from testbed.plan.lab import ObservedLab, ObservedMachine, WantedLab, WantedMachine
+from testbed.plan.collecting import Steps
+from testbed.plan.lab import ObservedLab, ObservedMachine, WantedLab
+from testbed.plan.machines import add_disks, add_machine, add_networks, add_restore, add_templates, is_new
 from testbed.plan.steps import (
-    Action,
     ApplyMesh,
     AskEdges,
-    AwaitClone,
-    AwaitMachine,
-    BuildImage,
-    BuildShared,
     CheckSnapshot,
-    CloneMachine,
-    CreateMachine,
-    DefineNetwork,
     DeleteFiles,
     DeployWorkloads,
     Forward,
-    MakeTemplate,
     Plan,
     RemoveMachine,
     RemoveNetwork,
-    RestoreMachine,
-    ResumeMachines,
     SaveLab,
     Stage,
     StartHypervisor,
-    StartMachine,
-    Step,
     StopForward,
     StopHypervisor,
-    ThawMachine,
 )
-
-
-class _Steps:
-    """Collects steps; a step is only asked to wait for steps that are in the plan."""
-
-    def __init__(self) -> None:
-        self._steps: dict[str, Step] = {}
-
-    def add(
-        self,
-        name: str,
-        action: Action,
-        stage: Stage,
-        needs: tuple[str, ...],
-        does: str,
-        undone_by: str,
-        done_when: str,
-    ) -> None:
-        self.take(Step(name, action, does, undone_by, done_when, stage, frozenset(needs)))
-
-    def take(self, step: Step) -> None:
-        present = frozenset(n for n in step.needs if n in self._steps)
-        self._steps[step.name] = replace(step, needs=present)
-
-    def named(self, *prefixes: str) -> tuple[str, ...]:
-        """The steps so far whose name begins with one of ``prefixes``."""
-        return tuple(n for n in self._steps if n.startswith(prefixes))
-
-    def plan(self) -> Plan:
-        return Plan(tuple(self._steps.values()))
 
 
 def plan_up(wanted: WantedLab, observed: ObservedLab) -> Plan:
     """The steps from ``observed`` to ``wanted``; empty when nothing differs."""
-    steps = _Steps()
+    steps = Steps()
     if wanted.private_hypervisor and not observed.hypervisor:
         steps.add(
             "hypervisor",
@@ -95,17 +53,17 @@ def plan_up(wanted: WantedLab, observed: ObservedLab) -> Plan:
         )
     _remove_unwanted(steps, wanted, observed, restore=restore)
     if not restore:
-        _build(steps, wanted, observed)
-    _networks(steps, wanted, observed)
+        add_disks(steps, wanted, observed)
+    add_networks(steps, wanted, observed)
     if restore:
-        _restore(steps, wanted)
+        add_restore(steps, wanted)
     else:
-        _templates(steps, wanted, observed)
+        add_templates(steps, wanted, observed)
         cloned = {*observed.templates, *observed.templates_to_make}
         for node, machine in wanted.machines.items():
-            _machine(steps, node, machine, observed.machines.get(node), cloned=node in cloned)
+            add_machine(steps, node, machine, observed.machines.get(node), cloned=node in cloned)
     if not restore:  # a cluster comes with its machines
-        renewed = {n for n, m in wanted.machines.items() if _is_new(m, observed.machines.get(n))}
+        renewed = {n for n, m in wanted.machines.items() if is_new(m, observed.machines.get(n))}
         for step in cluster_steps(wanted, observed, frozenset(renewed)):
             steps.take(step)
     _mesh(steps, wanted, observed, restore=restore)
@@ -141,7 +99,7 @@ def plan_scale(wanted: WantedLab, workloads: Mapping[str, str], *, fewer: bool) 
 
 def plan_save(where: str) -> Plan:
     """The one step that saves a lab; ``where`` says in words where it goes."""
-    steps = _Steps()
+    steps = Steps()
     steps.add(
         "save",
         SaveLab(),
@@ -156,10 +114,10 @@ def plan_save(where: str) -> Plan:
 
 def _restores(wanted: WantedLab, observed: ObservedLab) -> bool:
     """A snapshot is of a whole lab: it is of use when no machine can stay."""
-    return observed.snapshot and all(_is_new(m, observed.machines.get(n)) for n, m in wanted.machines.items())
+    return observed.snapshot and all(is_new(m, observed.machines.get(n)) for n, m in wanted.machines.items())
 
 
-def _remove_unwanted(steps: _Steps, wanted: WantedLab, observed: ObservedLab, *, restore: bool) -> None:
+def _remove_unwanted(steps: Steps, wanted: WantedLab, observed: ObservedLab, *, restore: bool) -> None:
     for gateway, port in observed.forwards.items():
         if wanted.forwards.get(gateway) not in (port, 0):
             _stop_forward(steps, gateway)
@@ -173,162 +131,13 @@ def _remove_unwanted(steps: _Steps, wanted: WantedLab, observed: ObservedLab, *,
             _remove_network(steps, role)
 
 
-def _build(steps: _Steps, wanted: WantedLab, observed: ObservedLab) -> None:
-    create = [n for n, m in wanted.machines.items() if _is_new(m, observed.machines.get(n))]
-    if create and not observed.image:
-        steps.add(
-            "image",
-            BuildImage(),
-            Stage.IMAGE,
-            (),
-            "build the disk that nodes start from",
-            "cache prune",
-            "the cache has an image of the recipe's key",
-        )
-    if create and not observed.shared:
-        steps.add(
-            "shared-disk",
-            BuildShared(),
-            Stage.IMAGE,
-            (),
-            "build the read-only disk with Envoy and the sample programs",
-            "cache prune",
-            "the cache has a disk of that content's key",
-        )
-
-
-def _templates(steps: _Steps, wanted: WantedLab, observed: ObservedLab) -> None:
-    new = {n for n, m in wanted.machines.items() if _is_new(m, observed.machines.get(n))}
-    for kind in dict.fromkeys(kind for node, kind in observed.templates_to_make.items() if node in new):
-        steps.add(
-            f"template:{kind}",
-            MakeTemplate(kind),
-            Stage.BOOT,
-            ("hypervisor", "image", "shared-disk", *steps.named("template:")),
-            "boot a machine like it and save its memory to the cache, for new nodes to start from",
-            "cache prune",
-            "the template's folder has a manifest",
-        )
-
-
-def _networks(steps: _Steps, wanted: WantedLab, observed: ObservedLab) -> None:
-    for role, spec in wanted.networks.items():
-        if observed.networks.get(role) != (spec, True):
-            removes = tuple(f"remove:{n}" for n in observed.machines)
-            steps.add(
-                f"network:{role}",
-                DefineNetwork(role),
-                Stage.HOST,
-                ("hypervisor", f"remove-network:{role}", *removes),
-                f"define and start the {role} network",
-                "down",
-                "libvirt has it, active and with this lab's mark",
-            )
-
-
-def _is_new(wanted: WantedMachine, seen: ObservedMachine | None) -> bool:
-    return seen is None or seen.spec != wanted.spec
-
-
-def _machine(
-    steps: _Steps, node: str, wanted: WantedMachine, seen: ObservedMachine | None, *, cloned: bool
-) -> None:
-    new = _is_new(wanted, seen)
-    if new and cloned:
-        _clone(steps, node)
-        return
-    if new:
-        steps.add(
-            f"create:{node}",
-            CreateMachine(node),
-            Stage.BOOT,
-            ("hypervisor", "image", "shared-disk", f"remove:{node}"),
-            "make its disks and define it",
-            "down",
-            "libvirt has the domain, with this lab's mark and this spec",
-        )
-    if new or (seen is not None and not seen.running):
-        steps.add(
-            f"start:{node}",
-            StartMachine(node),
-            Stage.BOOT,
-            ("hypervisor", f"create:{node}", *steps.named("network:")),
-            "power it on",
-            "stop",
-            "libvirt says that it runs",
-        )
-    if new or (seen is not None and not (seen.running and seen.answers)):
-        steps.add(
-            f"boot:{node}",
-            AwaitMachine(node),
-            Stage.BOOT,
-            (f"start:{node}",),
-            "wait until it answers on SSH",
-            "nothing to undo",
-            "it answers with the host key that it was built with",
-        )
-
-
-def _clone(steps: _Steps, node: str) -> None:
-    steps.add(
-        f"clone:{node}",
-        CloneMachine(node),
-        Stage.BOOT,
-        ("hypervisor", f"remove:{node}", *steps.named("network:", "template:")),
-        "start it from a template's memory, with cards and disks of its own",
-        "down",
-        "libvirt says that it runs",
-    )
-    steps.add(
-        f"boot:{node}",
-        AwaitClone(node),
-        Stage.BOOT,
-        (f"clone:{node}",),
-        "wait until it answers on SSH as itself, and set its clock",
-        "nothing to undo",
-        "the domain carries the spec that it shall have",
-    )
-
-
-def _restore(steps: _Steps, wanted: WantedLab) -> None:
-    for node in wanted.machines:
-        steps.add(
-            f"restore:{node}",
-            RestoreMachine(node),
-            Stage.BOOT,
-            ("hypervisor", "snapshot", *steps.named("network:")),
-            "load its memory, on a fresh layer over the snapshot's disk",
-            "down",
-            "libvirt has the domain, paused",
-        )
-    steps.add(
-        "resume",
-        ResumeMachines(),
-        Stage.BOOT,
-        steps.named("restore:"),
-        "let all machines go on at once",
-        "down",
-        "libvirt says that they run",
-    )
-    for node in wanted.machines:
-        steps.add(
-            f"thaw:{node}",
-            ThawMachine(node),
-            Stage.BOOT,
-            ("resume",),
-            "set its clock, renew its random numbers, close its old connections, let its services go on",
-            "down",
-            "the domain carries the spec that it shall have",
-        )
-
-
-def _mesh(steps: _Steps, wanted: WantedLab, observed: ObservedLab, *, restore: bool) -> None:
+def _mesh(steps: Steps, wanted: WantedLab, observed: ObservedLab, *, restore: bool) -> None:
     deploy = []
     for node, machine in wanted.machines.items():
         if restore:
             break  # its workloads came with it
         seen = observed.machines.get(node)
-        if _is_new(machine, seen) or (seen is not None and seen.workloads != machine.workloads):
+        if is_new(machine, seen) or (seen is not None and seen.workloads != machine.workloads):
             deploy.append(node)
     if deploy:
         steps.add(
@@ -378,7 +187,7 @@ def _mesh(steps: _Steps, wanted: WantedLab, observed: ObservedLab, *, restore: b
 
 def plan_down(observed: ObservedLab) -> Plan:
     """The steps from ``observed`` to nothing.  With a daemon of the lab's own, ending that ends its machines."""
-    steps = _Steps()
+    steps = Steps()
     for gateway in observed.forwards:
         _stop_forward(steps, gateway)
     for node in observed.machines:
@@ -407,7 +216,7 @@ def plan_down(observed: ObservedLab) -> Plan:
     return steps.plan()
 
 
-def _stop_forward(steps: _Steps, gateway: str) -> None:
+def _stop_forward(steps: Steps, gateway: str) -> None:
     steps.add(
         f"stop-forward:{gateway}",
         StopForward(gateway),
@@ -419,7 +228,7 @@ def _stop_forward(steps: _Steps, gateway: str) -> None:
     )
 
 
-def _remove_machine(steps: _Steps, node: str, does: str) -> None:
+def _remove_machine(steps: Steps, node: str, does: str) -> None:
     steps.add(
         f"remove:{node}",
         RemoveMachine(node),
@@ -431,7 +240,7 @@ def _remove_machine(steps: _Steps, node: str, does: str) -> None:
     )
 
 
-def _remove_network(steps: _Steps, role: str) -> None:
+def _remove_network(steps: Steps, role: str) -> None:
     steps.add(
         f"remove-network:{role}",
         RemoveNetwork(role),
