@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from testbed.errors import LabError
+from testbed.errors import LabError, TestbedError
 from testbed.guests.keys import KeyPair, key_pair
 from testbed.guests.ssh import SshConnection
 from testbed.host.daemon import PrivateDaemon
@@ -157,7 +157,7 @@ class Host:
         try:
             connection.connect(limit=15)
             return connection.run(["true"], check=False).status == 0
-        except LabError:
+        except TestbedError:
             return False
         finally:
             connection.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ def install() -> list[str]:
     python = str(Kcli.environment() / "bin" / "python")
     pinned = str(home / "constraints" / "peers.txt")
     steps = [
+        ["apt-get", "update", "--quiet"],
         ["apt-get", "install", "--quiet", "--yes", "--no-install-recommends", *wanted],
         [sys.executable, "-m", "venv", str(Kcli.environment())],
         [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", pinned, "kcli"],
@@ -31,7 +33,8 @@ def install() -> list[str]:
 
 def _trouble(command: list[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=quiet)
     except OSError as e:
         return f"{Path(command[0]).name}: {e}"
     said = (done.stderr or done.stdout).strip().splitlines()[-1:]
