@@ -57,7 +57,8 @@ class Nodes:
     def report(self, node: str, *, all_there: bool = True, set_up: bool = False) -> NodeReport:
         """What the node has; see :func:`~testbed.backends.looking.read`.
 
-        ``set_up``: it will be told next of workloads to set up, and may make ready for that.
+        ``set_up``: it will be told next of workloads to set up, and may make ready for that.  Its proxies are told
+        something after that in any case, so none is asked how it is before.
         """
         workloads = self.workloads[node]
         hosts = list(self.request(node, 0).hosts)

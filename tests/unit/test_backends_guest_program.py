@@ -142,6 +142,25 @@ def test_a_new_workload_is_set_up_with_its_proxys_files_there_and_the_proxy_is_n
     assert (manifest["revision"], manifest["files"]["bootstrap.json"]) == ("r1", ["b1", ""])
 
 
+@pytest.mark.parametrize(("set_up", "asked"), [(False, ["web"]), (True, [])])
+def test_no_proxy_is_asked_by_who_sets_up_workloads_next_and_tells_them_all_then(
+    tmp_path, monkeypatch, set_up, asked
+):
+    import testbed_look
+
+    said = []
+    monkeypatch.setattr(testbed_look, "statistics", lambda namespace, *_: said.append(namespace) or "answer")
+    question = {
+        "files": [],
+        "standing": str(tmp_path / "standing"),
+        "proxies": [[str(tmp_path), "web", 1]],
+        "path": "/",
+    }
+    texts = testbed_look.look({**question, "set_up": set_up})
+    assert said == asked
+    assert texts.endswith("\0answer\0" if asked else "\0\0")
+
+
 def test_a_workload_that_can_not_be_set_up_says_why_and_its_files_count_as_unknown(
     setting_up, tmp_path, monkeypatch
 ):

@@ -52,7 +52,8 @@ def look(document):
         answers[namespace] = statistics(namespace, port, document["path"])
 
     standing = text_of(document["standing"])
-    asked = document["proxies"] if not standing else []  # one that stands still answers nobody
+    # One that stands still answers nobody; and where workloads are set up next, all are told something after that.
+    asked = document["proxies"] if not standing and not document.get("set_up") else []
     threads = [threading.Thread(target=ask, args=proxy[1:]) for proxy in asked]
     for thread in threads:
         thread.start()
