@@ -54,6 +54,7 @@ LEASE = """\
 #!/bin/sh
 # what udhcpc runs: the addresses are in its environment
 case $1 in
+deconfig) ip link set "$interface" up ;;
 bound | renew)
     ip address replace "$ip/${mask:-24}" dev "$interface"
     [ -z "${router:-}" ] || ip route replace default via "${router%% *}" dev "$interface"

@@ -64,6 +64,28 @@ def test_a_boot_sector_finds_its_loader_behind_the_file_system():
         base.chain(bytes(512), bytes(loader), 1)
 
 
+@pytest.mark.parametrize(
+    ("event", "does"),
+    [
+        ("deconfig", ["link set eth0 up"]),
+        (
+            "bound",
+            ["address replace 192.168.122.7/24 dev eth0", "route replace default via 192.168.122.1 dev eth0"],
+        ),
+        ("nak", []),
+    ],
+)
+def test_a_lease_becomes_an_address_and_a_route(tmp_path, event, does):
+    ip = tmp_path / "ip"
+    ip.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/did\n')
+    ip.chmod(0o755)
+    lease = {"ip": "192.168.122.7", "mask": "24", "router": "192.168.122.1 192.168.122.2", "interface": "eth0"}
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", **lease}
+    subprocess.run(["sh", "-euc", base.LEASE, "lease", event], env=environment, check=True)
+    did = tmp_path / "did"
+    assert (did.read_text().splitlines() if did.exists() else []) == does
+
+
 @pytest.mark.skipif(not (base.GRUB / "boot.img").exists(), reason="needs grub-pc-bin")
 def test_a_disk_becomes_bootable_and_its_file_system_stays_whole(tmp_path):
     disk = tmp_path / "disk.raw"
