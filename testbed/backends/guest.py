@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from testbed.compiler.layout import Layout
+from testbed.guests.tool import TOOL
 
 
 @dataclass(frozen=True)
@@ -13,16 +14,7 @@ class Guest:
     """Texts may hold ``{workload}``, which becomes the workload's name."""
 
     layout: Layout = field(default_factory=Layout)
-    tool: tuple[str, ...] = (
-        "python3",
-        "-ISE",
-        "-X",
-        "pycache_prefix=/run/testbed-pycache",
-        "-c",
-        "import sys; sys.path.insert(0, '/opt/testbed/node'); import testbed_xds; testbed_xds.run()",
-    )
-    """Without site packages, and as a module whose compiled form is kept: on an emulated machine looking for the
-    ones and compiling the other is most of Python's start."""
+    tool: tuple[str, ...] = TOOL
     namespace: str = "{workload}"
     """The network namespace of a workload."""
     hosts: str = "/etc/hosts"

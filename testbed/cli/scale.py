@@ -24,8 +24,8 @@ def scale_command(lab: Lab, as_json: bool, reset: bool, workload: str | None, nu
     if (workload is None) != (number is None and not reset) or (number is not None and reset):
         raise click.UsageError("give a workload and a number, or a workload and --reset, or nothing")
     with lab.closing():
-        if workload is not None:  # loading all of it takes as long as connecting
-            lab.connect_ahead(nodes_of(lab.inventory, workload))
+        if workload is not None:  # loading all of it takes as long
+            lab.meet_ahead(nodes_of(lab.inventory, workload))
         from testbed.workflows.scaling import scale, scaled
 
         if workload is None:

@@ -51,6 +51,8 @@ class SshConnection:
         self._transport: paramiko.Transport | None = None
         self._own_port = 0
         self._lock = threading.Lock()
+        self._ahead: dict[tuple[str, ...], SshProgram] = {}
+        self._ahead_lock = threading.Lock()
 
     @property
     def node(self) -> str:
@@ -147,6 +149,16 @@ class SshConnection:
 
     def start(self, argv: Sequence[str]) -> SshProgram:
         """Run a program that is talked to until it is closed, or the connection is."""
+        with self._ahead_lock:
+            program = self._ahead.pop(tuple(argv), None)
+        return program if program is not None and program.alive else self._program(argv)
+
+    def start_ahead(self, argv: Sequence[str]) -> None:
+        """Connect, and run what :meth:`start` will be asked for: it is there by then.  That waits for this."""
+        with self._ahead_lock:
+            self._ahead[tuple(argv)] = self._program(argv)
+
+    def _program(self, argv: Sequence[str]) -> SshProgram:
         return SshProgram(self._node, shlex.join(argv)[:80], self._channel(argv, 30))
 
     def _channel(self, argv: Sequence[str], limit: float) -> paramiko.Channel:

@@ -13,6 +13,7 @@ from pathlib import Path
 from testbed.errors import LabError
 from testbed.guests.keys import KeyPair, key_pair
 from testbed.guests.ssh import SshConnection
+from testbed.guests.tool import APPLY
 from testbed.host.daemon import PrivateDaemon
 from testbed.host.directories import LabDirectories
 from testbed.host.namespaces import HostNetwork, LabNetwork, Network
@@ -124,17 +125,20 @@ class Lab:
                 )
             return self._connections[node]
 
-    def connect_ahead(self, nodes: Iterable[str]) -> None:
-        """Begin to connect to nodes that will be needed; who needs one waits for the rest, or meets the error."""
+    def meet_ahead(self, nodes: Iterable[str]) -> None:
+        """Begin to connect to nodes whose proxies will be asked and told something, and to start what does that.
 
-        def connect(node: str) -> None:
+        Whoever needs one waits for the rest of it, or meets the error.
+        """
+
+        def meet(node: str) -> None:
             with suppress(LabError):
-                self.connection(node).connect()
+                self.connection(node).start_ahead(APPLY)
 
         for node in nodes:
             if len(self.known_keys(node)) < 2:  # it has never been up, and no keys are to be made for it here
                 continue
-            threading.Thread(target=connect, args=(node,), daemon=True).start()
+            threading.Thread(target=meet, args=(node,), daemon=True).start()
 
     @property
     def client_key_file(self) -> Path:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Network
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,8 @@ from testbed.backends.standalone import StandaloneBackend
 from testbed.cli import run
 from testbed.errors import BadInput, MeshError
 from testbed.guests import Completed
+from testbed.guests.keys import key_pair
+from testbed.guests.ssh import SshConnection
 from testbed.host.directories import testbed_home as home
 from testbed.lab.lab import Lab
 from testbed.model.reading import instance_name, nodes_of, read_inventory, require_scale, topology_of
@@ -62,14 +65,46 @@ def test_a_workloads_nodes_are_those_that_it_is_spread_over():
     assert nodes_of(BOOKINFO, "nope") == ()
 
 
-def test_a_lab_that_was_never_up_is_not_connected_to_ahead(tmp_path, monkeypatch):
+def test_no_node_of_a_lab_that_was_never_up_is_met_ahead(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     connected = []
     monkeypatch.setattr(Lab, "connection", lambda lab, node: connected.append(node))
     lab = Lab(BOOKINFO)
-    lab.connect_ahead(["app-1"])
+    lab.meet_ahead(["app-1"])
     assert not connected
     assert not list(tmp_path.rglob("*"))
+
+
+def test_a_program_that_was_started_ahead_is_the_one_that_is_used_and_a_dead_one_is_not(tmp_path):
+    key = key_pair(tmp_path / "key")
+    connection, opened = SshConnection("node", lambda limit: None, key, key.public), []
+
+    class Channel:
+        closed, exit_status_ready = False, staticmethod(lambda: False)
+
+        def __init__(self, argv):
+            self.argv = list(argv)
+            opened.append(self)
+
+        def get_transport(self):
+            return SimpleNamespace(is_active=lambda: True)
+
+    def slow(argv, limit):
+        time.sleep(0.3)
+        return Channel(argv)
+
+    connection._channel = slow
+    ahead = threading.Thread(target=connection.start_ahead, args=(["tool"],))
+    ahead.start()
+    time.sleep(0.1)
+    assert connection.start(["tool"]).alive  # waits for it
+    ahead.join()
+    assert len(opened) == 1
+    connection.start(["tool"])  # each is used once
+    connection.start_ahead(["tool"])
+    opened[-1].closed = True
+    connection.start(["tool"])
+    assert len(opened) == 4
 
 
 @pytest.mark.parametrize(
