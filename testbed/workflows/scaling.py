@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from testbed.errors import bad_input
@@ -19,6 +20,9 @@ from testbed.workflows.planning import machines_of, wanted
 from testbed.workflows.showing import Show
 from testbed.workflows.snapshot import run
 from testbed.workflows.workloads import workloads_digest
+
+_AT_ONCE = 0.09
+"""Seconds in which nobody has waited for a lock, which is tried every tenth of a second."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,16 @@ class ScaleReport:
         }
 
 
+@contextmanager
+def _held(lab: Lab) -> Iterator[None]:
+    """Hold the lab's lock.  Nodes were met before: whoever had it until now may have put others in their place."""
+    begin = time.monotonic()
+    with hold(lab.directories, f"testbed scale -i {lab.file}"):
+        if time.monotonic() - begin > _AT_ONCE:
+            lab.forget_connections()
+        yield
+
+
 def scale(lab: Lab, workload: str, replicas: int | None, show: Show) -> ScaleReport:
     """Have ``replicas`` instances of ``workload`` (None: as the inventory says); returns when that is in force.
 
@@ -83,7 +97,7 @@ def scale(lab: Lab, workload: str, replicas: int | None, show: Show) -> ScaleRep
     number = declared.get(workload, 0) if replicas is None else replicas
     require_scale(lab.inventory, workload, number, lab.file)
     require_up(lab)
-    with hold(lab.directories, f"testbed scale -i {lab.file}"):
+    with _held(lab):
         before = lab.scale.get(workload, declared[workload])
         had = {node.name: workloads_digest(lab, node.name) for node in lab.inventory.nodes}
         lab.hold_to({**lab.scale, workload: number})

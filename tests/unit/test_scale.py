@@ -21,12 +21,14 @@ from testbed.guests import Completed
 from testbed.guests.keys import key_pair
 from testbed.guests.ssh import SshConnection
 from testbed.host.directories import testbed_home as home
+from testbed.host.lock import hold
 from testbed.lab.lab import Lab
 from testbed.model.reading import instance_name, nodes_of, read_inventory, require_scale, topology_of
 from testbed.model.topology import MeshWorkload, Topology
 from testbed.pki import LabCa
 from testbed.plan import WantedLab, WantedMachine, plan_scale
 from testbed.resources import ResourceSet
+from testbed.workflows import scaling
 
 BOOKINFO = read_inventory((home() / "inventories" / "bookinfo.yaml").read_text(), "bookinfo.yaml")
 NAMES = [instance_name(w, 0) for w in BOOKINFO.workloads]
@@ -73,6 +75,28 @@ def test_no_node_of_a_lab_that_was_never_up_is_met_ahead(tmp_path, monkeypatch):
     lab.meet_ahead(["app-1"])
     assert not connected
     assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.5])
+def test_nodes_that_were_met_before_another_command_ended_are_met_again(tmp_path, monkeypatch, wait):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(scaling, "_AT_ONCE", scaling._AT_ONCE if wait else 10.0)  # a busy host is no other command
+    lab, forgotten, taken = Lab(BOOKINFO), [], threading.Event()
+    monkeypatch.setattr(lab, "forget_connections", lambda: forgotten.append(lab.id))
+
+    def other():
+        with hold(lab.directories):
+            taken.set()
+            time.sleep(wait)
+
+    before = threading.Thread(target=other)
+    before.start()
+    taken.wait()
+    if not wait:
+        before.join()
+    with scaling._held(lab):
+        assert forgotten == ([lab.id] if wait else [])
+    before.join()
 
 
 def test_a_program_that_was_started_ahead_is_the_one_that_is_used_and_a_dead_one_is_not(tmp_path):
@@ -248,25 +272,28 @@ def test_others_leave_a_new_proxy_a_processor_until_it_has_started(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     places = [("a", "one"), ("b", "two"), ("c", "right"), ("d", "three"), ("e", "four")]
     backend, told = mesh({"a", "b", "d", "e"}, places=places, lasting=True)
-    ask, started, looking, most = Node.ask, threading.Event(), set(), {False: 0, True: 0}
+    ask, two, last = Node.ask, threading.Event(), threading.Barrier(2, timeout=10)
+    looking, most, order = set(), [], iter(range(4))
 
     def slow(self, line, limit):
+        said = ask(self, line, limit)
         if self.node == "right":
-            said = ask(self, line, limit)
-            if b"set_up" in line and b'"do"' not in line:  # a start takes its time
-                time.sleep(0.5)
-                started.set()
+            assert b'"do"' in line or two.wait(10)  # it starts for as long as two others take
             return said
         looking.add(self.node)
-        most[started.is_set()] = max(most[started.is_set()], len(looking))
-        time.sleep(0.4)
-        looking.discard(self.node)
-        return ask(self, line, limit)
+        if (number := next(order)) < 2:
+            time.sleep(0.1)
+            most.append(len(looking))
+            looking.discard(self.node)
+            if number == 1:
+                two.set()
+        else:
+            last.wait()  # for the other one: they come at once
+        return said
 
     monkeypatch.setattr(Node, "ask", slow)
     backend.begin({"right": "document"})
-    assert most[False] == 1
-    assert most[True] > 1
+    assert most == [1, 1]
     assert len([t for t in told if t[0] == "look"]) == 5
 
 
