@@ -2,12 +2,13 @@
 
 from testbed.artifacts.catalogue import Artifact, Catalogue, read_catalogue
 from testbed.artifacts.lockfile import LockFile, Pin
-from testbed.artifacts.needed import SAMPLES, archives_for, needed, on_nodes
+from testbed.artifacts.needed import K3S_IMAGES, SAMPLES, archives_for, k3s_archive, needed, on_nodes
 from testbed.artifacts.releases import envoy, mirror_envoy, pinned, planned_envoy
 from testbed.artifacts.sources import MIRROR_VARIABLE, Source, mirror_of_environment, sources
 from testbed.artifacts.store import OnProgress, Pulled, State, Store
 
 __all__ = [
+    "K3S_IMAGES",
     "MIRROR_VARIABLE",
     "SAMPLES",
     "Artifact",
@@ -21,6 +22,7 @@ __all__ = [
     "Store",
     "archives_for",
     "envoy",
+    "k3s_archive",
     "mirror_envoy",
     "mirror_of_environment",
     "needed",

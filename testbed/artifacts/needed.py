@@ -21,6 +21,11 @@ def needed(inventory: Inventory, catalogue: Catalogue | None = None) -> tuple[Ar
 SAMPLES = "samples/samples.tar"
 """Where the shared disk has the image of the sample services, which is built and not released."""
 
+K3S_IMAGES = "k3s/k3s-images.tar"
+"""Where it has those of k3s's own images that the lab uses, picked from the release's archive."""
+
+_K3S_ARCHIVE = "k3s-airgap-images-amd64.tar.zst"
+
 
 def archives_for(inventory: Inventory, node: Node, catalogue: Catalogue | None = None) -> tuple[str, ...]:
     """Archives of images that the node of the cluster needs beside k3s's own, by their paths on the shared disk.
@@ -39,5 +44,12 @@ def archives_for(inventory: Inventory, node: Node, catalogue: Catalogue | None =
 
 
 def on_nodes(wanted: tuple[Artifact, ...]) -> Mapping[str, Artifact]:
-    """Path on the shared disk -> artifact.  Not Istio's archive: istioctl runs on the lab host."""
-    return {f"{a.product}/{a.name}": a for a in wanted if not a.name.endswith(".tar.gz")}
+    """Path on the shared disk -> artifact.  Neither Istio's archive, as istioctl runs on the lab host, nor k3s's
+    images, of which nodes get a part."""
+    return {f"{a.product}/{a.name}": a for a in wanted if not a.name.endswith(".tar.gz") and a.name != _K3S_ARCHIVE}
+
+
+def k3s_archive(wanted: tuple[Artifact, ...]) -> Artifact:
+    """The release's archive of k3s's own images.  Raises :class:`ValueError` when it is not among ``wanted``."""
+    [archive] = (a for a in wanted if a.name == _K3S_ARCHIVE)
+    return archive

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 import yaml
 
+from testbed.artifacts import K3S_IMAGES
 from testbed.deploy.files import NodeFile, UnitFiles
 from testbed.deploy.registries import REGISTRIES, RegistriesAccess, registry_files
 from testbed.model.clusters import API_PORT, api_address
@@ -25,7 +26,6 @@ _CONFIG = "/etc/rancher/k3s/config.yaml"
 _TOKEN = "/etc/rancher/k3s/token"  # noqa: S105 a path
 _AUDIT_POLICY = "/etc/rancher/k3s/audit.yaml"
 _AUDIT_LOG = "/var/log/kubernetes/audit.log"
-_IMAGES = "k3s/k3s-airgap-images-amd64.tar.zst"
 _PACKAGED = ("traefik", "servicelb", "metrics-server", "local-storage")
 _MESH_DEVICE = "eth1"
 
@@ -53,7 +53,7 @@ def k3s_files(
         files.append(NodeFile(_AUDIT_POLICY, _yaml(_AUDIT), 0o600))
     files.append(NodeFile(f"/etc/systemd/system/{unit}", _unit(inventory, node)))
     links = {"/usr/local/bin/k3s": f"{SHARED}/k3s/k3s"}
-    for archive in (_IMAGES, *archives):
+    for archive in (K3S_IMAGES, *archives):
         links[f"/var/lib/rancher/k3s/agent/images/{archive.rpartition('/')[2]}"] = f"{SHARED}/{archive}"
     return UnitFiles(unit, tuple(files), links, () if inventory.cluster.registries else (REGISTRIES,))
 

@@ -19,6 +19,7 @@ from testbed.images import (
     planned_image,
     shared_key,
 )
+from testbed.images.packaged import PackagedImages, packaged_images, planned_packaged
 from testbed.images.recipe import RecipeFolder
 from testbed.images.samples import SamplesImage, planned_samples, samples_image
 from testbed.model.clusters import image_packages
@@ -40,6 +41,8 @@ class Disks:
     """Path on the shared disk -> the artifact in the cache."""
     samples: SamplesImage | None = None
     """The container image of the sample services, where there are containers."""
+    packaged: PackagedImages | None = None
+    """Those of k3s's own images that the lab uses."""
     packages: tuple[str, ...] = ()
     """What is put into the image beside the recipe's own."""
 
@@ -47,14 +50,18 @@ class Disks:
     def of(cls, inventory: Inventory) -> Disks:
         """Those of an inventory, below the usual folders."""
         cache = cache_root()
-        releases = artifacts.on_nodes(artifacts.needed(inventory))
+        wanted = artifacts.needed(inventory)
+        releases = artifacts.on_nodes(wanted)
         files = {place: cache / "artifacts" / artifact.path for place, artifact in releases.items()}
         home = testbed_home()
-        samples: SamplesImage | None = None
+        samples, packaged = None, None
         if inventory.mesh.backend == "istio":
             samples = planned_samples(*_sample_folders(home), cache)
             files[artifacts.SAMPLES] = samples.archive
-        return cls(inventory.image, home, cache, files, samples, image_packages(inventory))
+            archive = cache / "artifacts" / artifacts.k3s_archive(wanted).path
+            packaged = planned_packaged(archive, inventory.cluster.components, cache)
+            files[artifacts.K3S_IMAGES] = packaged.archive
+        return cls(inventory.image, home, cache, files, samples, packaged, image_packages(inventory))
 
     @cached_property
     def recipe(self) -> RecipeFolder:
@@ -100,7 +107,9 @@ class Disks:
         return self.shared.exists()
 
     def build_shared(self) -> None:
-        """Build it unless the cache has it; fetches Envoy first, and builds the image of the sample services."""
+        """Build it unless the cache has it; fetches Envoy first, and makes the archives of images."""
         if self.samples is not None:
             samples_image(*_sample_folders(self.home), self.cache)
+        if self.packaged is not None:
+            packaged_images(self.packaged)
         build_shared(artifacts.envoy(self.cache), self._shared_folder, self.cache, self.releases)

@@ -154,7 +154,6 @@ def test_nodes_see_all_but_what_runs_on_the_lab_host():
         "istio/pilot.tar",
         "istio/proxyv2.tar",
         "k3s/k3s",
-        "k3s/k3s-airgap-images-amd64.tar.zst",
     ]
 
 
