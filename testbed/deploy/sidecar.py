@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from testbed.deploy.files import NodeFile, UnitFiles
 from testbed.deploy.k3s import SHARED
-from testbed.model.clusters import istiod_address
+from testbed.model.clusters import istiod_address, router_address
 from testbed.model.inventory import Inventory
 from testbed.model.topology import MeshWorkload, Topology
 
@@ -78,9 +78,10 @@ def probe(workload: MeshWorkload) -> dict[str, object]:
 def routes(inventory: Inventory) -> list[tuple[str, str]]:
     """(network, next hop) of what a machine's workloads reach through the cluster: its pods and its services.
 
-    Through the first server, which knows every node's pods and translates services' addresses.
+    Through a server, which knows every node's pods and translates services' addresses; of several, through the one
+    that has the address for it.
     """
-    via = str(inventory.mesh_address(inventory.servers()[0].name))
+    via = str(router_address(inventory))
     return [(str(inventory.cluster.pods), via), (str(inventory.cluster.services), via)]
 
 

@@ -27,6 +27,16 @@ def api_address(inventory: Inventory) -> str:
     return str(moving if moving is not None else inventory.management_address(inventory.servers()[0].name))
 
 
+def router_address(inventory: Inventory) -> IPv4Address:
+    """Where machines outside the cluster send what is for its pods and services, in the mesh network: the only
+    server's address, else one that moves between them, at the same place as the API's in its network."""
+    moving = inventory.cluster.api_address
+    if moving is None:
+        return inventory.mesh_address(inventory.servers()[0].name)
+    place = int(moving) - int(inventory.networks.management.network_address)
+    return inventory.networks.mesh.network_address + place
+
+
 def image_packages(inventory: Inventory) -> tuple[str, ...]:
     """Debian packages that nodes have on top of their image's recipe: what moves the API's address."""
     return ("curl", "keepalived") if len(inventory.servers()) > 1 else ()
@@ -100,6 +110,19 @@ def _servers(inventory: Inventory) -> Iterator[Finding]:
         yield where, f"{address} is node {taken[address]}'s", "use a free one"
     elif address == network.network_address + 1:
         yield where, f"{address} is the host's own", "use a free one"
+    else:
+        yield from _router(inventory)
+
+
+def _router(inventory: Inventory) -> Iterator[Finding]:
+    """The address beside the API's: nodes have other numbers than it, workloads count down from the end."""
+    mesh, workloads = inventory.networks.mesh, sum(w.replicas for w in inventory.workloads)
+    address = router_address(inventory)
+    first = mesh.broadcast_address - workloads - len(inventory.gateways)
+    if address not in mesh or address >= first:
+        where = ("cluster", "apiAddress")
+        text = f"{address}, where machines outside the cluster reach it, is no free address of the mesh network"
+        yield where, text, "use one nearer to the start of the management network"
 
 
 def _sizes(inventory: Inventory) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from testbed.documents import Document, Path, parse, validate
 from testbed.errors import BadInput, Problem, bad_input
-from testbed.model.clusters import cluster_findings, first_service_address
+from testbed.model.clusters import cluster_findings, first_service_address, router_address
 from testbed.model.inventory import MOST_REPLICAS, Gateway, Inventory, Port, Workload, walk_names
 from testbed.model.topology import Locality, MeshService, MeshWorkload, ProxyKind, ServicePort, Topology
 
@@ -185,6 +185,8 @@ def require_scale(inventory: Inventory, name: str, replicas: int, file: str) -> 
         raise bad_input(name, "an instance would be called as another workload is", "give fewer")
     highest = int(inventory.networks.mesh.broadcast_address) - WORKLOADS_START
     nodes = [int(inventory.mesh_address(n.name)) for n in inventory.nodes]
+    if inventory.cluster.api_address is not None:
+        nodes.append(int(router_address(inventory)))
     if highest - max((i.place for i in made), default=0) <= max(nodes):
         mesh = inventory.networks.mesh
         raise bad_input(name, f"{mesh} has no room for {replicas} instances", "give fewer, or use a larger network")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from testbed.artifacts import Catalogue, archives_for, needed, on_nodes, read_catalogue
-from testbed.backends.istio.installing import mesh_config
+from testbed.backends.istio.installing import operator
 from testbed.backends.istio.manifests import objects
 from testbed.deploy.files import UnitFiles
 from testbed.deploy.k3s import k3s_files
@@ -35,12 +35,14 @@ def wanted_cluster(
         return None
     catalogue = read_catalogue()
     servers, agents = inventory.servers(), inventory.agents()
-    settings = json.dumps(mesh_config(inventory), sort_keys=True)
+    version = istio_version(inventory, catalogue)
+    # as it is installed, whichever proxy the release brings
+    settings = json.dumps(operator(inventory, version, plain_envoy=True), sort_keys=True)
     return WantedCluster(
         servers=tuple(n.name for n in servers),
         agents=tuple(n.name for n in agents),
         nodes={n.name: node_digest(inventory, n, registries, catalogue) for n in (*servers, *agents)},
-        control_plane=content_hash(istio_version(inventory, catalogue), inventory.mesh.mode, settings),
+        control_plane=content_hash(inventory.mesh.mode, settings),
         pods=content_hash(json.dumps(cluster_objects(inventory), sort_keys=True)),
     )
 

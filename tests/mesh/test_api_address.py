@@ -1,7 +1,7 @@
-"""The address of a cluster's API moves between servers: real keepalived, with the files that servers get.
+"""Addresses that move between a cluster's servers: real keepalived, with the files that servers get.
 
-Namespaces play the servers, and a small HTTPS server in each one plays its API: it wants the administrator's
-certificate, and is ready as long as a file is there.
+Namespaces play the servers, with a card in either network, and a small HTTPS server in each one plays its API: it wants
+the administrator's certificate, and is ready as long as a file is there.
 """
 
 import os
@@ -18,7 +18,7 @@ from harness_network import RUN_ROOT, command, new_tag, remove_leftovers, remove
 from testbed.deploy.keepalived import CHECK, CONFIG, keepalived_files
 from testbed.host.directories import testbed_home as home
 from testbed.host.namespaces import run_in
-from testbed.model.clusters import api_address
+from testbed.model.clusters import api_address, router_address
 from testbed.model.reading import read_inventory
 from testbed.waiting import NotYet, wait_until
 
@@ -30,6 +30,7 @@ pytestmark = [
 INVENTORY = read_inventory((home() / "inventories" / "k3s-ha.yaml").read_text(), "k3s-ha.yaml")
 SERVERS = [n.name for n in INVENTORY.servers()]
 ADDRESS = api_address(INVENTORY)
+ROUTER = router_address(INVENTORY)
 SECRET = "0123456789abcdef"
 VRRP = 112
 """The protocol's number in IP (RFC 3768)."""
@@ -86,17 +87,23 @@ class Servers:
         shutil.copy(tls / "client-admin.crt", tls / "server-ca.crt")
         command("ip", "netns", "add", self.bridge)
         links = [
-            "link add br0 type bridge forward_delay 0 mcast_snooping 0",
-            f"addr add {INVENTORY.networks.management.network_address + 1}/24 dev br0",
-            "link set br0 up",
             "link set lo up",
         ]
+        networks = (INVENTORY.networks.management, INVENTORY.networks.mesh)
+        for card, network in enumerate(networks):
+            links += [
+                f"link add br{card} type bridge forward_delay 0 mcast_snooping 0",
+                f"addr add {network.network_address + 1}/24 dev br{card}",
+                f"link set br{card} up",
+            ]
         for number, server in enumerate(SERVERS):
             command("ip", "netns", "add", self.namespace(server))
-            links += [
-                f"link add v{number} type veth peer name eth0 netns {self.namespace(server)}",
-                f"link set v{number} master br0 up",
-            ]
+            for card in range(len(networks)):
+                end = f"v{number}{card}"
+                links += [
+                    f"link add {end} type veth peer name eth{card} netns {self.namespace(server)}",
+                    f"link set {end} master br{card} up",
+                ]
         command("ip", "-n", self.bridge, "-batch", "-", stdin="\n".join(links))
         for node in INVENTORY.servers():
             self._start(node, tls)
@@ -106,7 +113,9 @@ class Servers:
         lines = [
             "link set lo up",
             f"addr add {INVENTORY.management_address(node.name)}/24 dev eth0",
+            f"addr add {INVENTORY.mesh_address(node.name)}/24 dev eth1",
             "link set eth0 up",
+            "link set eth1 up",
         ]
         command("ip", "-n", namespace, "-batch", "-", stdin="\n".join(lines))
         # `ip netns exec` lays this folder over /etc, so everything is where a server has it
@@ -129,20 +138,20 @@ class Servers:
             remove_namespace(namespace)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def holders(self) -> set[str]:
-        show = ["-4", "-o", "address", "show", "to", f"{ADDRESS}/32"]
+    def holders(self, address=ADDRESS) -> set[str]:
+        show = ["-4", "-o", "address", "show", "to", f"{address}/32"]
         return {s for s in SERVERS if command("ip", "-n", self.namespace(s), *show).strip()}
 
-    def wait_for_holder(self, among: set[str]) -> str:
+    def wait_for_holder(self, among: set[str], address=ADDRESS) -> str:
         """The one server that has the address, once it is one of ``among``."""
 
         def look() -> str:
-            holders = self.holders()
+            holders = self.holders(address)
             if len(holders) != 1 or not holders <= among:
                 raise NotYet(f"it is on {sorted(holders) or 'none'}\n" + "\n".join(map(self.log, SERVERS)))
             return holders.pop()
 
-        return wait_until(f"{ADDRESS} is on one of {sorted(among)}", look, limit=60)
+        return wait_until(f"{address} is on one of {sorted(among)}", look, limit=60)
 
     def hears(self, server: str, other: str) -> bytes:
         """The next packet of VRRP that ``server`` gets from ``other``; TimeoutError when none comes."""
@@ -209,6 +218,7 @@ def test_the_address_is_where_an_api_is_ready_and_moves_when_it_or_keepalived_di
     servers.ready("server-1").touch()
     assert servers.wait_for_holder(everybody) == "server-1"
     servers.wait_for_answer({"server-1"})
+    assert servers.wait_for_holder(everybody, ROUTER) == "server-1", "it asks no API, and goes to the first"
     for server in ("server-2", "server-3"):
         assert servers.hears(server, "server-1").endswith(SECRET[:8].encode()), "who has it says so to each of them"
 
@@ -218,6 +228,7 @@ def test_the_address_is_where_an_api_is_ready_and_moves_when_it_or_keepalived_di
     others = {"server-2", "server-3"}
     second = servers.wait_for_holder(others)
     servers.wait_for_answer(others)
+    assert servers.holders(ROUTER) == {"server-1"}, "packets need no API, and a move would break connections"
 
     # its child, which has the address, takes it away and ends: whoever kills both is undone by the unit
     servers.ready("server-1").touch()
@@ -229,3 +240,8 @@ def test_the_address_is_where_an_api_is_ready_and_moves_when_it_or_keepalived_di
     for server in SERVERS:
         servers.ready(server).unlink()
     servers.wait_for_nobody()
+    assert servers.holders(ROUTER) == {"server-1"}
+
+    # as when the machine has lost its power
+    command("ip", "-n", servers.namespace("server-1"), "link", "set", "eth1", "down")
+    servers.wait_for_holder(left - {"server-1"}, ROUTER)

@@ -8,8 +8,8 @@ from testbed.errors import BadInput
 from testbed.host.directories import testbed_home as home
 from testbed.images import image_key, load_recipe
 from testbed.lab.disks import Disks
-from testbed.model.clusters import image_packages
-from testbed.model.reading import read_inventory
+from testbed.model.clusters import image_packages, router_address
+from testbed.model.reading import read_inventory, require_scale, topology_of
 from testbed.workflows.loading import load_lab
 
 CLUSTER = """\
@@ -76,12 +76,29 @@ def test_what_a_cluster_can_not_be_is_located(old, new, says):
     assert not place or any(p.startswith(place.split(r"\d")[0]) for p in found), found
 
 
-def test_three_servers_with_an_address_are_a_cluster():
-    text = CLUSTER.replace("id: cluster\n", "id: cluster\ncluster: {apiAddress: 10.77.0.9}\n")
+def three_servers(address="10.77.0.9"):
+    text = CLUSTER.replace("id: cluster\n", f"id: cluster\ncluster: {{apiAddress: {address}}}\n")
     for name in ("two", "three"):
         text = text.replace(f"{{name: {name}", f"{{name: {name}, cluster: server, memory: 2GiB, disk: 5GiB", 1)
-    text = text.replace(", cluster: agent, memory: 1GiB", "")
-    assert problems(text) == []
+    return text.replace(", cluster: agent, memory: 1GiB", "")
+
+
+def test_three_servers_with_an_address_are_a_cluster():
+    assert problems(three_servers()) == []
+
+
+def test_the_address_that_moves_has_a_free_place_in_the_mesh_network_too():
+    inventory = read_inventory(three_servers(), "lab.yaml")
+    assert str(router_address(inventory)) == "10.78.0.9"
+    lowest = min(w.address for w in topology_of(inventory).workloads)
+    below = int(lowest) - 1 - int(inventory.networks.mesh.network_address)
+    assert problems(three_servers(f"10.77.0.{below}")) == []
+    [found] = problems(three_servers(f"10.77.0.{below + 1}"))
+    assert f"cluster.apiAddress: {lowest}, where machines outside the cluster reach it, is no free address" in found
+    require_scale(inventory, "echo-v1", 50, "lab.yaml")
+    near = read_inventory(three_servers(f"10.77.0.{below}"), "lab.yaml")
+    with pytest.raises(BadInput, match="has no room for 50 instances"):
+        require_scale(near, "echo-v1", 50, "lab.yaml")
 
 
 REGISTRY = "cluster: {registries: {docker.io: {endpoints: ['https://one.lab:5000'], %s}}}\n"

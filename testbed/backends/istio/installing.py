@@ -20,6 +20,9 @@ ACCESS_LOG = "/var/log/testbed/access.log"
 DRAIN = "3s"
 """How long a proxy leaves an old listener to its connections: a change is in force when they are gone."""
 
+MOVED_AFTER = 20
+"""Seconds that istiod stays on a server that is lost to the cluster, which takes some 40 s to call it so."""
+
 SERVER_LABEL = "node-role.kubernetes.io/control-plane"
 """k3s sets it to ``true`` on servers."""
 
@@ -59,6 +62,7 @@ def operator(inventory: Inventory, version: str, *, plain_envoy: bool) -> dict[s
                     "autoscaleEnabled": False,
                     "env": env,
                     "nodeSelector": {SERVER_LABEL: "true"},
+                    **_moves(inventory),
                     # a request is what the scheduler keeps free, and a lab's machines are small
                     "resources": _requests("50m", "256Mi"),
                 },
@@ -66,6 +70,16 @@ def operator(inventory: Inventory, version: str, *, plain_envoy: bool) -> dict[s
             },
         },
     }
+
+
+def _moves(inventory: Inventory) -> dict[str, Any]:
+    """Of several servers another one gets istiod soon after its own is lost; Kubernetes waits five minutes.  The
+    only server keeps it: there is no other, and a busy one misses its heartbeats now and then."""
+    if len(inventory.servers()) == 1:
+        return {}
+    lost = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
+    common = {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": MOVED_AFTER}
+    return {"tolerations": [{"key": key, **common} for key in lost]}
 
 
 def mesh_config(inventory: Inventory) -> dict[str, Any]:

@@ -17,6 +17,9 @@ from testbed.pki import LabCa
 GOLDEN = home() / "tests" / "golden" / "istio"
 
 
+LABS = ("k3s-small", "k3s-ha")
+
+
 def inventory(name, old="", new=""):
     text = (home() / "inventories" / f"{name}.yaml").read_text()
     assert old in text
@@ -54,6 +57,12 @@ def test_the_inventorys_settings_of_the_mesh_count_more_than_the_labs():
     config = mesh_config(inventory("k3s-small", "mesh:\n", own))
     assert config["accessLogFile"] == "/dev/stdout"
     assert config["defaultConfig"] == {"concurrency": 2, "drainDuration": "3s", "terminationDrainDuration": "3s"}
+
+
+def test_of_several_servers_another_one_gets_istiod_when_its_own_is_lost():
+    pilot = [operator(inventory(lab), "1.31.0", plain_envoy=False)["spec"]["values"]["pilot"] for lab in LABS]
+    waits = [{t["key"].partition("/")[2]: t["tolerationSeconds"] for t in p.get("tolerations", [])} for p in pilot]
+    assert waits == [{}, {"unreachable": 20, "not-ready": 20}]
 
 
 def test_istiod_signs_with_the_labs_ca(tmp_path):
