@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 
 from testbed.backends.istio.api import KubeApi
 from testbed.backends.istio.kubeconfig import Access, read_access
 from testbed.backends.istio.objects import LabObjects, node_state
 from testbed.deploy import DeployHost, run_deploy
+from testbed.deploy.journal import LINES, telling_lines
 from testbed.deploy.keepalived import CHECK
 from testbed.deploy.keepalived import UNIT as KEEPALIVED
 from testbed.errors import LabError
+from testbed.guests import Completed, NodeConnection
 from testbed.host.directories import testbed_home
 from testbed.lab.lab import Lab
 from testbed.model.clusters import API_PORT, api_address
@@ -39,7 +42,10 @@ _WATCHES = """
 systemctl is-active --quiet "$1" || { echo "$1 is $(systemctl is-active "$1")"; exit 1; }
 "$2" || { echo "its check ends with status $?"; exit 1; }
 """
-_SAID = 'systemctl is-active "$1"; journalctl -u "$1" -n 1 -o cat --no-pager'
+_SAID = 'systemctl is-active "$1"; journalctl -u "$1" -n "$2" -o cat --no-pager'
+
+SKEW = 2.0
+"""Seconds that a joining node's clock may be off from this host's."""
 
 
 def join(lab: Lab, name: str, cancel: threading.Event) -> None:
@@ -56,34 +62,23 @@ def join(lab: Lab, name: str, cancel: threading.Event) -> None:
     connection = lab.connection(name)
     if len(inventory.servers()) > 1 and name == inventory.servers()[0].name:
         _require_no_other_cluster(lab, name)
+    set_clock(connection)
     deploy_units(lab, {name: [unit.as_data() for unit in units]})
     unit = units[0].unit
 
-    def ready() -> None:
-        said = connection.run(["sh", "-c", _SAID, "-", unit], check=False).stdout.decode(errors="replace")
-        state, _, journal = said.strip().partition("\n")
-        if state == "failed":
-            raise LabError(name, f"start {unit}", journal or state, f"testbed ssh {name} journalctl -u k3s*")
-        try:
-            api = api_of(lab)
-        except LabError as e:
-            raise NotYet(f"{unit} is {state}, no API yet ({e.cause}); its journal ends with: {journal}") from None
-        try:
-            health = node_state(api, name)
-        finally:
-            api.close()
-        if not health.ready:
-            raise NotYet(f"{health.seen}; {unit} is {state}, its journal ends with: {journal}")
-
     def watched() -> None:
-        said = connection.run(["sh", "-c", _WATCHES, "-", KEEPALIVED, CHECK], check=False)
+        said = _asked(connection, ["sh", "-c", _WATCHES, "-", KEEPALIVED, CHECK])
         if said.status != 0:
             raise NotYet(said.stdout.decode(errors="replace").strip())
 
     wait_until(
-        f"{name} is Ready in the cluster", ready, limit=NODE_LIMIT, interval=3, cancel=cancel,
+        f"{name} is Ready in the cluster",
+        lambda: require_ready(lab, name, unit),
+        limit=NODE_LIMIT,
+        interval=3,
+        cancel=cancel,
         next_step=f"see: testbed ssh {name} journalctl -u {unit}",
-    )  # fmt: skip
+    )
     if len(units) > 1:
         wait_until(
             f"keepalived on {name} finds its API ready", watched, limit=WATCH_LIMIT, interval=2, cancel=cancel,
@@ -92,6 +87,52 @@ def join(lab: Lab, name: str, cancel: threading.Event) -> None:
     # for root alone: secrets of registries are part of the hash
     note = 'umask 077; printf "%s\\n" "$1" >"$2.new" && mv "$2.new" "$2"'
     connection.run(["sh", "-c", note, "-", node_digest(inventory, node, registries), APPLIED])
+
+
+def require_ready(lab: Lab, node: str, unit: str) -> None:
+    """Raise :class:`NotYet`, with what unit, API and journal say, unless the cluster has the node as Ready.
+
+    Raises :class:`LabError` when the unit has failed for good.
+    """
+    said = _asked(lab.connection(node), ["sh", "-c", _SAID, "-", unit, str(LINES)])
+    state, *lines = said.stdout.decode(errors="replace").strip().splitlines() or [""]
+    journal = telling_lines(lines)
+    if state == "failed":
+        raise LabError(node, f"start {unit}", journal or state, f"see: testbed ssh {node} journalctl -u {unit}")
+    try:
+        api = api_of(lab)
+    except LabError as e:
+        raise NotYet(f"{unit} is {state}, no API yet ({e.cause}); its journal: {journal}") from None
+    try:
+        health = node_state(api, node)
+    finally:
+        api.close()
+    if not health.ready:
+        raise NotYet(f"{health.seen}; {unit} is {state}, its journal: {journal}")
+
+
+def _asked(connection: NodeConnection, argv: list[str]) -> Completed:
+    """What a command says inside a wait: a node that has its hands full and does not answer may do so later."""
+    try:
+        return connection.run(argv, check=False)
+    except LabError as e:
+        raise NotYet(str(e)) from None
+
+
+def set_clock(connection: NodeConnection) -> float:
+    """Set the node's clock when it is off by more than :data:`SKEW`; by how many seconds it was.
+
+    A node whose clock is behind finds the cluster's certificates not valid yet and asks for ever (nothing else sets
+    clocks in a lab).
+    """
+    before = time.time()
+    said = connection.run(["date", "+%s.%N"]).stdout
+    after = time.time()
+    off = float(said) - (before + after) / 2
+    if abs(off) <= SKEW + (after - before) / 2:
+        return 0.0
+    connection.run(["date", "-s", f"@{time.time():.3f}"])
+    return off
 
 
 def _require_no_other_cluster(lab: Lab, first: str) -> None:

@@ -118,7 +118,7 @@ class LabObjects:
         labels = found["spec"]["selector"]["matchLabels"]
         selector = ",".join(f"{k}={v}" for k, v in sorted(labels.items()))
         pods = self._api.every(self._api.path("v1", "Pod", found["metadata"]["namespace"]), selector)
-        said = [f"{p['metadata']['name']} {pod_state(p)}" for p in pods]
+        said = [f"{p['metadata']['name']}{_place(p)} {pod_state(p)}" for p in pods]
         return Health(False, "; ".join(said) or "no pod yet")
 
 
@@ -143,6 +143,11 @@ def images_of(api: KubeApi, node: str) -> frozenset[str]:
     """References of the images in the node's store, as its kubelet tells them, some seconds after they came."""
     found = api.get(api.path("v1", "Node", "", node))
     return frozenset(name for i in found.get("status", {}).get("images", []) for name in i.get("names") or ())
+
+
+def _place(pod: Mapping[str, Any]) -> str:
+    node = (pod.get("spec") or {}).get("nodeName")
+    return f" on {node}" if node else ""
 
 
 def pod_state(pod: Mapping[str, Any]) -> str:

@@ -67,9 +67,10 @@ def test_a_deployment_is_waited_for_and_its_pods_say_why(cluster, status):
     state = {"waiting": {"reason": "ErrImageNeverPull", "message": "no such image"}}
     fake.objects["/api/v1/namespaces/default/pods/echo-1"] = {
         "metadata": {"name": "echo-1", "namespace": "default", "labels": {"app": "echo"}},
+        "spec": {"nodeName": "agent-1"},
         "status": {"containerStatuses": [{"name": "program", "state": state}]},
     }
-    with pytest.raises(NotYet, match="echo: echo-1 program waits: ErrImageNeverPull no such image"):
+    with pytest.raises(NotYet, match="echo: echo-1 on agent-1 program waits: ErrImageNeverPull no such image"):
         LabObjects(api, "lab").available([made])
     fake.objects["/apis/apps/v1/namespaces/default/deployments/echo"] = deployment("echo", **DONE)
     LabObjects(api, "lab").available([made, manifest("Service", "echo")])
