@@ -48,10 +48,14 @@ def read_access(text: str, file: str) -> Access:
 def merged(text: str, lab: str, access: Access, file: str) -> str:
     """The kubeconfig ``text`` (of ``file``; may be empty) with the entry ``testbed-LAB`` put in or renewed.
 
-    Other entries stay as they are; so does the current context, unless there is none.
+    Other entries stay as they are, each value as it is written: what YAML takes for a time or a number (a token of
+    digits) goes through no such type.  So does the current context, unless there is none.  Comments are lost, as
+    when kubectl writes the file.
     """
-    empty: dict[str, Any] = {"apiVersion": "v1", "kind": "Config"}
-    config = _mapping(text, file) if text.strip() else empty
+    _mapping(text if text.strip() else _EMPTY, file)
+    config = yaml.compose(text if text.strip() else _EMPTY, Loader=yaml.SafeLoader)
+    assert isinstance(config, yaml.MappingNode)  # noqa: S101 _mapping has looked
+    _times_as_text(config)
     name = f"testbed-{lab}"
     entries = {
         "clusters": {
@@ -69,14 +73,54 @@ def merged(text: str, lab: str, access: Access, file: str) -> str:
         "contexts": {"context": {"cluster": name, "user": name}},
     }
     for field, value in entries.items():
-        present = config.get(field) or []
-        if not isinstance(present, list):
+        entry = _node({"name": name, **value})
+        present = _value(config, field)
+        if isinstance(present, yaml.SequenceNode):
+            others = [n for n in present.value if not _is_called(n, name)]
+            entry.flow_style = present.flow_style
+            present.value = [*others, entry]
+        elif present is None or present.tag == _NULL:
+            _set(config, field, yaml.SequenceNode(_SEQUENCE, [entry], flow_style=False))
+        else:
             raise bad_input(file, f"{field} is no list", "restore the file")
-        others = [e for e in present if not (isinstance(e, dict) and e.get("name") == name)]
-        config[field] = [*others, {"name": name, **value}]
-    if not config.get("current-context"):
-        config["current-context"] = name
-    return yaml.safe_dump(config, sort_keys=False)
+    current = _value(config, "current-context")
+    if not isinstance(current, yaml.ScalarNode) or current.tag == _NULL or not current.value:
+        _set(config, "current-context", _node(name))
+    return yaml.serialize(config, Dumper=yaml.SafeDumper, width=1 << 20)
+
+
+_EMPTY = "apiVersion: v1\nkind: Config\n"
+_NULL, _SEQUENCE, _TEXT, _TIME = (f"tag:yaml.org,2002:{name}" for name in ("null", "seq", "str", "timestamp"))
+
+
+def _times_as_text(node: yaml.Node) -> None:
+    """A time that has to be quoted would get a tag before it, which nobody expects: to kubectl it is text."""
+    if isinstance(node, yaml.ScalarNode) and node.tag == _TIME:
+        node.tag = _TEXT
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _times_as_text(item)
+    elif isinstance(node, yaml.MappingNode):
+        for _, value in node.value:
+            _times_as_text(value)
+
+
+def _node(value: object) -> Any:
+    return yaml.compose(yaml.safe_dump(value, sort_keys=False, width=1 << 20), Loader=yaml.SafeLoader)
+
+
+def _value(mapping: yaml.MappingNode, key: str) -> yaml.Node | None:
+    return next((value for name, value in mapping.value if name.value == key), None)
+
+
+def _set(mapping: yaml.MappingNode, key: str, value: yaml.Node) -> None:
+    others = [(name, there) for name, there in mapping.value if name.value != key]
+    mapping.value = [*others, (_node(key), value)]
+
+
+def _is_called(entry: yaml.Node, name: str) -> bool:
+    called = _value(entry, "name") if isinstance(entry, yaml.MappingNode) else None
+    return called is not None and called.value == name
 
 
 def _mapping(text: str, file: str) -> dict[str, Any]:

@@ -4,12 +4,11 @@ import re
 import socket
 
 import pytest
-import yaml
 from fake_api import FakeApi, serving
 
 from testbed.backends.istio.api import ApiRefused, KubeApi
 from testbed.backends.istio.applying import LAB_LABEL, Change, LabResources
-from testbed.backends.istio.kubeconfig import Access, merged, read_access
+from testbed.backends.istio.kubeconfig import Access
 from testbed.documents import parse
 from testbed.errors import BadInput, LabError, MeshError
 from testbed.host.namespaces import HostNetwork
@@ -248,52 +247,3 @@ def test_all_refusals_are_shown_at_once(server, lab):
     with pytest.raises(BadInput) as caught:
         lab.diff(resources())
     assert [p.location.line for p in caught.value.problems] == [5, 15]
-
-
-# kubeconfig
-
-OWN = """\
-apiVersion: v1
-kind: Config
-current-context: work
-clusters: [{name: work, cluster: {server: 'https://work'}}]
-users: [{name: work, user: {token: secret}}]
-contexts: [{name: work, context: {cluster: work, user: work}}]
-preferences: {colors: true}
-"""
-ACCESS = Access("10.77.0.10", 6443, "CA", "CERTIFICATE", "KEY")
-
-
-def test_a_labs_entry_goes_beside_others_and_their_context_stays():
-    text = merged(OWN, "small", ACCESS, "config")
-    before, after = yaml.safe_load(OWN), yaml.safe_load(text)
-    assert after["current-context"] == "work"
-    for field in ("clusters", "users", "contexts"):
-        assert after[field][:1] == before[field]
-        assert [e["name"] for e in after[field]] == ["work", "testbed-small"]
-    assert after["preferences"] == before["preferences"]
-    again = merged(text, "small", Access("10.77.0.9", 6443, "CA", "CERTIFICATE", "KEY"), "config")
-    assert again.count("testbed-small") == text.count("testbed-small")
-    assert "10.77.0.9" in again and "10.77.0.10" not in again
-
-
-def test_a_first_entry_is_the_current_one_and_reads_back():
-    text = merged("", "small", ACCESS, "config")
-    assert read_access(text, "config") == ACCESS
-    assert "KEY" not in repr(ACCESS)
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("- a", "is no kubeconfig"),
-        ("kind: Pod", "is no kubeconfig"),
-        ("{", "is no YAML"),
-        ("kind: Config", "has no context None"),
-        (OWN, "has no certificate-authority-data"),
-        (OWN.replace("https://work", "http://work"), "is no https address"),
-    ],
-)
-def test_a_kubeconfig_that_can_not_be_used_is_refused(text, says):
-    with pytest.raises(BadInput, match=says):
-        read_access(text, "config")
