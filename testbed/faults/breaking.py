@@ -88,7 +88,8 @@ class Breaker:
         """What planning has to know of the nodes."""
         inventory = self.lab.inventory
         return {
-            n.name: Machine(n.name, inventory.mesh_address(n.name), n.locality, n.memory) for n in inventory.nodes
+            n.name: Machine(n.name, inventory.mesh_address(n.name), n.locality, n.memory, n.cluster)
+            for n in inventory.nodes
         }
 
     def actions(self, fault: Fault) -> tuple[Action, ...]:

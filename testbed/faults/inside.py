@@ -19,10 +19,13 @@ from testbed.lab.machines import BOOT_LIMIT
 from testbed.model.topology import MeshWorkload, ProxyKind
 from testbed.plan.faults import Power
 from testbed.plan.guestfaults import InGuest
+from testbed.plan.podfaults import NAME_PODS
 from testbed.waiting import NotYet, wait_until
 
 WELL_LIMIT = 120.0
 """Seconds for the proxies of a machine that has booted to be ready."""
+PODS_LIMIT = 600.0
+"""The same of pods: k3s starts, and then the kubelet, which tries less and less often what has failed."""
 DRAIN_LIMIT = 20
 """Seconds for callers to let go of their connections; what is idle then is closed when the machine goes down.
 
@@ -68,7 +71,9 @@ def await_ready(lab: Lab, workloads: Sequence[MeshWorkload]) -> None:
     if not workloads:
         return
     node = workloads[0].node
-    script = " && ".join(_ready(w) for w in workloads)
+    in_pods = any(n.name == node and n.cluster is not None for n in lab.inventory.nodes)
+    limit = PODS_LIMIT if in_pods else WELL_LIMIT
+    script = (NAME_PODS if in_pods else "") + " && ".join(_ready(w) for w in workloads)
 
     def ready() -> None:
         try:
@@ -78,7 +83,7 @@ def await_ready(lab: Lab, workloads: Sequence[MeshWorkload]) -> None:
         if status != 0:
             raise NotYet(said.splitlines()[-1] if said else "not ready")
 
-    wait_until(f"{node}: its programs and proxies are ready", ready, limit=WELL_LIMIT, interval=0.5)
+    wait_until(f"{node}: its programs and proxies are ready", ready, limit=limit, interval=0.5)
 
 
 def _ready(workload: MeshWorkload) -> str:

@@ -38,6 +38,7 @@ class FaultKind(StrEnum):
     CERTIFICATE_EXPIRED = "certificate-expired"
     CERTIFICATE_FOREIGN = "certificate-foreign"
     CERTIFICATE_ROTATED = "certificate-rotated"
+    CONTROL_PLANE_KILL = "control-plane-kill"
 
     @property
     def momentary(self) -> bool:
@@ -86,7 +87,8 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class Fault(BaseModel):
-    """One fault.  ``target`` names nodes, workloads, services, ``service/version`` or zones."""
+    """One fault.  ``target`` names nodes, workloads, services, ``service/version`` or zones; of control-plane-kill
+    servers of the cluster, or all of them by the name ``istiod``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from testbed.model.fault import Fault, FaultKind
 from testbed.model.topology import MeshWorkload, Topology
-from testbed.plan.faults import Machine, actions_of, conflict
+from testbed.plan.faults import Machine, NothingToBreak, actions_of, conflict
 
 KINDS = (
     FaultKind.FREEZE,
@@ -55,7 +55,10 @@ def schedule(
         lasts = fault.duration or 1.0
         if now + lasts > length - 30:
             return tuple(found)
-        actions = actions_of(fault, machines, topology)
+        try:
+            actions = actions_of(fault, machines, topology)
+        except NothingToBreak:  # such as a partition from pods
+            continue
         running = [f for f in found if f.at + (f.duration or 1.0) > now]
         busy = any(free[a.node] > now for a in actions if a.node in free)
         if not busy and not conflict(actions, [a for f in running for a in actions_of(f, machines, topology)]):

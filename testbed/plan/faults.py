@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from typing import Literal
 
 from testbed.model.fault import Fault, FaultKind
 from testbed.model.topology import MeshWorkload, ProxyKind, Topology
 from testbed.plan.guestfaults import InGuest, SlowLink, clock, disk_full, drifting, slow_link, starved, unit_broken
+from testbed.plan.podfaults import control_plane_killed, pod_broken
 
 
 class NoSuchTarget(ValueError):
@@ -100,6 +102,8 @@ class Machine:
     """In the mesh network."""
     zone: str
     memory: int
+    cluster: Literal["server", "agent"] | None = None
+    """What it is in the cluster, where its workloads are pods."""
 
 
 def actions_of(
@@ -110,8 +114,11 @@ def actions_of(
         raise NothingToBreak(no_server(fault.only, backend))
     if fault.kind is FaultKind.PARTITION:
         return tuple(_silence(fault, machines, topology))
+    if fault.kind is FaultKind.CONTROL_PLANE_KILL:
+        return tuple(control_plane_killed(n) for n in _servers(fault.target, machines))
     if fault.kind.of_workload:
-        return tuple(_on_workload(fault, w) for w in _workloads(fault, topology, machines))
+        found = _workloads(fault, topology, machines)
+        return tuple(_on_workload(fault, w, machines[w.node], backend) for w in found)
     return tuple(
         _on_machine(fault, machines[n], machines, topology) for n in nodes_of(fault.target, machines, topology)
     )
@@ -126,8 +133,22 @@ def no_server(only: str, backend: str) -> str:
             else "has no control plane: proxies read files"
         )
         return f"the standalone mesh {none}"
-    server, port = ("CoreDNS", 53) if only == "dns" else ("istiod", 15012)
-    return f"{server} runs in pods of the cluster, not on a machine of its own: use peer NODE and port {port}"
+    if only == "dns":
+        return "CoreDNS runs in pods of the cluster, not on a machine of its own"
+    return "istiod runs in pods of the cluster, not on a machine of its own: use control-plane-kill istiod"
+
+
+def _servers(names: Iterable[str], machines: Mapping[str, Machine]) -> tuple[str, ...]:
+    """The servers that are named; ``istiod`` stands for all of them: any may have it."""
+    servers = [m.name for m in machines.values() if m.cluster == "server"]
+    if not servers:
+        raise NothingToBreak(no_server("control-plane", "standalone"))
+    found: dict[str, None] = {}
+    for name in names:
+        if name != "istiod" and name not in servers:
+            raise NoSuchTarget(f"the cluster has no server {name!r}: name one, or istiod for all of them")
+        found.update(dict.fromkeys(servers if name == "istiod" else [name]))
+    return tuple(found)
 
 
 def nodes_of(names: Iterable[str], machines: Mapping[str, Machine], topology: Topology) -> tuple[str, ...]:
@@ -249,18 +270,24 @@ def _workloads(fault: Fault, topology: Topology, machines: Mapping[str, Machine]
         yield from hits
 
 
-def _on_workload(fault: Fault, workload: MeshWorkload) -> Action:
+def _on_workload(fault: Fault, workload: MeshWorkload, machine: Machine, backend: str) -> Action:
     node, name = workload.node, workload.name
     if fault.kind.value.startswith("certificate-"):
+        if backend == "istio":
+            raise NothingToBreak(f"{name} has its certificate from istiod, which gives it another at once")
         return Certificate(node, name, fault.kind)
     if fault.kind.value.startswith("service-") and not workload.ports:
         raise NothingToBreak(f"{name} runs no program beside its proxy")
-    return unit_broken(fault.kind, node, name)
+    return pod_broken(fault.kind, node, name) if machine.cluster else unit_broken(fault.kind, node, name)
 
 
 def _silence(fault: Fault, machines: Mapping[str, Machine], topology: Topology) -> Iterator[Action]:
     ours = _addresses(fault.target, machines, topology)
     theirs = _addresses(fault.peer or (), machines, topology)
+    if pods := sorted({node for node, _ in (*ours.values(), *theirs.values()) if machines[node].cluster}):
+        # a filter by the addresses of the mesh would lose nothing, and its proof would ask one that nobody has
+        text = f"what {', '.join(pods)} sends is of pods, under addresses that a partition doesn't know"
+        raise NothingToBreak(f"{text}: use link-down or freeze")
     pairs = [(a, b) for a in ours for b in theirs if ours[a][0] != theirs[b][0]]
     if not pairs:
         raise NothingToBreak("both sides are on one machine: nothing between them crosses a wire")

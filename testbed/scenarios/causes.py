@@ -124,6 +124,8 @@ FITS: Mapping[FaultKind, frozenset[Manner]] = {
     **dict.fromkeys((FaultKind.CLOCK, FaultKind.CLOCK_DRIFT), _DISTRUSTED),
     **dict.fromkeys((FaultKind.CERTIFICATE_EXPIRED, FaultKind.CERTIFICATE_FOREIGN), _DISTRUSTED),
     FaultKind.CERTIFICATE_ROTATED: frozenset(),
+    # proxies go on with what they have
+    FaultKind.CONTROL_PLANE_KILL: frozenset(),
     # a proxy that starts accepts before it has time to answer
     FaultKind.SIDECAR_KILL: _KILLED,
     FaultKind.SIDECAR_RESTART: _KILLED,

@@ -100,7 +100,10 @@ def test_nft_takes_the_rules(port):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("kind", [k for k in FaultKind if k is not FaultKind.PARTITION])
+OTHERS = (FaultKind.PARTITION, FaultKind.CONTROL_PLANE_KILL)
+
+
+@pytest.mark.parametrize("kind", [k for k in FaultKind if k not in OTHERS])
 def test_every_script_is_one_that_a_shell_reads(kind):
     options = {
         "clock-jump": {"by": "1h"},
@@ -140,7 +143,7 @@ def test_what_can_stand_together(one, other, together_):
         ("dns", "standalone", "the standalone mesh asks no DNS server"),
         ("control-plane", "standalone", "the standalone mesh has no control plane"),
         ("dns", "istio", "CoreDNS runs in pods"),
-        ("control-plane", "istio", "istiod runs in pods.*port 15012"),
+        ("control-plane", "istio", "istiod runs in pods.*control-plane-kill istiod"),
     ],
 )
 def test_no_mesh_has_a_machine_for_dns_or_its_control_plane_alone(only, backend, words):
@@ -148,6 +151,11 @@ def test_no_mesh_has_a_machine_for_dns_or_its_control_plane_alone(only, backend,
         actions_of(fault("partition", "one", only=only), MACHINES, TOPOLOGY, backend)
     named = [f for f in faults.probe(backend) if f.name == f"faults: partition, only {only}"]
     assert re.search(words, named[0].detail)
+
+
+def test_a_mesh_without_a_control_plane_has_none_to_kill():
+    with pytest.raises(NothingToBreak, match="the standalone mesh has no control plane: proxies read files"):
+        plan("control-plane-kill", "istiod")
 
 
 def test_a_restart_drains_unless_told_otherwise():
@@ -162,7 +170,11 @@ def test_partitions_compose_with_everything():
 
 
 KINDS = st.sampled_from(
-    [k.value for k in FaultKind if k.value not in ("partition", "clock-jump", "clock-drift", "slow-link")]
+    [
+        k.value
+        for k in FaultKind
+        if k.value not in ("partition", "clock-jump", "clock-drift", "slow-link", "control-plane-kill")
+    ]
 )
 TARGETS = st.sampled_from(["one", "two", "reviews-v1", "reviews-v2", "ratings-v1"])
 
