@@ -113,6 +113,8 @@ class Mesh(_Model):
     """Files or folders of Istio manifests that ``up`` applies, relative to the working directory."""
     scenario: str | None = None
     """The scenario that ``up`` proves at the end; none: only that the configuration is in force."""
+    ca: str | None = None
+    """Folder with a CA of somebody else's, its files called as in Istio's ``cacerts``; left out: the lab's own."""
     config: dict[str, Any] = {}
     """Mesh-wide settings under the names of Istio's MeshConfig; of these ``extensionProviders`` is read."""
 

@@ -63,6 +63,16 @@ class LabCa:
     def __repr__(self) -> str:
         return f"LabCa({self._certificate.subject.rfc4514_string()!r})"
 
+    @property
+    def certificate(self) -> x509.Certificate:
+        """The certificate that it signs with."""
+        return self._certificate
+
+    @property
+    def above(self) -> tuple[x509.Certificate, ...]:
+        """Certificates between it and a root, without its own."""
+        return tuple(c for c in self._chain if c != self._certificate)
+
     @classmethod
     def create(cls, name: str = "testbed") -> LabCa:
         """A new self-signed root with a random key, in memory only."""

@@ -15,7 +15,9 @@ from testbed.lab.machines import Machines
 from testbed.lab.snapshots.store import data_checksum
 from testbed.model.proxy import content_hash
 from testbed.model.snapshot import FORMAT, Emulated
+from testbed.pki.credentials import fingerprint
 from testbed.resources import ResourceSet, dump
+from testbed.workflows.authority import require_ca
 from testbed.workflows.workloads import workloads_document
 
 _CHECKSUM = "2"
@@ -42,7 +44,9 @@ def identity_of(lab: Lab, machines: Machines, resources: ResourceSet) -> Identit
         cpu=emulator.processor() if machines.kvm else "+".join((CPU_MODEL, *CPU_FEATURES)),
     )
     documents = [workloads_document(lab, node.name) for node in lab.inventory.nodes]
-    base = content_hash(str(FORMAT), machines.makings(), emulated.model_dump_json(), *documents)
+    given = require_ca(lab)
+    ca = () if given is None else (fingerprint(given.certificate),)  # one of the lab's own comes with a snapshot
+    base = content_hash(str(FORMAT), machines.makings(), emulated.model_dump_json(), *documents, *ca)
     mesh = lab.inventory.mesh.model_dump_json(exclude={"resources"})
     return Identity(base, content_hash(base, mesh, dump(resources)), emulated, media_of(machines.disks))
 

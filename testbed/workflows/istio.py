@@ -25,9 +25,9 @@ from testbed.host.directories import cache_root
 from testbed.lab.lab import Lab
 from testbed.model.inventory import Inventory, Node
 from testbed.model.topology import MeshWorkload
-from testbed.pki import LabCa
 from testbed.plan import ObservedLab
 from testbed.waiting import NotYet, wait_until
+from testbed.workflows.authority import lab_ca
 from testbed.workflows.cluster import (
     CONTROL_PLANE,
     PODS,
@@ -65,7 +65,7 @@ def install_control_plane(lab: Lab, cancel: threading.Event) -> None:
     plain = not has_istio_filters(files["istio-sidecar.deb"])
     generated = generate(program, yaml.safe_dump(operator(inventory, version, plain_envoy=plain)))
     manifests = in_order(yaml.safe_load_all(generated), inventory)
-    ca = LabCa.open(lab.directories.pki / "ca", lab.id)
+    ca = lab_ca(lab)
     wanted = wanted_cluster(inventory, registries_access(inventory, lab.file))
     assert wanted is not None  # noqa: S101 the step is of a cluster's plan
     with closing(api_of(lab)) as api:
@@ -139,7 +139,7 @@ def deploy_sidecars(lab: Lab, nodes: Iterable[str]) -> None:
     machines = {n.name for n in lab.inventory.nodes if n.cluster is None} & set(nodes)
     if not machines:
         return
-    root = LabCa.open(lab.directories.pki / "ca", lab.id).roots.decode()
+    root = lab_ca(lab).roots.decode()
     units: dict[str, list[dict[str, object]]] = {}
     with closing(api_of(lab)) as api:
         objects = LabObjects(api, lab.id)

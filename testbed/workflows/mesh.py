@@ -17,9 +17,9 @@ from testbed.host.lock import hold
 from testbed.lab.lab import Lab
 from testbed.lab.snapshots.saving import go_on
 from testbed.lab.snapshots.thawing import ask
-from testbed.pki import LabCa
 from testbed.resources import Key, ResourceSet, load
 from testbed.workflows.artifacts import require_releases
+from testbed.workflows.authority import lab_ca, require_ca
 from testbed.workflows.kubernetes import api_of
 from testbed.workflows.loading import read_manifests
 from testbed.workflows.nodes import require_up
@@ -51,7 +51,7 @@ def standalone_of(lab: Lab, *, restored: bool = False, lasting: bool = False) ->
     ``restored``: the nodes were thawed a moment ago, and what thawed them is there to be asked.
     """
     connections = {n.name: lab.connection(n.name) for n in lab.inventory.nodes}
-    ca = LabCa.open(lab.directories.pki / "ca", lab.id)
+    ca = lab_ca(lab)
 
     def look(node: str, question: Mapping[str, Any]) -> bytes:
         said: str = ask(lab.connection(node), {"do": "look", **question}, LOOK_LIMIT)
@@ -71,6 +71,7 @@ def standalone_of(lab: Lab, *, restored: bool = False, lasting: bool = False) ->
 def require_backend(lab: Lab) -> None:
     """Raise unless this host can make a lab with the inventory's backend; nothing has been touched then."""
     require_releases(lab)
+    require_ca(lab)
     if lab.inventory.mesh.mode == "ambient":
         raise HostNotReady(lab.file, "use ambient mode", "only sidecars are installed yet", "write mode: sidecar")
 

@@ -12,8 +12,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from testbed.errors import BadInput
+from testbed.errors import BadInput, LabError
+from testbed.host.directories import testbed_home as home
+from testbed.lab.lab import Lab
+from testbed.model.reading import read_inventory
 from testbed.pki import LabCa, Validity, certificate_of, needs_renewal, spiffe_id_of
+from testbed.pki.external import external_ca
+from testbed.workflows.authority import lab_ca, require_ca
 
 ID = "spiffe://cluster.local/ns/default/sa/reviews"
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -26,12 +31,14 @@ def openssl_accepts(tmp_path: Path, roots: bytes, chain: bytes, *options: str) -
     return subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 0
 
 
-def external(ca: LabCa, tmp_path: Path) -> Path:
+def external(
+    ca: LabCa, tmp_path: Path, since: datetime = NOW, until: datetime = datetime(2036, 1, 1, tzinfo=UTC)
+) -> Path:
     """A folder as an external PKI hands it out: an intermediate below ``ca``."""
     below = LabCa.create("intermediate")
     builder = x509.CertificateBuilder().subject_name(below._certificate.subject)
     builder = builder.issuer_name(ca._certificate.subject).public_key(below._certificate.public_key())
-    builder = builder.serial_number(7).not_valid_before(NOW).not_valid_after(datetime(2036, 1, 1, tzinfo=UTC))
+    builder = builder.serial_number(7).not_valid_before(since).not_valid_after(until)
     for e in below._certificate.extensions:
         builder = builder.add_extension(e.value, e.critical)
     builder = builder.add_extension(
@@ -131,3 +138,106 @@ def test_a_key_of_another_ca_is_refused(tmp_path):
     (tmp_path / "a/ca-key.pem").write_text("nonsense")
     with pytest.raises(BadInput, match="no usable CA"):
         LabCa.load(tmp_path / "a")
+
+
+# A CA of somebody else's
+
+TODAY = NOW + timedelta(days=30)
+
+
+def issued_by(ca: LabCa, folder: Path) -> LabCa:
+    """The CA of the folder that ``ca`` issues there."""
+    return LabCa.load(external(ca, folder))
+
+
+def test_an_external_ca_is_taken_that_leads_to_its_root_also_by_an_intermediate(tmp_path):
+    root = LabCa.create("root")
+    (tmp_path / "one").mkdir()
+    one = issued_by(root, tmp_path / "one")
+    assert external_ca(tmp_path / "one/cacerts", TODAY).certificate == one.certificate
+    (tmp_path / "two").mkdir()
+    folder = external(one, tmp_path / "two")
+    (folder / "root-cert.pem").write_bytes(root.roots)
+    cut = folder / "cert-chain.pem"
+    cut.write_bytes((folder / "ca-cert.pem").read_bytes())
+    with pytest.raises(BadInput, match=r"ca-cert\.pem: leads to no root"):
+        external_ca(folder, TODAY)
+    pem = serialization.Encoding.PEM
+    cut.write_bytes(cut.read_bytes() + one.certificate.public_bytes(pem))
+    assert external_ca(folder, TODAY).above
+
+
+def test_a_self_signed_ca_is_a_root_of_its_own(tmp_path):
+    LabCa.create().save(tmp_path / "ca")
+    assert external_ca(tmp_path / "ca", datetime.now(UTC)).above == ()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda f: (f / "ca-key.pem").chmod(0o640), r"ca-key.pem: others can use it \(mode 0640\)"),
+        (lambda f: (f / "root-cert.pem").write_bytes(LabCa.create("other").roots), "ca-cert.pem: leads to no root"),
+        (lambda f: (f / "ca-key.pem").unlink(), "no usable CA"),
+        (lambda f: (f / "ca-cert.pem").write_text("no certificate"), "no usable CA"),
+    ],
+    ids=["key open to others", "another root", "no key", "no certificate"],
+)
+def test_an_external_ca_that_nobody_could_trust_is_refused_by_its_file(tmp_path, spoil, says):
+    folder = external(LabCa.create("root"), tmp_path)
+    spoil(folder)
+    with pytest.raises(BadInput, match=says):
+        external_ca(folder, TODAY)
+
+
+@pytest.mark.parametrize("now", [NOW - timedelta(days=1), NOW + timedelta(days=10)])
+def test_an_external_ca_that_does_not_hold_now_is_refused(tmp_path, now):
+    folder = external(LabCa.create("root"), tmp_path, until=NOW + timedelta(days=9))
+    with pytest.raises(BadInput, match=r"ca-cert\.pem: is valid from 2026-05-01 to 2026-05-10"):
+        external_ca(folder, now)
+
+
+def test_a_workloads_certificate_is_no_ca(tmp_path):
+    ca = LabCa.create("root")
+    leaf = ca.issue(ID)
+    folder = tmp_path / "leaf"
+    ca.save(folder)
+    (folder / "ca-cert.pem").write_bytes(leaf.chain)
+    (folder / "ca-key.pem").write_bytes(leaf.key)
+    with pytest.raises(BadInput, match="is no CA's certificate"):
+        external_ca(folder, datetime.now(UTC))
+
+
+@pytest.fixture
+def lab_with(monkeypatch, tmp_path):
+    """A lab whose inventory names a folder with a CA, or none."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    text = (home() / "inventories" / "two-nodes.yaml").read_text()
+
+    def made(folder: Path | None) -> Lab:
+        file = tmp_path / "lab.yaml"
+        file.write_text(text.replace("mesh:\n", f"mesh:\n  ca: {folder}\n", 1) if folder else text)
+        return Lab(read_inventory(file.read_text(), str(file)), str(file))
+
+    return made
+
+
+def test_a_lab_keeps_the_ca_that_its_inventory_names_and_refuses_another(lab_with, tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    one, two = (
+        external(LabCa.create(n), tmp_path / n, yesterday, yesterday + timedelta(days=9)) for n in ("one", "two")
+    )
+    assert require_ca(lab_with(one)) is not None
+    assert not lab_with(one).directories.pki.exists(), "asking makes nothing"
+    assert lab_ca(lab_with(one)).certificate == LabCa.load(one).certificate
+    with pytest.raises(LabError, match="the lab was made with another one"):
+        lab_ca(lab_with(two))
+    with pytest.raises(BadInput, match=r"lab.yaml:\d+:\d+: mesh.ca: .*missing"):
+        lab_ca(lab_with(tmp_path / "missing"))
+
+
+def test_a_lab_without_one_makes_its_own(lab_with):
+    lab = lab_with(None)
+    assert require_ca(lab) is None
+    assert lab_ca(lab).certificate == LabCa.load(lab.directories.pki / "ca").certificate
