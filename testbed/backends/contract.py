@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from ipaddress import IPv4Address
 from typing import Protocol
 
 from testbed.guests import NodeConnection
@@ -142,6 +143,15 @@ class Backend(Protocol):
 
     def connection(self, workload: str) -> NodeConnection:
         """The connection to the node that ``workload`` is on."""
+        ...
+
+    def reached_at(self, workload: str) -> IPv4Address:
+        """The address of ``workload`` itself, at which a stranger calls it past everything: of a pod the pod's."""
+        ...
+
+    def wire_addresses(self, workload: str) -> frozenset[IPv4Address]:
+        """What packets between machines have as the address of ``workload``: a pod has one of its own, and its
+        node's where it calls somebody outside the cluster."""
         ...
 
     def not_applicable(self, feature: str) -> str | None:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from ipaddress import IPv4Address
 
 from testbed.backends import looking
 from testbed.backends.answers import body_of
@@ -265,6 +266,14 @@ class StandaloneBackend:
     def connection(self, workload: str) -> NodeConnection:
         """The connection to the workload's node; :class:`KeyError` when there is no such workload."""
         return self._connections[self._topology.workload(workload).node]
+
+    def reached_at(self, workload: str) -> IPv4Address:
+        """Its address in the mesh network."""
+        return self._topology.workload(workload).address
+
+    def wire_addresses(self, workload: str) -> frozenset[IPv4Address]:
+        """That alone: nothing is translated."""
+        return frozenset({self.reached_at(workload)})
 
     def not_applicable(self, feature: str) -> str | None:
         """Why there is no ``feature`` here."""

@@ -88,7 +88,8 @@ def _companions(step: Step, evidence: Evidence) -> list[Companion]:
         when = step.when.model_copy(update=change)
         for instance in instances:
             into = evidence.strangers.setdefault(instance.name, [])
-            found.append(Companion(f"the stranger at {instance.name}", when, into, str(instance.address)))
+            at = str(evidence.lab.backend.reached_at(instance.name))
+            found.append(Companion(f"the stranger at {instance.name}", when, into, at))
     return found
 
 

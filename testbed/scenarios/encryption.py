@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from ipaddress import IPv4Address
 
 from testbed.model.expectation import Encrypted
-from testbed.model.topology import MeshWorkload
 from testbed.model.verdict import Verdict, failed, inconclusive, not_applicable, passed
 from testbed.scenarios.evidence import Control, Evidence
 from testbed.scenarios.judge import Afterwards, Terms
@@ -38,7 +37,8 @@ class EncryptedJudge(Afterwards):
             )
         if evidence.capture is None:
             return not_applicable("captures can't be taken in this lab")
-        flows = _between(caller, servers, evidence.capture)
+        at = evidence.lab.backend.wire_addresses
+        flows = _between(at(caller.name), frozenset().union(*(at(w.name) for w in servers)), evidence.capture)
         if not flows:
             return inconclusive("the capture saw nothing of the flow")
         marks = markers(evidence.spec.run)
@@ -93,12 +93,10 @@ class EncryptedJudge(Afterwards):
         return passed(f"TLS for {min(names)}, and the marker nowhere in {len(self.samples)} requests", numbers)
 
 
-def _between(caller: MeshWorkload, servers: Iterable[MeshWorkload], capture: bytes) -> dict[Flow, Stream]:
+def _between(caller: frozenset[IPv4Address], servers: frozenset[IPv4Address], capture: bytes) -> dict[Flow, Stream]:
     """Both directions between the two."""
-    addresses = {w.address for w in servers}
     return streams(
         s
         for s in read_capture(capture)
-        if (s.source == caller.address and s.target in addresses)
-        or (s.target == caller.address and s.source in addresses)
+        if (s.source in caller and s.target in servers) or (s.target in caller and s.source in servers)
     )

@@ -85,7 +85,7 @@ def _target(traffic: Traffic, lab: LabUnderTest, run: str) -> tuple[str, int, st
     if not traffic.mesh:
         backend = lab.of_service(service.name)[0]
         target = ports[port].target if port in ports else port
-        return str(backend.address), target, traffic.host or f"{service.name}:{port}"
+        return str(lab.backend.reached_at(backend.name)), target, traffic.host or f"{service.name}:{port}"
     return str(service.address), port, traffic.host or f"{service.name}:{port}"
 
 

@@ -42,7 +42,8 @@ def backend_of(lab: Lab, *, lasting: bool = False) -> Backend:
     api = api_of(lab)
     cluster = {n.name for n in lab.inventory.nodes if n.cluster is not None}
     places = ClusterPlaces(api, lab.topology, cluster)
-    return IstioBackend(lab.id, lab.topology, connections, api, places)
+    addresses = {name: lab.inventory.mesh_address(name) for name in cluster}
+    return IstioBackend(lab.id, lab.topology, connections, api, places, node_addresses=addresses)
 
 
 def standalone_of(lab: Lab, *, restored: bool = False, lasting: bool = False) -> StandaloneBackend:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from ipaddress import IPv4Address
+from types import MappingProxyType
 
 from testbed.backends.answers import body_of
 from testbed.backends.contract import Applied, MeshDiff, ProxyState
@@ -62,13 +64,16 @@ class IstioBackend:
         api: KubeApi,
         places: Places,
         guest: Guest | None = None,
+        node_addresses: Mapping[str, IPv4Address] = MappingProxyType({}),
     ) -> None:
+        """``node_addresses``: of the cluster's nodes, which what leaves the cluster has as its source."""
         self._topology = topology
         self._connections = connections
         self._api = api
         self._places = places
         self._resources = LabResources(api, lab)
         self._guest = guest or Guest()
+        self._node_addresses = node_addresses
         self._log = get("backends")
 
     @property
@@ -176,6 +181,18 @@ class IstioBackend:
     def connection(self, workload: str) -> NodeConnection:
         """The connection to the workload's node; :class:`KeyError` when there is no such workload."""
         return self._connections[self._topology.workload(workload).node]
+
+    def reached_at(self, workload: str) -> IPv4Address:
+        """The pod's address, or that of a machine's workload."""
+        return IPv4Address(self._place(workload).address)
+
+    def wire_addresses(self, workload: str) -> frozenset[IPv4Address]:
+        """A pod's address and its node's, or those of a machine's workload: its own."""
+        place = self._place(workload)
+        own = {IPv4Address(place.address)}
+        if place.is_pod and place.node in self._node_addresses:
+            own.add(self._node_addresses[place.node])
+        return frozenset(own)
 
     def not_applicable(self, feature: str) -> str | None:
         """Nothing is lacking: control plane and pods are there."""

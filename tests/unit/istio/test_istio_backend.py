@@ -207,3 +207,12 @@ def test_what_is_applied_is_read_back_without_the_witness(backend):
     assert [r.name for r in backend.applied()] == ["echo"]
     backend.apply(ResourceSet(), limit=5)
     assert len(backend.applied()) == 0
+
+
+def test_a_pod_has_its_own_address_on_the_wire_and_its_nodes_and_a_machines_workload_has_one(api, nodes):
+    places = ClusterPlaces(api, TOPOLOGY, {"server", "agent"})
+    addresses = {"agent": IPv4Address("10.78.0.11")}
+    found = IstioBackend("small", TOPOLOGY, nodes, api, places, node_addresses=addresses)
+    assert [str(found.reached_at(w)) for w in ("echo-v1", "echo-v2")] == ["10.42.1.7", "10.78.0.253"]
+    assert {str(a) for a in found.wire_addresses("echo-v1")} == {"10.42.1.7", "10.78.0.11"}
+    assert {str(a) for a in found.wire_addresses("echo-v2")} == {"10.78.0.253"}

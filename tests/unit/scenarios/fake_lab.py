@@ -125,6 +125,12 @@ class FakeMesh(socketserver.ThreadingTCPServer):
             return json.dumps({"version": f"{workload}/1.2.3/Clean/RELEASE/BoringSSL"}).encode()
         return json.dumps({"of": workload, "path": path}).encode()
 
+    def reached_at(self, workload: str) -> IPv4Address:
+        return self.topology.workload(workload).address
+
+    def wire_addresses(self, workload: str) -> frozenset[IPv4Address]:
+        return frozenset({self.reached_at(workload)})
+
     def not_applicable(self, feature: str) -> str | None:
         return "no pods here" if feature == "pods" else None
 

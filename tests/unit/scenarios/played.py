@@ -32,7 +32,9 @@ CLIENT = TOPOLOGY.workloads[0]
 
 class Lab(SimpleNamespace):
     topology = TOPOLOGY
-    backend = SimpleNamespace(applied=ResourceSet)
+    backend = SimpleNamespace(
+        applied=ResourceSet, wire_addresses=lambda name: frozenset({TOPOLOGY.workload(name).address})
+    )
 
     def of_name(self, name):
         found = tuple(w for w in TOPOLOGY.workloads if name in (w.name, w.labels["app"]))
@@ -67,14 +69,14 @@ def sample(seq=0, version="v1", status=200, took=0.01, body="", error="", sent=N
     )
 
 
-def judged(expectation, samples, *, traffic=None, **evidence):
+def judged(expectation, samples, *, traffic=None, lab=None, **evidence):
     when = Traffic.model_validate({"from": "client", "service": "reviews", **(traffic or {})})
     judge = build(Expectation.model_validate(expectation), Terms(when), TOPOLOGY)
     samples = [Sample(i, i % 4, *s[2:]) for i, s in enumerate(map(astuple, samples))]
     spec = TrafficSpec(
         "run7", "10.0.0.9", 80, "reviews", tuple(Request(key=f"k{i}") for i in range(4)), len(samples)
     )
-    found = Played(Lab(), spec, CLIENT, **evidence)
+    found = Played(Lab(**(lab or {})), spec, CLIENT, **evidence)
     for s in samples:
         found.samples.append(s)
         judge.take(s)

@@ -1,6 +1,8 @@
 """Every expectation holds on a mesh that keeps it and fails on one that does not."""
 
 import dataclasses
+from ipaddress import IPv4Address
+from types import SimpleNamespace
 
 import pytest
 from fake_capture import client_hello, pcap, segment
@@ -12,6 +14,7 @@ from testbed.model.fault import Fault
 from testbed.model.scenario import Traffic
 from testbed.model.verdict import Outcome
 from testbed.report.record import FaultSpan, Mark
+from testbed.resources import ResourceSet
 from testbed.scenarios.building import BUILDERS, build
 from testbed.scenarios.evidence import PastTraffic
 from testbed.scenarios.judge import Terms
@@ -364,6 +367,30 @@ def test_a_first_packet_that_was_lost_and_sent_again_makes_no_plaintext_of_tls()
         *(segment("10.0.0.1", "10.0.0.3", part, port=40001, at=at) for part, at in parts),
     )
     assert judged({"encrypted": {"service": "reviews"}}, many(), capture=late, **CONTROL).outcome is P
+
+
+def test_of_pods_the_flow_is_told_by_the_addresses_that_it_has_on_the_wire():
+    """Those of the topology are nobody's there: a capture of theirs would be found empty, or worse, harmless."""
+    addresses = {
+        "client-v1": {"10.42.1.9", "10.78.0.11"},
+        "reviews-v2": {"10.42.2.7"},
+        "reviews-v3": {"10.78.0.250"},
+    }
+    at = {name: frozenset(map(IPv4Address, found)) for name, found in addresses.items()}
+    backend = SimpleNamespace(applied=ResourceSet, wire_addresses=lambda name: at[name])
+    plain = b"GET / HTTP/1.1\r\nx-testbed-request: run7-0\r\n\r\n"
+
+    def verdict(source, target):
+        expected = {"encrypted": {"service": "reviews"}}
+        return judged(
+            expected, many(), lab={"backend": backend}, capture=pcap(segment(source, target, plain))
+        ).outcome
+
+    assert verdict("10.42.1.9", "10.42.2.7") is F, "from pod to pod"
+    assert verdict("10.78.0.11", "10.78.0.250") is F, "out of the cluster under the node's address"
+    assert verdict("10.42.2.7", "10.42.1.9") is F, "an answer"
+    assert verdict("10.0.0.1", "10.0.0.3") is U, "as the topology has it"
+    assert verdict("10.42.1.9", "10.42.3.3") is U, "to somebody else"
 
 
 @pytest.mark.parametrize("run", ["00000000", "ffffffff", "0a1b2c3d", "deadbeef", "12345678"])
