@@ -20,7 +20,7 @@ from testbed.model.overtime import (
     TimeToRecover,
 )
 from testbed.model.topology import Topology
-from testbed.model.verdict import Outcome, Verdict, failed, inconclusive, passed
+from testbed.model.verdict import Outcome, Verdict, failed, inconclusive, not_applicable, passed
 from testbed.report.plain import cause_of
 from testbed.report.record import FaultSpan, Mark
 from testbed.scenarios.evidence import Evidence
@@ -126,7 +126,9 @@ class TimeToEjectJudge(AfterFaults):
         self.expected = expected
 
     def judge(self, evidence: Evidence, bit: float, ended: float) -> Verdict:
-        """From the proxy's own log of ejections."""
+        """From the proxy's own log of ejections; NOT_APPLICABLE where proxies keep none."""
+        if reason := evidence.lab.backend.not_applicable("ejections"):
+            return not_applicable(reason)
         name = self.expected.workload
         early = next((m for m in evidence.marks if _ejects(m) and m.time < bit - evidence.resolution), None)
         if early is not None:

@@ -48,6 +48,8 @@ _CONTAINER = "istio-proxy"
 
 _DRAINING = "_draining"
 
+_LACKS = {"ejections": "Istio's proxies write no log of ejections"}
+
 
 class IstioBackend:
     """The mesh of the lab ``lab``; see :class:`~testbed.backends.contract.Backend`.
@@ -195,8 +197,8 @@ class IstioBackend:
         return frozenset(own)
 
     def not_applicable(self, feature: str) -> str | None:
-        """Nothing is lacking: control plane and pods are there."""
-        return None
+        """What Istio's own bootstrap lacks; control plane and pods are there."""
+        return _LACKS.get(feature)
 
     # What is there
 

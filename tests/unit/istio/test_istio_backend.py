@@ -216,3 +216,8 @@ def test_a_pod_has_its_own_address_on_the_wire_and_its_nodes_and_a_machines_work
     assert [str(found.reached_at(w)) for w in ("echo-v1", "echo-v2")] == ["10.42.1.7", "10.78.0.253"]
     assert {str(a) for a in found.wire_addresses("echo-v1")} == {"10.42.1.7", "10.78.0.11"}
     assert {str(a) for a in found.wire_addresses("echo-v2")} == {"10.78.0.253"}
+
+
+def test_what_istios_proxies_lack_is_said(backend):
+    assert backend.not_applicable("pods") is None
+    assert backend.not_applicable("ejections") == "Istio's proxies write no log of ejections"

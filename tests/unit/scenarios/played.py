@@ -33,7 +33,9 @@ CLIENT = TOPOLOGY.workloads[0]
 class Lab(SimpleNamespace):
     topology = TOPOLOGY
     backend = SimpleNamespace(
-        applied=ResourceSet, wire_addresses=lambda name: frozenset({TOPOLOGY.workload(name).address})
+        applied=ResourceSet,
+        wire_addresses=lambda name: frozenset({TOPOLOGY.workload(name).address}),
+        not_applicable=lambda feature: None,
     )
 
     def of_name(self, name):

@@ -369,6 +369,15 @@ def test_a_first_packet_that_was_lost_and_sent_again_makes_no_plaintext_of_tls()
     assert judged({"encrypted": {"service": "reviews"}}, many(), capture=late, **CONTROL).outcome is P
 
 
+def test_where_proxies_log_no_ejections_nothing_is_said_of_one_and_the_rest_is_judged():
+    lacks = SimpleNamespace(applied=ResourceSet, not_applicable=lambda feature: f"no log of {feature}")
+    expected = {"timeToEject": {"workload": "reviews-v2", "within": "1s"}}
+    assert judged(expected, many(), lab={"backend": lacks}, **EJECTED).outcome is N
+    both = judged({**expected, "status": 200}, many(), lab={"backend": lacks}, **EJECTED)
+    assert both.outcome is P
+    assert "not judged: timeToEject: no log of ejections" in both.reason
+
+
 def test_of_pods_the_flow_is_told_by_the_addresses_that_it_has_on_the_wire():
     """Those of the topology are nobody's there: a capture of theirs would be found empty, or worse, harmless."""
     addresses = {
