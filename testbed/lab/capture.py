@@ -16,7 +16,7 @@ from testbed.lab.machines import MESH, tap_name
 
 @contextmanager
 def capture(lab: Lab, node: str, keep: Path | None = None, only: str = "tcp") -> Iterator[Path]:
-    """What of the node's mesh interface the filter ``only`` lets through (pcap-filter(7)), into the file that is yielded.
+    """What the filter ``only`` (pcap-filter(7)) lets through of the node's mesh interface, into the file yielded.
 
     The file goes with the context; with ``keep``, a folder, it stays there: whole then, and the caller's to remove.
     Raises :class:`LabError` when tcpdump doesn't start, with its words.
