@@ -103,6 +103,7 @@ def _files(client: KeyPair, host_key: KeyPair) -> Mapping[str, tuple[bytes, int]
         "/etc/ssh/ssh_host_ed25519_key": (host_key.private, 0o600),
         "/root/.ssh/authorized_keys": (f"{client.public.strip()}\n".encode(), 0o600),
         "/etc/hostname": (b"peer\n", 0o644),
+        "/etc/fstab": (b"# vagrant looks for its own lines here\n", 0o644),
     }
 
 

@@ -140,7 +140,7 @@ class Host:
                 raise LabError(arguments[0], "run", f"it took more than {LIMIT:g} s", "run it by hand") from None
             raise
         if check and process.returncode != 0:
-            last = " | ".join(said.strip().splitlines()[-3:])
+            last = " | ".join(said.strip().splitlines()[-8:])
             raise LabError(arguments[0], "run", f"status {process.returncode}: {last}", "run it by hand")
         return said
 

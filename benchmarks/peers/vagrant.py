@@ -73,8 +73,10 @@ def vagrantfile(count: int, key: Path, *, emulated: bool) -> str:
     return f"""\
 Vagrant.configure("2") do |config|
   config.vm.box = "{BOX}"
+  config.vm.box_check_update = false
   config.vm.synced_folder ".", "/vagrant", disabled: true
   config.ssh.username = "root"
+  config.ssh.sudo_command = "%c"
   config.ssh.private_key_path = "{key}"
   config.vm.provider "libvirt" do |libvirt|
 {driver}  end
