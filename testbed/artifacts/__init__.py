@@ -2,7 +2,7 @@
 
 from testbed.artifacts.catalogue import Artifact, Catalogue, read_catalogue
 from testbed.artifacts.lockfile import LockFile, Pin
-from testbed.artifacts.needed import K3S_IMAGES, SAMPLES, archives_for, k3s_archive, needed, on_nodes
+from testbed.artifacts.needed import K3S_IMAGES, SAMPLES, k3s_archive, needed, on_nodes
 from testbed.artifacts.releases import envoy, mirror_envoy, pinned, planned_envoy
 from testbed.artifacts.sources import MIRROR_VARIABLE, Source, mirror_of_environment, sources
 from testbed.artifacts.store import OnProgress, Pulled, State, Store
@@ -20,7 +20,6 @@ __all__ = [
     "Source",
     "State",
     "Store",
-    "archives_for",
     "envoy",
     "k3s_archive",
     "mirror_envoy",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from testbed.artifacts.catalogue import Artifact, Catalogue, read_catalogue
-from testbed.model.inventory import Inventory, Node
+from testbed.model.inventory import Inventory
 
 
 def needed(inventory: Inventory, catalogue: Catalogue | None = None) -> tuple[Artifact, ...]:
@@ -25,22 +25,6 @@ K3S_IMAGES = "k3s/k3s-images.tar"
 """Where it has those of k3s's own images that the lab uses, picked from the release's archive."""
 
 _K3S_ARCHIVE = "k3s-airgap-images-amd64.tar.zst"
-
-
-def archives_for(inventory: Inventory, node: Node, catalogue: Catalogue | None = None) -> tuple[str, ...]:
-    """Archives of images that the node of the cluster needs beside k3s's own, by their paths on the shared disk.
-
-    No more: a node brings each into its store before its first pod, which takes an emulated one a minute.
-    """
-    hosts = {name for w in inventory.workloads for name in w.node}
-    proxies = hosts | {g.node for g in inventory.gateways}
-    keeps = {"pilot.tar": node.cluster == "server", "proxyv2.tar": node.name in proxies}
-    released = [
-        place
-        for place, artifact in on_nodes(needed(inventory, catalogue)).items()
-        if artifact.is_image and keeps.get(artifact.name, True)
-    ]
-    return (*released, *([SAMPLES] if node.name in hosts else []))
 
 
 def on_nodes(wanted: tuple[Artifact, ...]) -> Mapping[str, Artifact]:

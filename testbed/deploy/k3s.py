@@ -6,12 +6,10 @@ Pure: inventory in, files out.  Keys of ``config.yaml`` are the flags of ``k3s s
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
 from types import MappingProxyType
 
 import yaml
 
-from testbed.artifacts import K3S_IMAGES
 from testbed.deploy.files import NodeFile, UnitFiles
 from testbed.deploy.registries import REGISTRIES, RegistriesAccess, registry_files
 from testbed.model.clusters import API_PORT, api_address
@@ -28,20 +26,20 @@ _AUDIT_POLICY = "/etc/rancher/k3s/audit.yaml"
 _AUDIT_LOG = "/var/log/kubernetes/audit.log"
 _PACKAGED = ("traefik", "servicelb", "metrics-server", "local-storage")
 _MESH_DEVICE = "eth1"
+_STATE = "/var/lib/rancher/k3s"
+_STORE = f"{_STATE}/agent/containerd"
 
 
 def k3s_files(
     inventory: Inventory,
     node: Node,
     token: str,
-    archives: Collection[str] = (),
     registries: RegistriesAccess = MappingProxyType({}),
 ) -> UnitFiles:
     """Everything for ``node``, which must be a server or an agent; ``token`` is the lab's secret for joining.
 
-    ``archives`` are archives of images beside k3s's own, by their paths on the shared disk: k3s brings what lies in
-    its folder of images into containerd before the first pod starts.  ``registries`` has what the inventory's
-    registries want to see.
+    ``registries`` has what the inventory's registries want to see.  k3s and all images lie unpacked on the shared
+    disk (:mod:`testbed.images.unpacked`).
     """
     unit = "k3s.service" if node.cluster == "server" else "k3s-agent.service"
     files = [
@@ -52,9 +50,7 @@ def k3s_files(
     if node.cluster == "server" and inventory.cluster.audit_log:
         files.append(NodeFile(_AUDIT_POLICY, _yaml(_AUDIT), 0o600))
     files.append(NodeFile(f"/etc/systemd/system/{unit}", _unit(inventory, node)))
-    links = {"/usr/local/bin/k3s": f"{SHARED}/k3s/k3s"}
-    for archive in (K3S_IMAGES, *archives):
-        links[f"/var/lib/rancher/k3s/agent/images/{archive.rpartition('/')[2]}"] = f"{SHARED}/{archive}"
+    links = {"/usr/local/bin/k3s": f"{SHARED}/k3s/k3s", f"{_STATE}/data": f"{SHARED}/k3s/data"}
     return UnitFiles(unit, tuple(files), links, () if inventory.cluster.registries else (REGISTRIES,))
 
 
@@ -157,6 +153,9 @@ def _unit(inventory: Inventory, node: Node) -> str:
         *(f"ExecStartPre=/sbin/ip address replace {address}/32 dev {_MESH_DEVICE}" for address in own),
         "ExecStartPre=-/sbin/modprobe br_netfilter",
         "ExecStartPre=-/sbin/modprobe overlay",
+        # containerd's folder begins with every image in it; a copy that was cut off is made again
+        f"ExecStartPre=/bin/sh -c 'test -d {_STORE} || {{ rm -rf {_STORE}.new && mkdir -p {_STATE}/agent && "
+        f"cp -a {SHARED}/k3s/store/start {_STORE}.new && mv {_STORE}.new {_STORE}; }}'",
         f"ExecStart=/usr/local/bin/k3s {role}",
         # pods outlive a restart of k3s
         "KillMode=process",

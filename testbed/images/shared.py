@@ -8,16 +8,18 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from testbed.errors import LabError
 from testbed.images.build import building, require, system_environment
 from testbed.images.recipe import tree
+from testbed.images.unpacked import VERSION
 from testbed.model.proxy import content_hash
 
 _SPARE = 8 * 1024 * 1024
+_SPARE_INODES = 64
 _NONE: Mapping[str, Path] = MappingProxyType({})
 
 
@@ -27,6 +29,8 @@ def shared_key(envoy: Path, folder: Path, releases: Mapping[str, Path] = _NONE) 
     ``releases``: path on the disk -> file, below the folder of its version.
     """
     parts: list[str | bytes] = ["3", envoy.parent.name]
+    if releases:
+        parts.append(VERSION)
     for place, source in sorted(releases.items()):
         parts += [place, source.parent.name]
     for file in tree(folder):
@@ -34,9 +38,18 @@ def shared_key(envoy: Path, folder: Path, releases: Mapping[str, Path] = _NONE) 
     return content_hash(*parts)
 
 
-def build_shared(envoy: Path, folder: Path, cache: Path, releases: Mapping[str, Path] = _NONE) -> Path:
+def build_shared(
+    envoy: Path,
+    folder: Path,
+    cache: Path,
+    releases: Mapping[str, Path] = _NONE,
+    finish: Callable[[Path], None] | None = None,
+) -> Path:
     """The disk (raw ext4) with ``bin/envoy``, everything below ``folder`` (``images/shared``), and ``releases``;
-    packages among these are unpacked, see :func:`unpacked_name`."""
+    packages among these are unpacked, see :func:`unpacked_name`, and ``finish`` does the rest to the tree.
+
+    A lab without releases has nothing to finish: what ``finish`` does is part of the key by its version only.
+    """
     target = cache / "shared" / shared_key(envoy, folder, releases)
     with building(target) as work:
         if work is not None:
@@ -59,6 +72,8 @@ def build_shared(envoy: Path, folder: Path, cache: Path, releases: Mapping[str, 
                         _unpack(source, path.with_name(unpacked_name(path.name)))
                     else:
                         shutil.copy(source, path)  # with its mode
+                if finish is not None:
+                    finish(top)
                 _make_disk(top, work / "disk.raw")
     return target / "disk.raw"
 
@@ -79,10 +94,12 @@ def _unpack(package: Path, folder: Path) -> None:
 
 
 def _make_disk(top: Path, disk: Path) -> None:
-    content = sum(4096 + path.stat().st_size for path in top.rglob("*"))
-    kilobytes = (content * 102 // 100 + _SPARE) // 1024
+    sizes = [path.lstat().st_size for path in top.rglob("*")]
+    inodes = len(sizes) + _SPARE_INODES
+    kilobytes = ((sum(sizes) + 4096 * len(sizes) + 256 * inodes) * 102 // 100 + _SPARE) // 1024
     # no journal: nobody writes; owner root whoever builds it
     argv = ["mke2fs", "-q", "-t", "ext4", "-L", "testbed", "-O", "^has_journal", "-m", "0", "-E", "root_owner=0:0"]
+    argv += ["-N", str(inodes)]
     done = subprocess.run(
         [*argv, "-d", str(top), str(disk), f"{kilobytes}k"],
         check=False,

@@ -22,6 +22,7 @@ from testbed.images import (
 from testbed.images.packaged import PackagedImages, packaged_images, planned_packaged
 from testbed.images.recipe import RecipeFolder
 from testbed.images.samples import SamplesImage, planned_samples, samples_image
+from testbed.images.unpacked import unpack_cluster
 from testbed.model.clusters import image_packages
 from testbed.model.inventory import Image, Inventory
 
@@ -107,9 +108,10 @@ class Disks:
         return self.shared.exists()
 
     def build_shared(self) -> None:
-        """Build it unless the cache has it; fetches Envoy first, and makes the archives of images."""
+        """Build it unless the cache has it; fetches Envoy first, makes the archives of images and unpacks them."""
         if self.samples is not None:
             samples_image(*_sample_folders(self.home), self.cache)
         if self.packaged is not None:
             packaged_images(self.packaged)
-        build_shared(artifacts.envoy(self.cache), self._shared_folder, self.cache, self.releases)
+        finish = unpack_cluster if self.packaged is not None else None
+        build_shared(artifacts.envoy(self.cache), self._shared_folder, self.cache, self.releases, finish)

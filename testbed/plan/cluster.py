@@ -1,4 +1,4 @@
-"""The cluster's part of a plan: servers one after the other, agents all at once, then the mesh's control plane."""
+"""The cluster's part of a plan: servers in turn, then agents all at once beside the mesh's control plane."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def cluster_steps(wanted: WantedLab, observed: ObservedLab, renewed: frozenset[s
             "down",
             "its Deployments are available at this version and with these settings",
             Stage.CLUSTER,
-            frozenset(_name(n) for n in (*cluster.servers, *cluster.agents)),
+            # istiod runs on servers: agents join meanwhile
+            frozenset(_name(n) for n in cluster.servers),
         )
     if observed.pods != cluster.pods or changed:
         yield Step(

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from testbed.artifacts import Catalogue, archives_for, needed, on_nodes, read_catalogue
+from testbed.artifacts import Catalogue, read_catalogue
 from testbed.backends.istio.installing import operator
 from testbed.backends.istio.manifests import objects
 from testbed.deploy.files import UnitFiles
@@ -67,20 +67,12 @@ def node_units(
     node: Node,
     secrets: ClusterSecrets,
     registries: RegistriesAccess,
-    catalogue: Catalogue | None = None,
 ) -> tuple[UnitFiles, ...]:
     """What the cluster has on a node: k3s, and on one of several servers what moves the API's address."""
-    k3s = k3s_files(inventory, node, secrets.token, archives_for(inventory, node, catalogue), registries)
+    k3s = k3s_files(inventory, node, secrets.token, registries)
     if node.cluster == "server" and len(inventory.servers()) > 1:
         return k3s, keepalived_files(inventory, node, secrets.address)
     return (k3s,)
-
-
-def images_on(inventory: Inventory, node: Node) -> tuple[str, ...]:
-    """References of the images that a node brings into its store from those archives."""
-    released = on_nodes(needed(inventory))
-    archives = archives_for(inventory, node)
-    return tuple(released[a].address if a in released else _samples().reference for a in archives)
 
 
 def node_digest(
@@ -89,7 +81,7 @@ def node_digest(
     """Content hash of that, without the lab's secrets, and of k3s's version."""
     found = catalogue or read_catalogue()
     k3s = inventory.cluster.version or found.default("k3s")
-    units = node_units(inventory, node, ClusterSecrets(), registries, found)
+    units = node_units(inventory, node, ClusterSecrets(), registries)
     return content_hash(k3s, *(unit.digest for unit in units))
 
 

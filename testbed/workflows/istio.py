@@ -13,17 +13,16 @@ import yaml
 
 from testbed.artifacts import needed
 from testbed.artifacts.istio import generate, has_istio_filters, istioctl
-from testbed.backends.istio.api import ApiRefused, KubeApi
+from testbed.backends.istio.api import ApiRefused
 from testbed.backends.istio.installing import around, in_order, mesh_config, operator
 from testbed.backends.istio.manifests import log_folder
-from testbed.backends.istio.objects import LabObjects, images_of
+from testbed.backends.istio.objects import LabObjects
 from testbed.backends.istio.places import ClusterPlaces
 from testbed.deploy.files import NodeFile, UnitFiles
 from testbed.deploy.sidecar import AUDIENCE, TOKEN_LIFE, Identity, hosts_file, sidecar_files
 from testbed.errors import LabError
 from testbed.host.directories import cache_root
 from testbed.lab.lab import Lab
-from testbed.model.inventory import Inventory, Node
 from testbed.model.topology import MeshWorkload
 from testbed.plan import ObservedLab
 from testbed.waiting import NotYet, wait_until
@@ -32,7 +31,6 @@ from testbed.workflows.cluster import (
     CONTROL_PLANE,
     PODS,
     cluster_objects,
-    images_on,
     istio_version,
     wanted_cluster,
 )
@@ -70,7 +68,6 @@ def install_control_plane(lab: Lab, cancel: threading.Event) -> None:
     assert wanted is not None  # noqa: S101 the step is of a cluster's plan
     with closing(api_of(lab)) as api:
         objects = LabObjects(api, lab.id)
-        _wait_for_images(api, inventory, inventory.servers(), cancel)
         objects.apply([*around(inventory, ca.as_files()), *manifests])
         _wait("the API serves Istio's kinds", lambda: _known(objects), cancel)
         _wait("istiod is available", lambda: objects.available(manifests), cancel)
@@ -95,24 +92,11 @@ def deploy_pods(lab: Lab, cancel: threading.Event) -> None:
     manifests = cluster_objects(lab.inventory)
     with closing(api_of(lab)) as api:
         objects = LabObjects(api, lab.id)
-        _wait_for_images(api, lab.inventory, (*lab.inventory.servers(), *lab.inventory.agents()), cancel)
         objects.apply(manifests)
         objects.prune(manifests)
         _wait("the pods are available", lambda: objects.available(manifests), cancel)
         objects.note(PODS, wanted.pods)
     name_namespaces(lab)
-
-
-def _wait_for_images(api: KubeApi, inventory: Inventory, nodes: Iterable[Node], cancel: threading.Event) -> None:
-    """k3s imports its archives while the node is Ready already; a pod that comes before is late by minutes."""
-    for node in nodes:
-        wanted = frozenset(images_on(inventory, node))
-
-        def stored(node: Node = node, wanted: frozenset[str] = wanted) -> None:
-            if missing := sorted(wanted - images_of(api, node.name)):
-                raise NotYet(f"not yet: {', '.join(missing)}")
-
-        _wait(f"the images of {node.name} are in its store", stored, cancel)
 
 
 def pods_of(lab: Lab) -> tuple[MeshWorkload, ...]:

@@ -139,12 +139,6 @@ def node_state(api: KubeApi, node: str) -> Health:
     return Health(ready["status"] == "True", f"Ready is {ready['status']}: {ready.get('message', '')}")
 
 
-def images_of(api: KubeApi, node: str) -> frozenset[str]:
-    """References of the images in the node's store, as its kubelet tells them, some seconds after they came."""
-    found = api.get(api.path("v1", "Node", "", node))
-    return frozenset(name for i in found.get("status", {}).get("images", []) for name in i.get("names") or ())
-
-
 def _place(pod: Mapping[str, Any]) -> str:
     node = (pod.get("spec") or {}).get("nodeName")
     return f" on {node}" if node else ""

@@ -4,6 +4,8 @@ Write these anew with: TESTBED_GOLDEN=write pytest tests/unit/deploy/test_deploy
 """
 
 import os
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -142,10 +144,36 @@ def test_a_token_is_made_once_and_is_not_readable_by_others(tmp_path):
     assert [p.name for p in (tmp_path / "pki").iterdir()] == ["token"]
 
 
-def test_images_of_istio_lie_where_k3s_looks_for_them():
+def test_nothing_is_unpacked_by_a_node():
     there = inventory("k3s-small")
-    links = k3s_files(there, there.nodes[1], TOKEN, ["istio/proxyv2.tar"]).links
-    assert links["/var/lib/rancher/k3s/agent/images/proxyv2.tar"] == "/opt/testbed/istio/proxyv2.tar"
+    wanted = k3s_files(there, there.nodes[1], TOKEN)
+    assert wanted.links["/var/lib/rancher/k3s/data"] == "/opt/testbed/k3s/data"
+    [unit] = (f.content for f in wanted.files if f.path.endswith(".service"))
+    store = next(line for line in unit.splitlines() if "/opt/testbed/k3s/store/start" in line)
+    assert unit.index(store) < unit.index("ExecStart=")
+
+
+def test_the_store_that_a_node_begins_with_is_whole_or_made_again(tmp_path):
+    """The unit's own command, below another root: whole once done, left alone then, made anew when cut off."""
+    there = inventory("k3s-small")
+    [unit] = (f.content for f in k3s_files(there, there.nodes[1], TOKEN).files if f.path.endswith(".service"))
+    line = next(line for line in unit.splitlines() if "/opt/testbed/k3s/store/start" in line)
+    command = line.removeprefix("ExecStartPre=").replace("/var/lib", f"{tmp_path}/var")
+    command = command.replace("/opt/testbed", f"{tmp_path}/opt")
+    start = tmp_path / "opt/k3s/store/start"
+    start.mkdir(parents=True)
+    (start / "meta.db").write_text("whole")
+    (start / "layer").symlink_to("/opt/testbed/k3s/store/layers/1")
+    store = tmp_path / "var/rancher/k3s/agent/containerd"
+    (store.with_name("containerd.new")).mkdir(parents=True)
+    (store.with_name("containerd.new") / "half").write_text("")
+    subprocess.run(shlex.split(command), check=True)
+    assert sorted(p.name for p in store.iterdir()) == ["layer", "meta.db"]
+    assert str((store / "layer").readlink()) == "/opt/testbed/k3s/store/layers/1"
+    (store / "meta.db").write_text("used")
+    subprocess.run(shlex.split(command), check=True)
+    assert (store / "meta.db").read_text() == "used"
+    assert [p.name for p in store.parent.iterdir()] == ["containerd"]
 
 
 # From what a node has to what it must have
