@@ -55,7 +55,7 @@ class Watch:
 
 def paused(lab: Lab, folder: Path) -> None:
     """All stop, all are written, all go on."""
-    hypervisor, nodes = lab.hypervisor, [node.name for node in lab.inventory.nodes]
+    hypervisor, nodes = lab.hypervisor(), [node.name for node in lab.inventory.nodes]
     with ThreadPoolExecutor(len(nodes)) as pool:
         list(pool.map(lambda node: pause(hypervisor, node), nodes))
         list(pool.map(lambda node: save_memory(hypervisor, node, folder / node), nodes))
@@ -66,7 +66,7 @@ def precopied(lab: Lab, folder: Path) -> None:
     """Each is written while it runs, and stops for the rest."""
 
     def save(node: str) -> None:
-        domain = lab.hypervisor.domain(node)
+        domain = lab.hypervisor().domain(node)
         root = ET.Element("domainsnapshot")
         ET.SubElement(root, "memory", snapshot="external", file=str(folder / node))
         disks = ET.SubElement(root, "disks")
@@ -95,7 +95,7 @@ def main() -> None:
     for _ in range(options.runs):
         for way, save in ways.items():
             with tempfile.TemporaryDirectory(dir=lab.directories.state) as folder:
-                watch = Watch(lab.hypervisor.connection.getURI())
+                watch = Watch(lab.hypervisor().connection.getURI())
                 began = time.monotonic()
                 save(lab, Path(folder))
                 took = time.monotonic() - began
