@@ -31,6 +31,7 @@ _BINARY, _DATA, _STORE = "k3s/k3s", "k3s/data", "k3s/store"
 _CONTENT = Path("io.containerd.content.v1.content/blobs")
 _DATABASE = Path("io.containerd.metadata.v1.bolt/meta.db")
 _LAYERS = Path("io.containerd.snapshotter.v1.overlayfs")
+_HUB = "docker.io/"
 _STEP = 60.0
 """Seconds for containerd to answer, or to end."""
 _LIMIT = 600.0
@@ -62,9 +63,14 @@ def unpack_cluster(top: Path) -> None:
     archives = sorted(top.rglob("*.tar"))
     with tempfile.TemporaryDirectory(dir=top.parent, prefix="containerd-") as root:
         with _containerd(programs, Path(root)) as socket:
+            images = [str(programs / "ctr"), "--address", str(socket), "--namespace", "k8s.io", "images"]
             for archive in archives:
-                ctr = [str(programs / "ctr"), "--address", str(socket), "--namespace", "k8s.io"]
-                _run(f"unpack {archive.name}", [*ctr, "images", "import", str(archive)])
+                _run(f"unpack {archive.name}", [*images, "import", str(archive)])
+            for name in _run("list the images", [*images, "list", "--quiet"]).split():
+                short = name.removeprefix(_HUB)
+                if short != name and "pause" in short:
+                    # k3s names it so to containerd, which takes a pod's first image by the very name
+                    _run(f"name {short}", [*images, "tag", name, short])
         _lay_store(Path(root), top / _STORE)
     for archive in archives:
         archive.unlink()
@@ -141,10 +147,12 @@ def _lay_store(root: Path, store: Path) -> None:
         link.symlink_to(MOUNTED / _STORE / "blobs" / blob.relative_to(blobs))
 
 
-def _run(action: str, argv: Sequence[str], environment: dict[str, str] | None = None) -> None:
-    cause = ""
+def _run(action: str, argv: Sequence[str], environment: dict[str, str] | None = None) -> str:
+    """Run a program; its output.  LabError with its last words when it fails."""
+    said, cause = "", ""
     try:
         done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment, timeout=_LIMIT)
+        said = done.stdout
         if done.returncode != 0:
             words = (done.stderr.strip() or done.stdout.strip()).splitlines()
             cause = words[-1] if words else f"status {done.returncode}"
@@ -154,6 +162,7 @@ def _run(action: str, argv: Sequence[str], environment: dict[str, str] | None = 
         cause = f"it took more than {_LIMIT:g} s"
     if cause:
         raise LabError("shared disk", action, cause, "testbed artifacts verify")
+    return said
 
 
 def _last(log: Path) -> str:

@@ -33,7 +33,13 @@ cat >"$made/ctr" <<'END'
 #!/bin/sh
 [ -s "$2" ] || exit 1
 [ "$3" = version ] && exit 0
-[ "$3 $4 $5 $6" = "--namespace k8s.io images import" ] || exit 2
+[ "$3 $4 $5" = "--namespace k8s.io images" ] || exit 2
+if [ "$6" = list ]; then
+    printf '%s\n' docker.io/rancher/mirrored-pause:3.6 docker.io/istio/pilot:1 lab/echo:1
+    exit
+fi
+[ "$6" = tag ] && exec echo "$7 $8" >>"$(cat "$2")/io.containerd.metadata.v1.bolt/meta.db"
+[ "$6" = import ] || exit 2
 grep -q broken "$7" && { echo "ctr: unexpected EOF" >&2; exit 1; }
 root=$(cat "$2") name=$(basename "$7" .tar)
 layer=$root/io.containerd.snapshotter.v1.overlayfs/snapshots/$name
@@ -69,7 +75,10 @@ def test_layers_and_blobs_stay_on_the_disk_and_the_rest_is_what_a_node_begins_wi
     assert not list(top.rglob("*.tar"))
     assert (top / "k3s/store/layers/pilot/bin/program").read_text() == "two"
     start = top / "k3s/store/start"
-    assert (start / "io.containerd.metadata.v1.bolt/meta.db").read_text() == "content\n"
+    assert (start / "io.containerd.metadata.v1.bolt/meta.db").read_text().splitlines() == [
+        "content",
+        "docker.io/rancher/mirrored-pause:3.6 rancher/mirrored-pause:3.6",
+    ]
     own = start / "io.containerd.snapshotter.v1.overlayfs"
     assert (own / "metadata.db").read_text() == "layers\n"
     assert sorted(p.name for p in (own / "snapshots").iterdir()) == ["k3s-images", "pilot"]
