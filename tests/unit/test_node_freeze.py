@@ -46,14 +46,13 @@ def frozen(folder):
 
 def test_services_that_nobody_lets_go_on_do_so_by_themselves_and_no_longer_count_as_standing(node):
     folder, run = node
+    (folder / "testbed-freeze.standing").write_text("1\n")  # before: they may go on before this test goes on
     run("ready")
-    (folder / "testbed-freeze.standing").write_text("1\n")
 
     def gone():
         if (folder / "testbed-freeze.standing").exists():
             raise NotYet("there")
 
-    assert frozen(folder) == "1"
     wait_until("they go on", gone, limit=10, interval=0.05)
     assert frozen(folder) == "0"
 
