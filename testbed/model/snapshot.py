@@ -6,13 +6,19 @@ so that an image from elsewhere is refused with a reason and not by a guest that
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 FORMAT = 2
 """Raised when snapshots of before can't be read any more."""
+
+
+CLUSTER_LIFE = timedelta(hours=8)
+"""For so long a snapshot of a cluster can be restored.  Istio's certificates live for a day and are renewed after
+half of it, by a timer that stands still with the machine: after a longer sleep they would run out first
+(istio/ztunnel#1481 has what comes of it)."""
 
 
 class _Model(BaseModel):
@@ -80,6 +86,16 @@ class Manifest(_Model):
     def size(self) -> int:
         """Bytes of all its files."""
         return sum(f.size for f in self.files.values())
+
+
+def run_out(manifest: Manifest, now: datetime, *, cluster: bool) -> str:
+    """Why a snapshot is too old by ``now``, or empty: what a cluster's workloads prove themselves with runs out."""
+    age = now - manifest.saved
+    if not cluster or age <= CLUSTER_LIFE:
+        return ""
+    hours = age.total_seconds() / 3600
+    limit = CLUSTER_LIFE.total_seconds() / 3600
+    return f"it was saved {hours:.1f} hours ago: certificates in a cluster run out, it is good for {limit:g} hours"
 
 
 def misfit(manifest: Manifest, base: str, emulated: Emulated, media: str) -> str:

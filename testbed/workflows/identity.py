@@ -18,6 +18,8 @@ from testbed.model.snapshot import FORMAT, Emulated
 from testbed.pki.credentials import fingerprint
 from testbed.resources import ResourceSet, dump
 from testbed.workflows.authority import require_ca
+from testbed.workflows.cluster import wanted_cluster
+from testbed.workflows.registries import registries_access
 from testbed.workflows.workloads import workloads_document
 
 _CHECKSUM = "2"
@@ -46,9 +48,16 @@ def identity_of(lab: Lab, machines: Machines, resources: ResourceSet) -> Identit
     documents = [workloads_document(lab, node.name) for node in lab.inventory.nodes]
     given = require_ca(lab)
     ca = () if given is None else (fingerprint(given.certificate),)  # one of the lab's own comes with a snapshot
-    base = content_hash(str(FORMAT), machines.makings(), emulated.model_dump_json(), *documents, *ca)
+    parts = (*documents, *ca, *_of_cluster(lab))
+    base = content_hash(str(FORMAT), machines.makings(), emulated.model_dump_json(), *parts)
     mesh = lab.inventory.mesh.model_dump_json(exclude={"resources"})
     return Identity(base, content_hash(base, mesh, dump(resources)), emulated, media_of(machines.disks))
+
+
+def _of_cluster(lab: Lab) -> tuple[str, ...]:
+    """What is installed on the cluster's nodes and in it; nothing where there is none."""
+    cluster = wanted_cluster(lab.inventory, registries_access(lab.inventory, lab.file))
+    return () if cluster is None else (*cluster.nodes.values(), cluster.control_plane, cluster.pods)
 
 
 def media_of(disks: Disks) -> str:

@@ -29,6 +29,8 @@ from testbed.workflows.registries import registries_access
 NODE_LIMIT = 900.0
 """Seconds for a node to be Ready; an emulated one spends a minute on each archive of images before."""
 DEPLOY_LIMIT = 180.0
+RESTORED_LIMIT = 180.0
+"""Seconds for a cluster to answer after a restore."""
 KUBECONFIG = "/etc/rancher/k3s/k3s.yaml"
 APPLIED = "/etc/testbed/cluster.applied"
 """Where a node keeps the content hash of what the cluster has on it, once it was Ready."""
@@ -117,6 +119,31 @@ def _asked(connection: NodeConnection, argv: list[str]) -> Completed:
         return connection.run(argv, check=False)
     except LabError as e:
         raise NotYet(str(e)) from None
+
+
+def await_cluster(lab: Lab, cancel: threading.Event) -> None:
+    """Wait until the API of a lab that was restored answers and has every node as Ready.
+
+    Its connections were closed, those between servers among them: etcd elects, kubelets and controllers connect.
+    """
+
+    def ready() -> None:
+        try:
+            api = api_of(lab)
+            try:
+                for node in (*lab.inventory.servers(), *lab.inventory.agents()):
+                    health = node_state(api, node.name)
+                    if not health.ready:
+                        raise NotYet(f"{node.name}: {health.seen}")
+            finally:
+                api.close()
+        except LabError as e:
+            raise NotYet(str(e)) from None
+
+    wait_until(
+        "the restored cluster answers, all nodes Ready", ready, limit=RESTORED_LIMIT, interval=1, cancel=cancel,
+        next_step="run: testbed up --cold",
+    )  # fmt: skip
 
 
 def set_clock(connection: NodeConnection) -> float:

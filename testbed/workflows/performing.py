@@ -17,6 +17,7 @@ from testbed.lab.machines import Machines
 from testbed.lab.snapshots import Cloning, Restoring
 from testbed.model.clusters import API_PORT, api_address
 from testbed.model.proxy import ProxyConfiguration
+from testbed.model.topology import ProxyKind
 from testbed.plan.steps import (
     Action,
     ApplyMesh,
@@ -51,7 +52,7 @@ from testbed.resources import ResourceSet, load
 from testbed.workflows.cloning import Templates, make_template
 from testbed.workflows.edges import Edge, ask_edges, edges_of
 from testbed.workflows.istio import deploy_pods, deploy_sidecars, install_control_plane
-from testbed.workflows.kubernetes import join
+from testbed.workflows.kubernetes import await_cluster, join
 from testbed.workflows.mesh import backend_of, security_of, standalone_of
 from testbed.workflows.workloads import deploy_workloads, hand_over_workloads, workloads_document
 
@@ -134,7 +135,7 @@ class Performer:
                 if self.lab.has_cluster:
                     deploy_sidecars(self.lab, nodes)
             case ApplyMesh():
-                self._apply()
+                self._apply(cancel)
             case Forward(gateway, port):
                 self._forward(gateway, port)
             case StopForward(gateway):
@@ -148,8 +149,10 @@ class Performer:
                 shutil.rmtree(self.lab.directories.state, ignore_errors=True)
                 self.lab.directories.remove()
 
-    def _apply(self) -> None:
+    def _apply(self, cancel: threading.Event) -> None:
         if self.lab.has_cluster:
+            if self.restoring is not None:
+                await_cluster(self.lab, cancel)
             backend = backend_of(self.lab)
             backend.apply(backend.applied().merged(self.resources), limit=CLUSTER_LIMIT)
             return
@@ -176,7 +179,10 @@ class Performer:
     def _settle(self) -> None:
         topology, resources = self.lab.topology, self._restored_resources()
         self._compiled = compile_mesh(resources, topology, security=security_of(self.lab))
-        self._edges = list(edges_of(topology, resources, self._compiled))
+        # a gateway's address would lead its pod back to itself, which no caller does: its proxy's state has to do
+        inside = {w.name for w in topology.workloads if w.kind is ProxyKind.GATEWAY and self.lab.has_cluster}
+        found = edges_of(topology, resources, self._compiled)
+        self._edges = [edge for edge in found if edge.caller.name not in inside]
 
     def _apply_restored(self) -> None:
         """Edges are asked at the same time: mostly all is in force as it came out of the image."""

@@ -35,7 +35,7 @@ from testbed.lab.snapshots import (
 )
 from testbed.lab.snapshots.store import checksums, evict
 from testbed.model.proxy import content_hash
-from testbed.model.snapshot import Manifest, misfit, unlike
+from testbed.model.snapshot import Manifest, misfit, run_out, unlike
 from testbed.plan import Plan, plan_restore, plan_save, plan_up
 from testbed.plan.steps import Action, SaveLab
 from testbed.resources import ResourceSet, dump
@@ -77,8 +77,8 @@ class RestoreReport:
 
 
 def has_snapshots(lab: Lab) -> bool:
-    """Whether there are snapshots of such labs: a daemon of its own, and services that a thaw knows."""
-    return lab.private and lab.inventory.mesh.backend == "standalone"
+    """Whether there are snapshots of such labs: those with a daemon of their own."""
+    return lab.private
 
 
 def require_snapshots(lab: Lab) -> None:
@@ -86,9 +86,6 @@ def require_snapshots(lab: Lab) -> None:
     if not lab.private:
         uri = lab.inventory.hosts[0].uri
         raise bad_input(lab.file, f"no snapshots of labs on {uri}", "a lab has them with `uri: auto`, as root")
-    if not has_snapshots(lab):
-        backend = lab.inventory.mesh.backend
-        raise bad_input(lab.file, f"no snapshots of labs with the backend {backend} yet", "standalone has them")
 
 
 def save(lab: Lab, name: str, show: Show) -> Snapshot:
@@ -129,7 +126,10 @@ def _asked(lab: Lab) -> _InMesh:
 
 
 def _known(lab: Lab, resources: ResourceSet) -> _InMesh:
-    """Of a lab that was verified a moment ago with ``resources``: no node has to be asked."""
+    """Of a lab that was verified a moment ago with ``resources``: no node has to be asked, but for a cluster, whose
+    revisions are counted there."""
+    if lab.has_cluster:
+        return replace(_asked(lab), verified=lab.inventory.mesh.scenario or "")
     compiled = compile_mesh(resources, lab.topology, security=security_of(lab))
     revision = content_hash(*(part for name in sorted(compiled) for part in (name, compiled[name].revision)))
     return _InMesh(resources, revision, lab.inventory.mesh.scenario or "")
@@ -185,6 +185,8 @@ def restore(lab: Lab, name: str, show: Show) -> RestoreReport:
     """Bring the lab to the state of its snapshot ``name``, whatever state it is in; the snapshot stays."""
     require_snapshots(lab)
     snapshot = named_store(lab.id).get(name)
+    if why := run_out(snapshot.manifest, datetime.now(UTC), cluster=lab.has_cluster):
+        raise LabError(f"snapshot {name}", "restore it", why, "run: testbed up")
     lab.hold_to(snapshot.manifest.scale)
     return back_to(lab, snapshot, show, "snapshot restore")
 
@@ -253,7 +255,9 @@ def in_cache(lab: Lab, machines: Machines, resources: ResourceSet) -> Cached | N
     fitting = [
         s
         for s in cache_store(lab.id).all()
-        if s.manifest.lab == lab.id and not misfit(s.manifest, identity.base, identity.emulated, identity.media)
+        if s.manifest.lab == lab.id
+        and not misfit(s.manifest, identity.base, identity.emulated, identity.media)
+        and not run_out(s.manifest, datetime.now(UTC), cluster=lab.has_cluster)
     ]
     exact = next((s for s in fitting if s.manifest.key == identity.key), None)
     if exact is not None:

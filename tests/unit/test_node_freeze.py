@@ -8,22 +8,28 @@ import pytest
 from testbed.host.directories import testbed_home as home
 from testbed.waiting import NotYet, wait_until
 
+GROUPS = (
+    "system.slice/system-testbed-sidecar.slice",
+    "kubepods.slice",
+    "system.slice/k3s.service",
+    "system.slice/keepalived.service",
+)
 SCRIPT = home() / "images" / "shared" / "node" / "freeze.sh"
 
 
 @pytest.fixture
 def node(tmp_path):
-    """A folder that has the one control group, and the script that works on it; (folder, run)."""
-    group = tmp_path / "groups-sidecar.slice"
-    group.mkdir()
-    (group / "cgroup.freeze").write_text("1\n")
+    """A folder that has a control group of sidecars and one of pods, and the script for it; (folder, run)."""
+    for group in GROUPS:
+        (tmp_path / group).mkdir(parents=True)
+        (tmp_path / group / "cgroup.freeze").write_text("1\n")
     program = (
         f'open({str(tmp_path / "testbed-thaw.ready")!r}, \\"w\\").write(\\"ready\\"); import time; time.sleep(60)'
     )
     text = SCRIPT.read_text()
     lines = [line for line in text.splitlines() if "/proc/sys/vm/" not in line and not line.startswith("program=")]
     for old, new in (
-        ("/sys/fs/cgroup/system.slice/system-testbed", f"{tmp_path}/groups-"),
+        ("groups=/sys/fs/cgroup", f"groups={tmp_path}"),
         ("/run/testbed", f"{tmp_path}/testbed"),
         ("sleep 3\n", "\n"),
         ("sleep 120", "sleep 0.5"),
@@ -41,7 +47,8 @@ def node(tmp_path):
 
 
 def frozen(folder):
-    return (folder / "groups-sidecar.slice" / "cgroup.freeze").read_text().strip()
+    [value] = {(folder / group / "cgroup.freeze").read_text().strip() for group in GROUPS}
+    return value
 
 
 def test_services_that_nobody_lets_go_on_do_so_by_themselves_and_no_longer_count_as_standing(node):
@@ -66,7 +73,8 @@ def test_where_nothing_stands_nothing_is_touched_and_where_it_does_the_watch_end
     run("off", "0")  # long ago: the clock is not set back
     assert frozen(folder) == "0"
     assert not list(folder.glob("testbed-freeze.*"))
-    (folder / "groups-sidecar.slice" / "cgroup.freeze").write_text("1\n")
+    for group in GROUPS:
+        (folder / group / "cgroup.freeze").write_text("1\n")
     time.sleep(1)
     assert frozen(folder) == "1"  # the watch is no more
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -23,9 +23,9 @@ from testbed.lab.snapshots.parcel import Media, export, import_
 from testbed.lab.snapshots.saving import backing_file, share
 from testbed.lab.snapshots.store import Damaged, SnapshotStore, cache_store, checksums, data_checksum
 from testbed.model.reading import read_inventory
-from testbed.model.snapshot import FORMAT, Emulated, Manifest, misfit
+from testbed.model.snapshot import FORMAT, Emulated, Manifest, misfit, run_out
 from testbed.resources import ResourceSet
-from testbed.workflows.identity import Identity
+from testbed.workflows.identity import Identity, identity_of
 from testbed.workflows.snapshot import in_cache
 
 HERE = Emulated(accelerator="tcg", qemu="7.2.9", machine="pc-i440fx-7.2", cpu="qemu64")
@@ -146,9 +146,21 @@ def test_a_save_freezes_no_more_than_a_thaw_lets_go_on(monkeypatch):
     monkeypatch.setattr(sys, "path", [str(node), *sys.path])
     thawed = runpy.run_path(str(node / "testbed_thaw.py"))["SLICES"]
     lines = (node / "freeze.sh").read_text().splitlines()
-    said = dict(line.split("=", 1) for line in lines if line.startswith(("slices=", "folders=")))
-    frozen = said["folders"].strip('"').replace("$slices", said["slices"]).split()
-    assert [pattern.replace("*", "\\x2d") for pattern in frozen] == thawed
+    told = "\n".join(line for line in lines if line.startswith(("groups=", "slices=", "folders=")))
+    said = subprocess.run(
+        ["sh", "-c", f'{told}\nset -f; printf "%s\\n" $folders'], capture_output=True, text=True, check=True
+    )
+    assert [pattern.replace("*", "\\x2d") for pattern in said.stdout.split()] == thawed
+
+
+def test_a_snapshot_of_a_cluster_is_good_until_certificates_in_it_could_run_out():
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    saved = manifest("first", {}).model_copy(update={"saved": at})
+    assert run_out(saved, at + timedelta(days=99), cluster=False) == ""
+    assert run_out(saved, at + timedelta(hours=8), cluster=True) == ""
+    assert run_out(saved, at + timedelta(hours=8.5), cluster=True) == (
+        "it was saved 8.5 hours ago: certificates in a cluster run out, it is good for 8 hours"
+    )
 
 
 @pytest.mark.parametrize("trouble", [NotReachable, WaitTimeout, LabError])
@@ -390,6 +402,31 @@ def test_up_takes_the_state_of_these_very_resources_first(cached):
 
 def test_else_it_takes_the_last_used_one_of_the_same_machines(cached):
     assert cached(("two-nodes", "b1", "k2"), ("two-nodes", "b1", "k3")) == ("s1", False)
+
+
+def test_of_a_cluster_it_takes_none_that_is_too_old(cached, monkeypatch):
+    monkeypatch.setattr(Lab, "has_cluster", True)
+    assert cached(("two-nodes", "b1", "k1")) == ("s0", True)
+    monkeypatch.setattr("testbed.model.snapshot.CLUSTER_LIFE", timedelta(0))
+    assert cached() is None
+
+
+def test_a_clusters_makings_are_part_of_a_snapshots_identity(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    text = (home() / "inventories" / "k3s-small.yaml").read_text()
+
+    def base(old="", new=""):
+        there = Lab(read_inventory(text.replace(old, new, 1), "k3s-small"), "k3s-small")
+        monkeypatch.setattr("testbed.workflows.identity.media_of", lambda _: "")
+        return identity_of(there, Machines(there, kvm=False), ResourceSet()).base
+
+    assert base() == base()
+    for own in ("cluster: {auditLog: true}", "cluster: {secretsEncryption: false}"):
+        assert base("mesh:\n", f"{own}\nmesh:\n") != base()
+    assert base("mesh:\n", "mesh:\n  config: {accessLogFile: /dev/stdout}\n") != base(), "Istio's settings"
+    settings = "program: echo, settings: {A: b}}\n  - {service: echo, version: v2"
+    assert base("program: echo}\n  - {service: echo, version: v2", settings) != base(), "its pods"
 
 
 def test_of_other_machines_or_another_lab_it_takes_none(cached):

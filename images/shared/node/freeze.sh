@@ -7,8 +7,11 @@
 # Nothing but a shell: each further process costs an emulated machine a tenth of a second.
 set -u
 # no more than what a thaw lets go on: a namespace could not be made any more in a group that stays frozen
-slices=/sys/fs/cgroup/system.slice/system-testbed
-folders="$slices*sidecar.slice $slices*program.slice"
+groups=/sys/fs/cgroup
+slices=$groups/system.slice/system-testbed
+folders="$slices*sidecar.slice $slices*program.slice $groups/kubepods.slice $groups/kubepods"
+folders="$folders $groups/system.slice/k3s.service $groups/system.slice/k3s-agent.service"
+folders="$folders $groups/system.slice/keepalived.service"
 watch=/run/testbed-freeze.pid
 standing=/run/testbed-freeze.standing
 thaw=/run/testbed-thaw

@@ -36,7 +36,12 @@ import time
 import testbed_edges
 import testbed_look
 
-SLICES = [f"/sys/fs/cgroup/system.slice/system-testbed\\x2d{kind}.slice" for kind in ("sidecar", "program")]
+GROUPS = "/sys/fs/cgroup"
+SIDECARS, PROGRAMS = (f"{GROUPS}/system.slice/system-testbed\\x2d{kind}.slice" for kind in ("sidecar", "program"))
+# a node of a cluster: pods first, then whoever watches over them, and the address that moves with the API
+PODS = [f"{GROUPS}/kubepods.slice", f"{GROUPS}/kubepods"]  # the kubelet's, with systemd's driver or without
+SLICES = [SIDECARS, PROGRAMS, *PODS]
+SLICES += [f"{GROUPS}/system.slice/{unit}.service" for unit in ("k3s", "k3s-agent", "keepalived")]
 WATCH = "/run/testbed-freeze.pid"
 STANDING = "/run/testbed-freeze.standing"
 PORT = 15099  # of the machine's own loopback; workloads have others
@@ -117,15 +122,25 @@ def seed(entropy):
 
 
 def generators():
-    """Where each proxy's generator notices a fork: (control group, [(pid, start, end)]).
+    """Where each proxy's generator notices a fork: (unit, or process of a pod, [(pid, start, end)]).
 
     Asked before the save, when it costs nobody anything: what is frozen then is the same after a restore.
     """
     found = []
-    for path in glob.glob(f"{SLICES[0]}/*.service"):
+    for path in glob.glob(f"{SIDECARS}/*.service"):
         pages = [(pid, *area) for pid in read(f"{path}/cgroup.procs").split() for area in wiped_on_fork(pid)]
         found.append((os.path.basename(path), pages))
+    for pid in in_pods("envoy"):
+        found.append((pid, [(pid, *area) for area in wiped_on_fork(pid)]))
     return found
+
+
+def in_pods(name):
+    """Numbers of the processes of that name in pods (Go's programs have the kernel's random numbers)."""
+    for top in PODS:
+        for folder, _, files in os.walk(top):
+            pids = read(f"{folder}/cgroup.procs").split() if "cgroup.procs" in files else []
+            yield from (pid for pid in pids if read(f"/proc/{pid}/comm").strip() == name)
 
 
 def reseed(found):
@@ -205,7 +220,9 @@ def everywhere(work):
         except OSError as e:
             errors.append(e)
 
-    threads = [threading.Thread(target=run, args=(path,)) for path in ["", *glob.glob("/run/netns/*")]]
+    # a pod's namespace has a second name, which may be left over from another pod
+    paths = [path for path in glob.glob("/run/netns/*") if not os.path.islink(path)]
+    threads = [threading.Thread(target=run, args=(path,)) for path in ["", *paths]]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -223,8 +240,11 @@ def thaw(document, pages):
     restart = reseed(pages)
     closed = everywhere(lambda: close_connections(document["keep"], PORT))
     wake()
-    if restart:
-        subprocess.run(["systemctl", "restart", *restart], check=True)
+    for pid in filter(str.isdigit, restart):  # of a pod: its kubelet starts it anew
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    if units := [name for name in restart if not name.isdigit()]:
+        subprocess.run(["systemctl", "restart", *units], check=True)
     return {
         "clock": round(moved, 3),
         "seeded": len(pages) - len(restart),
