@@ -1,0 +1,63 @@
+"""Labs with k3s and Istio for the tests of this folder: of those versions that the mirror in TESTBED_MIRROR has."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "tests"))
+from commands import COMMAND  # noqa: E402
+
+VERSIONS = {"cluster": "k3s", "mesh": "istio"}
+"""Part of an inventory -> the product whose version it names."""
+
+
+class MirroredLab:
+    """An inventory of the project's, with versions that are there, and the program's commands for it."""
+
+    def __init__(self, name, folder):
+        if not os.environ.get("TESTBED_MIRROR"):
+            pytest.skip("TESTBED_MIRROR names no mirror with k3s and Istio")
+        self.name = name
+        self.file = folder / f"{name}.yaml"
+        self.file.write_text(with_versions((ROOT / "inventories" / f"{name}.yaml").read_text()))
+        self.report = {}
+
+    def run(self, *words, status=0, limit=300):
+        """Its output; ``status`` None: whatever it ends with."""
+        argv = [*COMMAND, words[0], "-i", str(self.file), *words[1:]]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=limit, check=False, cwd=ROOT)
+        assert status is None or done.returncode == status, f"{words}: {done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        return done.stdout
+
+    def build(self, limit):
+        """`up` from nothing; what it reports is kept, and told with its stages."""
+        pull = [*COMMAND, "artifacts", "pull", "-i", str(self.file)]
+        subprocess.run(pull, check=True, timeout=600, cwd=ROOT)
+        self.report = json.loads(self.run("up", "--cold", "--json", limit=limit))
+        self.tell(f"up {self.report['seconds']} s: {self.report['stages']}")
+
+    def tell(self, what):
+        """A figure for who runs pytest with -s."""
+        sys.stdout.write(f"{self.name}: {what}\n")
+
+    def verdicts(self, *words, limit=1500):
+        """Scenario -> its verdict."""
+        return {v["scenario"]: v["verdict"] for v in json.loads(self.run("verify", "--json", *words, limit=limit))}
+
+
+def with_versions(text):
+    """The inventory, with the newest version in the mirror where the project's own is not there."""
+    data = yaml.safe_load(text)
+    releases = yaml.safe_load((ROOT / "constraints/releases.yaml").read_text())
+    mirror = Path(os.environ["TESTBED_MIRROR"])
+    for part, product in VERSIONS.items():
+        there = sorted(p.name for p in (mirror / product).glob("*") if p.is_dir())
+        if there and releases[product]["default"] not in there:
+            data.setdefault(part, {})["version"] = there[-1]
+    return yaml.safe_dump(data, sort_keys=False)
