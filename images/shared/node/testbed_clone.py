@@ -47,7 +47,7 @@ def stay():
     for name in ("drop_caches", "compact_memory"):  # what is free is told to the hypervisor, two seconds later
         with open(f"/proc/sys/vm/{name}", "w") as file:
             file.write("1")
-    time.sleep(3)
+    time.sleep(2.5)
     before = seed_disk()
     say("this machine is a template")
     while seed_disk() == before:
