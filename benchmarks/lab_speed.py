@@ -60,7 +60,7 @@ def testbed(*arguments: str) -> str:
 
 
 def timed(*arguments: str) -> tuple[float, dict]:
-    """A command's seconds, from its start until it reports, and its report.  What it takes to end is not counted."""
+    """A command's seconds until it reports (to end takes it some more), and its report."""
     began = time.monotonic()
     with subprocess.Popen([*COMMAND, *arguments, "--json"], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
