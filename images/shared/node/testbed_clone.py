@@ -42,12 +42,14 @@ IFF_UP = 1
 
 
 def stay():
-    forget()
     os.sync()
-    for name in ("drop_caches", "compact_memory"):  # what is free is told to the hypervisor, two seconds later
+    for name in ("drop_caches", "compact_memory"):
         with open(f"/proc/sys/vm/{name}", "w") as file:
             file.write("1")
-    time.sleep(2.5)
+    told = time.monotonic() + 2.5  # what is free is told to the hypervisor two seconds later
+    forget()
+    os.sync()
+    time.sleep(max(0, told - time.monotonic()))
     before = seed_disk()
     say("this machine is a template")
     while seed_disk() == before:
