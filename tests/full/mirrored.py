@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,17 @@ class MirroredLab:
     def verdicts(self, *words, limit=1500):
         """Scenario -> its verdict."""
         return {v["scenario"]: v["verdict"] for v in json.loads(self.run("verify", "--json", *words, limit=limit))}
+
+
+@contextmanager
+def mirrored(name, folder, limit):
+    """That lab, built within ``limit`` seconds, and down in the end."""
+    made = MirroredLab(name, folder)
+    try:
+        made.build(limit)
+        yield made
+    finally:
+        made.run("down", limit=120)
 
 
 def with_versions(text):

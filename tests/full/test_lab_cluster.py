@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 import yaml
-from mirrored import MirroredLab
+from mirrored import mirrored
 
 pytestmark = pytest.mark.full
 
@@ -19,12 +19,8 @@ UP_LIMIT = 1800
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    made = MirroredLab(LAB, tmp_path_factory.mktemp("inventory"))
-    try:
-        made.build(UP_LIMIT)
+    with mirrored(LAB, tmp_path_factory.mktemp("inventory"), UP_LIMIT) as made:
         yield made
-    finally:
-        made.run("down", limit=120)
 
 
 def test_up_passes_the_scenario_with_a_pod_and_a_machine_in_one_mesh(lab):

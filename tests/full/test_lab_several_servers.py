@@ -1,7 +1,7 @@
 """Three servers on machines, from the mirror that TESTBED_MIRROR names: one is lost, and the cluster goes on."""
 
 import pytest
-from mirrored import MirroredLab
+from mirrored import mirrored
 
 from testbed.waiting import NotYet, wait_until
 
@@ -19,12 +19,8 @@ def holders(lab, address, among=SERVERS):
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    made = MirroredLab(LAB, tmp_path_factory.mktemp("inventory"))
-    try:
-        made.build(UP_LIMIT)
+    with mirrored(LAB, tmp_path_factory.mktemp("inventory"), UP_LIMIT) as made:
         yield made
-    finally:
-        made.run("down", limit=120)
 
 
 def test_up_passes_the_scenario_with_three_servers(lab):
