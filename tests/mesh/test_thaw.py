@@ -171,7 +171,7 @@ def handshake(port):
 def test_envoy_seeds_its_generator_anew_at_the_next_handshake(envoy, monkeypatch):
     """Its page is wiped, and it writes to that page again when it has noticed: then it has taken a new seed."""
     pid, port, group = envoy
-    monkeypatch.setattr(thaw, "SLICES", [str(group)])
+    monkeypatch.setattr(thaw, "SIDECARS", str(group))
 
     def page():
         [(start, end)] = thaw.wiped_on_fork(str(pid))
@@ -193,7 +193,7 @@ def test_a_proxy_without_such_a_page_is_named_for_a_restart(tmp_path, monkeypatc
     group.mkdir()
     with subprocess.Popen(["sleep", "60"]) as process:
         (group / "cgroup.procs").write_text(f"{process.pid}\n")
-        monkeypatch.setattr(thaw, "SLICES", [str(tmp_path)])
+        monkeypatch.setattr(thaw, "SIDECARS", str(tmp_path))
         assert thaw.reseed(thaw.generators()) == ["testbed-sidecar@one.service"]
         process.kill()
 
