@@ -17,7 +17,6 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from xml.etree import ElementTree as ET
 
 import libvirt
 
@@ -64,20 +63,9 @@ def paused(lab: Lab, folder: Path) -> None:
 
 def precopied(lab: Lab, folder: Path) -> None:
     """Each is written while it runs, and stops for the rest."""
-
-    def save(node: str) -> None:
-        domain = lab.hypervisor().domain(node)
-        root = ET.Element("domainsnapshot")
-        ET.SubElement(root, "memory", snapshot="external", file=str(folder / node))
-        disks = ET.SubElement(root, "disks")
-        for target in ET.fromstring(domain.XMLDesc()).findall("devices/disk/target"):
-            ET.SubElement(disks, "disk", name=target.get("dev", ""), snapshot="no")
-        flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_LIVE
-        domain.snapshotCreateXML(ET.tostring(root, encoding="unicode"), flags)
-
-    nodes = [node.name for node in lab.inventory.nodes]
+    hypervisor, nodes = lab.hypervisor(), [node.name for node in lab.inventory.nodes]
     with ThreadPoolExecutor(len(nodes)) as pool:
-        list(pool.map(save, nodes))
+        list(pool.map(lambda node: save_memory(hypervisor, node, folder / node, live=True), nodes))
 
 
 def main() -> None:

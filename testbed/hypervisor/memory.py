@@ -33,8 +33,11 @@ def resume(hypervisor: Hypervisor, node: str) -> None:
             domain.resume()
 
 
-def save_memory(hypervisor: Hypervisor, node: str, file: Path) -> None:
-    """Write the RAM and the devices of a paused machine to ``file``; it stays paused."""
+def save_memory(hypervisor: Hypervisor, node: str, file: Path, *, live: bool = False) -> None:
+    """Write the RAM and the devices of a paused machine to ``file``; it stays paused.
+
+    ``live``: of one that runs, and goes on but for the end of it.
+    """
     root = ET.Element("domainsnapshot")
     ET.SubElement(root, "memory", snapshot="external", file=str(file))
     with translated(node, "save its memory"):
@@ -43,6 +46,8 @@ def save_memory(hypervisor: Hypervisor, node: str, file: Path) -> None:
         for target in ET.fromstring(domain.XMLDesc()).findall("devices/disk/target"):  # noqa: S314
             ET.SubElement(disks, "disk", name=target.get("dev", ""), snapshot="no")
         flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+        if live:
+            flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_LIVE
         domain.snapshotCreateXML(ET.tostring(root, encoding="unicode"), flags)
 
 
