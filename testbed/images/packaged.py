@@ -1,8 +1,8 @@
 """The images that k3s brings along, without those of components that a lab doesn't run.
 
-k3s's archive holds the images of all its packaged components, most of which a lab leaves out, and a node imports
-all that it finds, which takes an emulated one a minute and more.  What stays is one archive in docker's format,
-uncompressed, so that no guest has to unpack it.
+k3s's archive holds the images of all its packaged components, most of which a lab leaves out.  What stays is one
+archive in docker's format, uncompressed, which :mod:`testbed.images.unpacked` brings onto the shared disk: that is
+smaller, and made sooner, by what is left out.
 """
 
 from __future__ import annotations

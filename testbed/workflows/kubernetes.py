@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 
 from testbed.backends.istio.api import KubeApi
@@ -27,7 +28,7 @@ from testbed.workflows.nodes import ssh_config_file
 from testbed.workflows.registries import registries_access
 
 NODE_LIMIT = 900.0
-"""Seconds for a node to be Ready; an emulated one spends a minute on each archive of images before."""
+"""Seconds for a node to be Ready; an emulated one takes one to three minutes."""
 DEPLOY_LIMIT = 180.0
 RESTORED_LIMIT = 180.0
 """Seconds for a cluster to answer after a restore."""
@@ -105,10 +106,8 @@ def require_ready(lab: Lab, node: str, unit: str) -> None:
         api = api_of(lab)
     except LabError as e:
         raise NotYet(f"{unit} is {state}, no API yet ({e.cause}); its journal: {journal}") from None
-    try:
+    with closing(api):
         health = node_state(api, node)
-    finally:
-        api.close()
     if not health.ready:
         raise NotYet(f"{health.seen}; {unit} is {state}, its journal: {journal}")
 
@@ -129,14 +128,11 @@ def await_cluster(lab: Lab, cancel: threading.Event) -> None:
 
     def ready() -> None:
         try:
-            api = api_of(lab)
-            try:
+            with closing(api_of(lab)) as api:
                 for node in (*lab.inventory.servers(), *lab.inventory.agents()):
                     health = node_state(api, node.name)
                     if not health.ready:
                         raise NotYet(f"{node.name}: {health.seen}")
-            finally:
-                api.close()
         except LabError as e:
             raise NotYet(str(e)) from None
 

@@ -9,18 +9,11 @@ import subprocess
 
 import pytest
 import yaml
-from mirrored import mirrored
 
 pytestmark = pytest.mark.full
 
 LAB = "k3s-small"
 UP_LIMIT = 1800
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    with mirrored(LAB, tmp_path_factory.mktemp("inventory"), UP_LIMIT) as made:
-        yield made
 
 
 def test_up_passes_the_scenario_with_a_pod_and_a_machine_in_one_mesh(lab):

@@ -1,7 +1,6 @@
 """Three servers on machines, from the mirror that TESTBED_MIRROR names: one is lost, and the cluster goes on."""
 
 import pytest
-from mirrored import mirrored
 
 from testbed.waiting import NotYet, wait_until
 
@@ -15,12 +14,6 @@ UP_LIMIT = 3600
 
 def holders(lab, address, among=SERVERS):
     return [s for s in among if lab.run("ssh", s, "--", "ip", "-4", "-o", "address", "show", "to", address).strip()]
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    with mirrored(LAB, tmp_path_factory.mktemp("inventory"), UP_LIMIT) as made:
-        yield made
 
 
 def test_up_passes_the_scenario_with_three_servers(lab):
