@@ -2,7 +2,16 @@
 
 from testbed.artifacts.catalogue import Artifact, Catalogue, read_catalogue
 from testbed.artifacts.lockfile import LockFile, Pin
-from testbed.artifacts.needed import K3S_IMAGES, SAMPLES, k3s_archive, needed, on_nodes
+from testbed.artifacts.needed import (
+    K3S_IMAGES,
+    SAMPLES,
+    Releases,
+    k3s_archive,
+    needed,
+    on_nodes,
+    releases_of,
+    with_releases,
+)
 from testbed.artifacts.releases import envoy, mirror_envoy, pinned, planned_envoy
 from testbed.artifacts.sources import MIRROR_VARIABLE, Source, mirror_of_environment, sources
 from testbed.artifacts.store import OnProgress, Pulled, State, Store
@@ -17,6 +26,7 @@ __all__ = [
     "OnProgress",
     "Pin",
     "Pulled",
+    "Releases",
     "Source",
     "State",
     "Store",
@@ -29,5 +39,7 @@ __all__ = [
     "pinned",
     "planned_envoy",
     "read_catalogue",
+    "releases_of",
     "sources",
+    "with_releases",
 ]

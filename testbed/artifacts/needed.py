@@ -3,9 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from testbed.artifacts.catalogue import Artifact, Catalogue, read_catalogue
 from testbed.model.inventory import Inventory
+
+
+@dataclass(frozen=True)
+class Releases:
+    """The versions of what a cluster consists of."""
+
+    k3s: str
+    istio: str
+
+
+def releases_of(inventory: Inventory, catalogue: Catalogue | None = None) -> Releases:
+    """Those that the inventory names, else the defaults."""
+    found = catalogue or read_catalogue()
+    return Releases(
+        inventory.cluster.version or found.default("k3s"), inventory.mesh.version or found.default("istio")
+    )
+
+
+def with_releases(inventory: Inventory, releases: Releases) -> Inventory:
+    """The same inventory, had it named these."""
+    cluster = inventory.cluster.model_copy(update={"version": releases.k3s})
+    mesh = inventory.mesh.model_copy(update={"version": releases.istio})
+    return inventory.model_copy(update={"cluster": cluster, "mesh": mesh})
 
 
 def needed(inventory: Inventory, catalogue: Catalogue | None = None) -> tuple[Artifact, ...]:
@@ -13,9 +37,11 @@ def needed(inventory: Inventory, catalogue: Catalogue | None = None) -> tuple[Ar
     if inventory.mesh.backend != "istio":
         return ()
     found = catalogue or read_catalogue()
-    k3s = inventory.cluster.version or found.default("k3s")
-    istio = inventory.mesh.version or found.default("istio")
-    return (*found.artifacts("k3s", k3s), *found.artifacts("istio", istio, inventory.mesh.mode))
+    releases = releases_of(inventory, found)
+    return (
+        *found.artifacts("k3s", releases.k3s),
+        *found.artifacts("istio", releases.istio, inventory.mesh.mode),
+    )
 
 
 SAMPLES = "samples/samples.tar"

@@ -20,6 +20,9 @@ from testbed.model.topology import Locality, ProxyKind
 SHARED = "/opt/testbed"
 """Where the shared disk has the releases."""
 
+BROUGHT = "/var/lib/testbed-releases"
+"""Where a node keeps releases that were brought to it later, each in ``PRODUCT/VERSION``."""
+
 _CONFIG = "/etc/rancher/k3s/config.yaml"
 _TOKEN = "/etc/rancher/k3s/token"  # noqa: S105 a path
 _AUDIT_POLICY = "/etc/rancher/k3s/audit.yaml"
@@ -28,6 +31,8 @@ _PACKAGED = ("traefik", "servicelb", "metrics-server", "local-storage")
 _MESH_DEVICE = "eth1"
 _STATE = "/var/lib/rancher/k3s"
 _STORE = f"{_STATE}/agent/containerd"
+DATA = f"{_STATE}/data"
+"""Where k3s unpacks itself."""
 
 
 def k3s_files(
@@ -35,11 +40,12 @@ def k3s_files(
     node: Node,
     token: str,
     registries: RegistriesAccess = MappingProxyType({}),
+    brought: str = "",
 ) -> UnitFiles:
     """Everything for ``node``, which must be a server or an agent; ``token`` is the lab's secret for joining.
 
     ``registries`` has what the inventory's registries want to see.  k3s and all images lie unpacked on the shared
-    disk (:mod:`testbed.images.unpacked`).
+    disk (:mod:`testbed.images.unpacked`); ``brought`` is the version of another k3s, which was brought later.
     """
     unit = "k3s.service" if node.cluster == "server" else "k3s-agent.service"
     files = [
@@ -50,7 +56,10 @@ def k3s_files(
     if node.cluster == "server" and inventory.cluster.audit_log:
         files.append(NodeFile(_AUDIT_POLICY, _yaml(_AUDIT), 0o600))
     files.append(NodeFile(f"/etc/systemd/system/{unit}", _unit(inventory, node)))
-    links = {"/usr/local/bin/k3s": f"{SHARED}/k3s/k3s", f"{_STATE}/data": f"{SHARED}/k3s/data"}
+    links = {"/usr/local/bin/k3s": f"{SHARED}/k3s/k3s", DATA: f"{SHARED}/k3s/data"}
+    if brought:
+        # it unpacks itself, beside the links to what the node began with
+        links = {"/usr/local/bin/k3s": f"{BROUGHT}/k3s/{brought}/k3s"}
     return UnitFiles(unit, tuple(files), links, () if inventory.cluster.registries else (REGISTRIES,))
 
 

@@ -6,7 +6,8 @@ The hardware is settled here and nowhere else, because a RAM image freezes it: s
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -14,10 +15,14 @@ from xml.etree import ElementTree as ET
 TRANSLATION_CACHE = 192
 """MiB of translated code that an emulated machine keeps."""
 
+RELEASES = "urn:testbed:releases:1"
+"""XML namespace of the releases on the disks that a machine was made with."""
+
 METADATA = "urn:testbed:lab:1"
 """XML namespace of what the lab writes into libvirt metadata, the only state that it keeps."""
 
 ET.register_namespace("testbed", METADATA)
+ET.register_namespace("testbedreleases", RELEASES)
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,8 @@ class Machine:
     nics: tuple[Nic, ...]
     spec: str
     """Content hash of everything that the machine was made from; differing means it has to be made anew."""
+    releases: Mapping[str, str] = field(default_factory=dict)
+    """Product -> version of what its shared disk has, where that has releases."""
 
     @property
     def name(self) -> str:
@@ -110,6 +117,8 @@ def domain_xml(machine: Machine) -> str:
     ET.SubElement(root, "uuid").text = domain_uuid(machine.lab, machine.node)
     metadata = ET.SubElement(root, "metadata")
     ET.SubElement(metadata, f"{{{METADATA}}}node", lab=machine.lab, node=machine.node, spec=machine.spec)
+    if machine.releases:
+        ET.SubElement(metadata, f"{{{RELEASES}}}releases", dict(sorted(machine.releases.items())))
     ET.SubElement(root, "memory", unit="b").text = str(machine.memory)
     ET.SubElement(root, "vcpu").text = str(machine.vcpus)
     operating_system = ET.SubElement(root, "os")

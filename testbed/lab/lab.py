@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
+from testbed.artifacts import Releases, with_releases
 from testbed.errors import LabError
 from testbed.guests.keys import KeyPair, key_pair
 from testbed.guests.ssh import SshConnection
@@ -44,6 +45,7 @@ class Lab:
         self.directories = LabDirectories(inventory.id)
         self.daemon = PrivateDaemon(inventory.id, self.directories)
         self.scale: Mapping[str, int] = {}
+        self.began_with: Releases | None = None
         self._hypervisor: Hypervisor | None = None
         self._connections: dict[str, SshConnection] = {}
         self._lock = threading.Lock()
@@ -75,6 +77,14 @@ class Lab:
         declared = {instance_name(w, 0): w.replicas for w in self.inventory.workloads}
         self.scale = {name: n for name, n in scale.items() if declared.get(name, n) != n and name in declared}
         self.__dict__.pop("topology", None)
+
+    @property
+    def made_of(self) -> Inventory:
+        """The inventory with the releases that the machines were made with.
+
+        An upgrade brings newer ones to them, and makes no machine anew.
+        """
+        return with_releases(self.inventory, self.began_with) if self.began_with else self.inventory
 
     @property
     def has_cluster(self) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import asdict
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
+from testbed.artifacts import releases_of
 from testbed.errors import LabError
 from testbed.guests.ssh import NotReachable
 from testbed.hypervisor.machines import Power, create_overlay
@@ -40,7 +42,7 @@ class Machines:
     @cached_property
     def disks(self) -> Disks:
         """The disks that its nodes have in common."""
-        return Disks.of(self.lab.inventory)
+        return Disks.of(self.lab.made_of)
 
     def networks(self) -> dict[str, str]:
         """Role -> spec."""
@@ -199,6 +201,7 @@ class Machines:
             console=self._console(node.name),
             nics=(self._nic(node, MANAGEMENT), self._nic(node, MESH)),
             spec=spec,
+            releases=asdict(releases_of(self.lab.made_of)) if self.lab.has_cluster else {},
         )
 
     def _spec(self, node: Node) -> str:

@@ -74,6 +74,8 @@ class Manifest(_Model):
     """Node -> its disk's layers in the snapshot, lowest first; below them lies the image."""
     scale: dict[str, int] = {}
     """Workload -> its instances, where these are not the inventory's."""
+    releases: dict[str, str] = {}
+    """Product -> version on its machines' shared disk, where that has releases: an upgraded lab's are older."""
     pause: float
     """How long the machines stood still for it, in seconds."""
     standing: float = 0.0

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
-from testbed.plan.lab import ObservedLab, WantedLab
-from testbed.plan.steps import DeployPods, InstallControlPlane, InstallNode, Stage, Step
+from testbed.plan.lab import ObservedLab, ObservedMachine, WantedCluster, WantedLab
+from testbed.plan.steps import (
+    BringReleases,
+    DeployPods,
+    InstallControlPlane,
+    InstallNode,
+    Stage,
+    Step,
+    UpgradeNode,
+)
 
 
 def cluster_steps(wanted: WantedLab, observed: ObservedLab, renewed: frozenset[str]) -> Iterator[Step]:
@@ -13,26 +21,38 @@ def cluster_steps(wanted: WantedLab, observed: ObservedLab, renewed: frozenset[s
 
     etcd takes one new member at a time, so servers join in turn; an agent needs only the first one.  Begun with the
     server, it was no sooner there in the one run that tried it: it asks a server that still starts over and over.
+
+    Nodes with another k3s are upgraded in turn, servers first: a kubelet may be older than its API, never newer
+    (Kubernetes' version skew policy).
     """
     cluster = wanted.cluster
     if cluster is None:
         return
-    seen = {n: m.cluster for n, m in observed.machines.items() if n not in renewed}
-    first, before = cluster.servers[0], ""
-    for node in cluster.servers:
-        if seen.get(node) != cluster.nodes[node]:
-            needs = {f"boot:{node}", *([before] if before else [])}
-            if node == first:
-                # begun while servers of the lab's last cluster still answer, it would be a second one
-                needs |= {f"remove:{server}" for server in cluster.servers}
-            does = "start the cluster on it" if node == first else "let it join the cluster as a server"
-            yield _node(node, does, "its API answers and it is Ready", needs)
-            before = _name(node)
-    for node in cluster.agents:
-        if seen.get(node) != cluster.nodes[node]:
-            needs = {f"boot:{node}", _name(first)}
+    seen = {n: m for n, m in observed.machines.items() if n not in renewed}
+    yield from _bring(wanted, cluster, seen)
+    has = {n: m.cluster for n, m in seen.items()}
+    first, before, upgraded = cluster.servers[0], "", ""
+    for node in (*cluster.servers, *cluster.agents):
+        if has.get(node) == cluster.nodes[node]:
+            continue
+        needs = {f"boot:{node}", f"bring:{node}"}
+        if node in seen and seen[node].k3s not in ("", cluster.k3s):
+            yield _upgrade(node, seen[node].k3s, cluster.k3s, needs | ({upgraded} if upgraded else set()))
+            upgraded = f"upgrade:{node}"
+            continue
+        if node in cluster.agents:
+            needs |= {_name(first), *([upgraded] if upgraded else [])}
             yield _node(node, "let it join the cluster", "the API says that it is Ready", needs)
-    changed = any(seen.get(n) != cluster.nodes[n] for n in (*cluster.servers, *cluster.agents))
+            continue
+        needs |= {before} if before else set()
+        if node == first:
+            # begun while servers of the lab's last cluster still answer, it would be a second one
+            needs |= {f"remove:{server}" for server in cluster.servers}
+        does = "start the cluster on it" if node == first else "let it join the cluster as a server"
+        yield _node(node, does, "its API answers and it is Ready", needs)
+        before = _name(node)
+    nodes = (*cluster.servers, *cluster.agents)
+    changed = any(has.get(n) != cluster.nodes[n] for n in nodes)
     if observed.control_plane != cluster.control_plane or first in renewed:
         yield Step(
             "control-plane",
@@ -42,7 +62,7 @@ def cluster_steps(wanted: WantedLab, observed: ObservedLab, renewed: frozenset[s
             "its Deployments are available at this version and with these settings",
             Stage.CLUSTER,
             # istiod runs on servers: agents join meanwhile
-            frozenset(_name(n) for n in cluster.servers),
+            frozenset((*_done(cluster.servers), *(f"bring:{n}" for n in wanted.machines))),
         )
     if observed.pods != cluster.pods or changed:
         yield Step(
@@ -52,8 +72,41 @@ def cluster_steps(wanted: WantedLab, observed: ObservedLab, renewed: frozenset[s
             "down",
             "their Deployments are available as the inventory has them",
             Stage.CLUSTER,
-            frozenset(("control-plane", *(_name(n) for n in (*cluster.servers, *cluster.agents)))),
+            frozenset(("control-plane", *_done(nodes))),
         )
+
+
+def _bring(wanted: WantedLab, cluster: WantedCluster, seen: Mapping[str, ObservedMachine]) -> Iterator[Step]:
+    for node in wanted.machines:
+        has = seen[node].brought if node in seen else frozenset()
+        missing = sorted(cluster.brought.get(node, frozenset()) - has)
+        if missing:
+            yield Step(
+                f"bring:{node}",
+                BringReleases(node, tuple(missing)),
+                f"bring it {' and '.join(missing)}; what runs there goes on",
+                "down",
+                "its disk has them, and containerd their images",
+                Stage.CLUSTER,
+                frozenset((f"boot:{node}",)),
+            )
+
+
+def _upgrade(node: str, before: str, after: str, needs: set[str]) -> Step:
+    return Step(
+        f"upgrade:{node}",
+        UpgradeNode(node),
+        f"drain it, take k3s from {before} to {after}, let pods on it again",
+        "down",
+        "the API says that it is Ready with that version, and pods may come",
+        Stage.CLUSTER,
+        frozenset(needs),
+    )
+
+
+def _done(nodes: Iterable[str]) -> tuple[str, ...]:
+    """The steps after which the nodes are as they shall be, whichever of them there are."""
+    return tuple(name for n in nodes for name in (_name(n), f"upgrade:{n}"))
 
 
 def _name(node: str) -> str:

@@ -27,6 +27,10 @@ class WantedCluster:
     """Content hash of Istio's version, mode and settings."""
     pods: str = ""
     """Content hash of the services and workloads in it."""
+    k3s: str = ""
+    """Its version."""
+    brought: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Node -> the releases (``PRODUCT/VERSION``) that its machine was not made with, and is to have on its disk."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,10 @@ class ObservedMachine:
     """The digest of what its tools took up last."""
     cluster: str | None = None
     """The content hash of what the cluster has on it, once it is Ready there."""
+    k3s: str = ""
+    """The version with which it is in the cluster; empty when it is not."""
+    brought: frozenset[str] = frozenset()
+    """The releases that were brought to its disk."""
     paused: bool = False
     """Whether its processors stand still: by a fault, or by QEMU when the host's disk is full."""
 

@@ -144,12 +144,13 @@ def _mesh(steps: Steps, wanted: WantedLab, observed: ObservedLab, *, restore: bo
             "workloads",
             DeployWorkloads(tuple(deploy)),
             Stage.MESH,
-            (*steps.named("boot:", "cluster:"), "control-plane", "pods"),
+            (*steps.named("boot:", "cluster:", "bring:", "upgrade:"), "control-plane", "pods"),
             f"set up the workloads of {len(deploy)} nodes",
             "down",
             "each node's tools report this digest of its workloads",
         )
-    if steps.named("boot:", "thaw:", "workloads", "control-plane", "pods") or not observed.mesh_in_force:
+    moved = steps.named("boot:", "thaw:", "upgrade:", "workloads", "control-plane", "pods")
+    if moved or not observed.mesh_in_force:
         pushed = (
             "compile the resources, push them" if wanted.cluster is None else "apply the resources to the cluster"
         )

@@ -131,6 +131,22 @@ class InstallNode:
 
 
 @dataclass(frozen=True)
+class BringReleases:
+    """Lay releases on a machine that was made with others, and their images into its store."""
+
+    node: str
+    releases: tuple[str, ...]
+    """Each as ``PRODUCT/VERSION``."""
+
+
+@dataclass(frozen=True)
+class UpgradeNode:
+    """Drain the node, start it with another k3s, let pods on it again."""
+
+    node: str
+
+
+@dataclass(frozen=True)
 class InstallControlPlane:
     """Install Istio in the cluster and wait until it is available."""
 
@@ -205,6 +221,8 @@ Action = (
     | ResumeMachines
     | ThawMachine
     | InstallNode
+    | BringReleases
+    | UpgradeNode
     | InstallControlPlane
     | DeployPods
     | DeployWorkloads

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from testbed.artifacts import Catalogue, read_catalogue
+from testbed.artifacts import Catalogue, Releases, read_catalogue, releases_of
 from testbed.backends.istio.installing import operator
 from testbed.backends.istio.manifests import objects
 from testbed.deploy.files import UnitFiles
@@ -19,17 +19,19 @@ from testbed.model.inventory import Inventory, Node
 from testbed.model.proxy import content_hash
 from testbed.model.reading import topology_of
 from testbed.plan import WantedCluster
+from testbed.workflows.bringing import newer
 
 CONTROL_PLANE, PODS = "control-plane", "pods"
 """Parts of what is installed in the cluster, as it keeps their digests."""
 
 
 def wanted_cluster(
-    inventory: Inventory, registries: RegistriesAccess = MappingProxyType({})
+    inventory: Inventory, registries: RegistriesAccess = MappingProxyType({}), began: Releases | None = None
 ) -> WantedCluster | None:
     """What shall be on each node and in the cluster; None for a backend without one.
 
-    The token for joining is no part of it: it is made with the lab, and a plan makes nothing.
+    ``began``: the releases that the machines were made with, where these may be others.  The token for joining is
+    no part of it: it is made with the lab, and a plan makes nothing.
     """
     if inventory.mesh.backend != "istio":
         return None
@@ -41,9 +43,11 @@ def wanted_cluster(
     return WantedCluster(
         servers=tuple(n.name for n in servers),
         agents=tuple(n.name for n in agents),
-        nodes={n.name: node_digest(inventory, n, registries, catalogue) for n in (*servers, *agents)},
+        nodes={n.name: node_digest(inventory, n, registries, began) for n in (*servers, *agents)},
         control_plane=content_hash(inventory.mesh.mode, settings),
         pods=content_hash(json.dumps(cluster_objects(inventory), sort_keys=True)),
+        k3s=releases_of(inventory, catalogue).k3s,
+        brought=newer(inventory, began),
     )
 
 
@@ -67,22 +71,26 @@ def node_units(
     node: Node,
     secrets: ClusterSecrets,
     registries: RegistriesAccess,
+    began: Releases | None = None,
 ) -> tuple[UnitFiles, ...]:
-    """What the cluster has on a node: k3s, and on one of several servers what moves the API's address."""
-    k3s = k3s_files(inventory, node, secrets.token, registries)
+    """What the cluster has on a node: k3s, and on one of several servers what moves the API's address.
+
+    ``began``: the releases that its machine was made with, where these may be others.
+    """
+    version = releases_of(inventory).k3s
+    brought = version if began is not None and began.k3s != version else ""
+    k3s = k3s_files(inventory, node, secrets.token, registries, brought)
     if node.cluster == "server" and len(inventory.servers()) > 1:
         return k3s, keepalived_files(inventory, node, secrets.address)
     return (k3s,)
 
 
 def node_digest(
-    inventory: Inventory, node: Node, registries: RegistriesAccess, catalogue: Catalogue | None = None
+    inventory: Inventory, node: Node, registries: RegistriesAccess, began: Releases | None = None
 ) -> str:
     """Content hash of that, without the lab's secrets, and of k3s's version."""
-    found = catalogue or read_catalogue()
-    k3s = inventory.cluster.version or found.default("k3s")
-    units = node_units(inventory, node, ClusterSecrets(), registries)
-    return content_hash(k3s, *(unit.digest for unit in units))
+    units = node_units(inventory, node, ClusterSecrets(), registries, began)
+    return content_hash(releases_of(inventory).k3s, *(unit.digest for unit in units))
 
 
 def cluster_objects(inventory: Inventory) -> list[dict[str, object]]:

@@ -56,7 +56,7 @@ def identity_of(lab: Lab, machines: Machines, resources: ResourceSet) -> Identit
 
 def _of_cluster(lab: Lab) -> tuple[str, ...]:
     """What is installed on the cluster's nodes and in it; nothing where there is none."""
-    cluster = wanted_cluster(lab.inventory, registries_access(lab.inventory, lab.file))
+    cluster = wanted_cluster(lab.inventory, registries_access(lab.inventory, lab.file), lab.began_with)
     return () if cluster is None else (*cluster.nodes.values(), cluster.control_plane, cluster.pods)
 
 

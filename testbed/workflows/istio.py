@@ -64,7 +64,7 @@ def install_control_plane(lab: Lab, cancel: threading.Event) -> None:
     generated = generate(program, yaml.safe_dump(operator(inventory, version, plain_envoy=plain)))
     manifests = in_order(yaml.safe_load_all(generated), inventory)
     ca = lab_ca(lab)
-    wanted = wanted_cluster(inventory, registries_access(inventory, lab.file))
+    wanted = wanted_cluster(inventory, registries_access(inventory, lab.file), lab.began_with)
     assert wanted is not None  # noqa: S101 the step is of a cluster's plan
     with closing(api_of(lab)) as api:
         objects = LabObjects(api, lab.id)
@@ -81,7 +81,7 @@ def _known(objects: LabObjects) -> None:
 
 def deploy_pods(lab: Lab, cancel: threading.Event) -> None:
     """Apply the workloads in the cluster, and wait until their pods are available, sidecars included."""
-    wanted = wanted_cluster(lab.inventory, registries_access(lab.inventory, lab.file))
+    wanted = wanted_cluster(lab.inventory, registries_access(lab.inventory, lab.file), lab.began_with)
     assert wanted is not None  # noqa: S101 the step is of a cluster's plan
     by_node: dict[str, list[str]] = {}
     for workload in pods_of(lab):

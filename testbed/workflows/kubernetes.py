@@ -7,6 +7,7 @@ import time
 from contextlib import closing
 from dataclasses import replace
 
+from testbed.artifacts import releases_of
 from testbed.backends.istio.api import KubeApi
 from testbed.backends.istio.kubeconfig import Access, read_access
 from testbed.backends.istio.objects import LabObjects, node_state
@@ -23,6 +24,7 @@ from testbed.model.inventory import Node
 from testbed.pki.token import join_token
 from testbed.plan import ObservedLab
 from testbed.waiting import NotYet, wait_until
+from testbed.workflows.bringing import has_been_brought, newer
 from testbed.workflows.cluster import CONTROL_PLANE, PODS, ClusterSecrets, node_digest, node_units
 from testbed.workflows.nodes import ssh_config_file
 from testbed.workflows.registries import registries_access
@@ -34,7 +36,7 @@ RESTORED_LIMIT = 180.0
 """Seconds for a cluster to answer after a restore."""
 KUBECONFIG = "/etc/rancher/k3s/k3s.yaml"
 APPLIED = "/etc/testbed/cluster.applied"
-"""Where a node keeps the content hash of what the cluster has on it, once it was Ready."""
+"""Where a node keeps the content hash of what the cluster has on it, and k3s's version, once it was Ready."""
 
 WATCH_LIMIT = 120.0
 """Seconds for keepalived to run and for its check to pass on a node that is Ready."""
@@ -56,18 +58,23 @@ def join(lab: Lab, name: str, cancel: threading.Event) -> None:
 
     One of several servers is waited for until keepalived finds its API ready, too: it could have the address then.
     """
+    if len(lab.inventory.servers()) > 1 and name == lab.inventory.servers()[0].name:
+        _require_no_other_cluster(lab, name)
+    set_clock(lab.connection(name))
+    start_node(lab, name, cancel)
+
+
+def start_node(lab: Lab, name: str, cancel: threading.Event) -> None:
+    """Give the node its units, whatever it has of them, and wait until it is Ready with the inventory's k3s."""
     inventory = lab.inventory
     node = next(n for n in inventory.nodes if n.name == name)
     registries = registries_access(inventory, lab.file)
     pki = lab.directories.pki
     secrets = ClusterSecrets(join_token(pki / "join-token"), join_token(pki / "address-secret"))
-    units = node_units(inventory, node, secrets, registries)
+    units = node_units(inventory, node, secrets, registries, lab.began_with)
     connection = lab.connection(name)
-    if len(inventory.servers()) > 1 and name == inventory.servers()[0].name:
-        _require_no_other_cluster(lab, name)
-    set_clock(connection)
     deploy_units(lab, {name: [unit.as_data() for unit in units]})
-    unit = units[0].unit
+    unit, version = units[0].unit, releases_of(inventory).k3s
 
     def watched() -> None:
         said = _asked(connection, ["sh", "-c", _WATCHES, "-", KEEPALIVED, CHECK])
@@ -76,7 +83,7 @@ def join(lab: Lab, name: str, cancel: threading.Event) -> None:
 
     wait_until(
         f"{name} is Ready in the cluster",
-        lambda: require_ready(lab, name, unit),
+        lambda: require_ready(lab, name, unit, version),
         limit=NODE_LIMIT,
         interval=3,
         cancel=cancel,
@@ -88,12 +95,14 @@ def join(lab: Lab, name: str, cancel: threading.Event) -> None:
             next_step=f"see: testbed ssh {name} journalctl -u {KEEPALIVED}",
         )  # fmt: skip
     # for root alone: secrets of registries are part of the hash
-    note = 'umask 077; printf "%s\\n" "$1" >"$2.new" && mv "$2.new" "$2"'
-    connection.run(["sh", "-c", note, "-", node_digest(inventory, node, registries), APPLIED])
+    note = 'umask 077; printf "%s\\n" "$1" "$2" >"$3.new" && mv "$3.new" "$3"'
+    digest = node_digest(inventory, node, registries, lab.began_with)
+    connection.run(["sh", "-c", note, "-", digest, version, APPLIED])
 
 
-def require_ready(lab: Lab, node: str, unit: str) -> None:
-    """Raise :class:`NotYet`, with what unit, API and journal say, unless the cluster has the node as Ready.
+def require_ready(lab: Lab, node: str, unit: str, version: str) -> None:
+    """Raise :class:`NotYet`, with what unit, API and journal say, unless the cluster has the node as Ready with a
+    kubelet of that version.
 
     Raises :class:`LabError` when the unit has failed for good.
     """
@@ -107,7 +116,7 @@ def require_ready(lab: Lab, node: str, unit: str) -> None:
     except LabError as e:
         raise NotYet(f"{unit} is {state}, no API yet ({e.cause}); its journal: {journal}") from None
     with closing(api):
-        health = node_state(api, node)
+        health = node_state(api, node, version)
     if not health.ready:
         raise NotYet(f"{health.seen}; {unit} is {state}, its journal: {journal}")
 
@@ -205,10 +214,15 @@ def api_of(lab: Lab) -> KubeApi:
 def with_cluster(lab: Lab, observed: ObservedLab) -> ObservedLab:
     """``observed``, and what nodes and API tell of the cluster; a node that doesn't answer has nothing."""
     machines = dict(observed.machines)
+    if newer(lab.inventory, lab.began_with):
+        for name, machine in machines.items():
+            if machine.answers:
+                machines[name] = replace(machine, brought=has_been_brought(lab.connection(name)))
     for node in (*lab.inventory.servers(), *lab.inventory.agents()):
         seen = machines.get(node.name)
         if seen is not None and seen.answers:
-            machines[node.name] = replace(seen, cluster=_has(lab, node))
+            digest, version = _has(lab, node)
+            machines[node.name] = replace(seen, cluster=digest, k3s=version)
     observed = replace(observed, machines=machines)
     if not any(seen.cluster for s in lab.inventory.servers() if (seen := machines.get(s.name)) is not None):
         return observed
@@ -223,11 +237,13 @@ def with_cluster(lab: Lab, observed: ObservedLab) -> ObservedLab:
     return replace(observed, control_plane=digests.get(CONTROL_PLANE), pods=digests.get(PODS))
 
 
-def _has(lab: Lab, node: Node) -> str | None:
+def _has(lab: Lab, node: Node) -> tuple[str | None, str]:
+    """The content hash and k3s's version that it was Ready with last; nothing while a unit of it does not run."""
     units = ["k3s.service" if node.cluster == "server" else "k3s-agent.service"]
     if node.cluster == "server" and len(lab.inventory.servers()) > 1:
         units.append(KEEPALIVED)
     # asked of several at once, is-active says yes for any of them
     look = f'for unit; do systemctl is-active --quiet "$unit" || exit 1; done; cat {APPLIED}'
     said = lab.connection(node.name).run(["sh", "-c", look, "-", *units], check=False)
-    return said.stdout.decode().strip() or None
+    digest, version = [*said.stdout.decode().split(), "", ""][:2]
+    return digest or None, version

@@ -9,11 +9,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from testbed import log
+from testbed.artifacts import Releases
 from testbed.documents import MAX_BYTES, Document, parse, problems_of
 from testbed.documents import Path as DocumentPath
 from testbed.errors import BadInput, HostNotReady, Problem, bad_input
 from testbed.host.directories import testbed_home
 from testbed.hypervisor.connection import HypervisorError
+from testbed.hypervisor.releases import kept_releases
 from testbed.hypervisor.scaling import kept_scale
 from testbed.lab.lab import Lab
 from testbed.model.inventory import Inventory
@@ -30,17 +32,20 @@ def load_lab(name: str) -> Lab:
     check_mesh_config(inventory, document)
     check_versions(inventory, document)
     lab = Lab(inventory, shown(path))
-    hold_to_scale(lab)
+    hold_to_machines(lab)
     log.configure(lab.directories.log if lab.directories.state.is_dir() else None)
     return lab
 
 
-def hold_to_scale(lab: Lab) -> None:
-    """Have as many instances as `scale` said last: the lab's machines know; one that is down has none."""
+def hold_to_machines(lab: Lab) -> None:
+    """What the lab's machines know, which one that is down has not: as many instances as `scale` said last, and the
+    releases that they were made with."""
     with suppress(HostNotReady, HypervisorError):  # whoever needs libvirt says so, with what to do
         hypervisor = lab.hypervisor_if_up()
         if hypervisor is not None:
             lab.hold_to(kept_scale(hypervisor))
+            if lab.has_cluster and (kept := kept_releases(hypervisor)):
+                lab.began_with = Releases(**kept)
 
 
 def check_mesh_config(inventory: Inventory, document: Document) -> None:

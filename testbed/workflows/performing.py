@@ -24,6 +24,7 @@ from testbed.plan.steps import (
     AskEdges,
     AwaitClone,
     AwaitMachine,
+    BringReleases,
     BuildImage,
     BuildShared,
     CheckSnapshot,
@@ -47,13 +48,16 @@ from testbed.plan.steps import (
     StopForward,
     StopHypervisor,
     ThawMachine,
+    UpgradeNode,
 )
 from testbed.resources import ResourceSet, load
+from testbed.workflows.bringing import bring
 from testbed.workflows.cloning import Templates, make_template
 from testbed.workflows.edges import Edge, ask_edges, edges_of
 from testbed.workflows.istio import deploy_pods, deploy_sidecars, install_control_plane
 from testbed.workflows.kubernetes import await_cluster, join
 from testbed.workflows.mesh import backend_of, security_of, standalone_of
+from testbed.workflows.upgrading import upgrade_node
 from testbed.workflows.workloads import deploy_workloads, hand_over_workloads, workloads_document
 
 IN_FORCE_LIMIT = 120.0
@@ -123,6 +127,10 @@ class Performer:
                 ask_edges(self.lab, self._edges)
             case InstallNode(node):
                 join(self.lab, node, cancel)
+            case BringReleases(node, releases):
+                bring(self.lab, node, releases, cancel)
+            case UpgradeNode(node):
+                upgrade_node(self.lab, node, cancel)
             case InstallControlPlane():
                 install_control_plane(self.lab, cancel)
             case DeployPods():

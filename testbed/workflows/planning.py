@@ -35,7 +35,7 @@ def wanted(lab: Lab, machines: Machines) -> WantedLab:
             node: WantedMachine(spec, workloads_digest(lab, node)) for node, spec in machines.specs().items()
         },
         forwards=_forwards(lab),
-        cluster=wanted_cluster(lab.inventory, registries_access(lab.inventory, lab.file)),
+        cluster=wanted_cluster(lab.inventory, registries_access(lab.inventory, lab.file), lab.began_with),
     )
 
 

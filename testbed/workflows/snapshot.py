@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from testbed import log
+from testbed.artifacts import Releases, releases_of
 from testbed.compiler import compile_mesh
 from testbed.errors import LabError, bad_input
 from testbed.faults import network
@@ -41,7 +42,7 @@ from testbed.plan.steps import Action, SaveLab
 from testbed.resources import ResourceSet, dump
 from testbed.workflows.cloning import Templates, templates_of
 from testbed.workflows.identity import Identity, identity_of, media_of
-from testbed.workflows.loading import hold_to_scale
+from testbed.workflows.loading import hold_to_machines
 from testbed.workflows.mesh import backend_of, default_resources, security_of
 from testbed.workflows.nodes import require_up
 from testbed.workflows.performing import Performer
@@ -162,6 +163,7 @@ def _save(
                 nodes=tuple(n.name for n in lab.inventory.nodes),
                 disks=saved.disks,
                 scale=dict(lab.scale),
+                releases=asdict(releases_of(lab.made_of)) if lab.has_cluster else {},
                 pause=round(saved.pause, 3),
                 standing=round(saved.standing, 3),
                 apart=round(saved.apart, 4),
@@ -188,6 +190,8 @@ def restore(lab: Lab, name: str, show: Show) -> RestoreReport:
     if why := run_out(snapshot.manifest, datetime.now(UTC), cluster=lab.has_cluster):
         raise LabError(f"snapshot {name}", "restore it", why, "run: testbed up")
     lab.hold_to(snapshot.manifest.scale)
+    began = snapshot.manifest.releases
+    lab.began_with = Releases(**began) if began else None
     return back_to(lab, snapshot, show, "snapshot restore")
 
 
@@ -195,6 +199,7 @@ def reset(lab: Lab, show: Show) -> RestoreReport:
     """Bring the lab back to the state just after `up` was verified."""
     require_snapshots(lab)
     lab.hold_to({})
+    lab.began_with = None
     found = in_cache(lab, machines_of(lab), default_resources(lab))
     if found is None or not found.exact:
         raise LabError(
@@ -274,7 +279,7 @@ def plan_with_cache(
     """
     if lab.is_stopped:
         lab.daemon.start()  # only it knows the machines, and how the lab is scaled
-        hold_to_scale(lab)
+        hold_to_machines(lab)
     goal, observed = wanted(lab, machines), look(lab, machines, resources)
     seen = {node: m.spec for node, m in observed.machines.items()}
     new = [node for node, m in goal.machines.items() if seen.get(node) != m.spec]

@@ -68,7 +68,7 @@ def _proxies(lab: Lab) -> tuple[ProxyState, ...]:
 def status(lab: Lab) -> LabStatus:
     """Look at the lab; takes no lock, and changes nothing but what a killed `fault` left behind."""
     Breaker(lab).recover()
-    observed = observe(lab, Disks.of(lab.inventory))
+    observed = observe(lab, Disks.of(lab.made_of))
     asked = any(m.answers for m in observed.machines.values())
     proxies = _proxies(lab) if asked else ()
     return LabStatus(lab, observed, proxies, urls(lab), str(holder(lab.directories) or ""))

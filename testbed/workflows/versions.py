@@ -56,7 +56,7 @@ def _kernel(under_test: LabUnderTest, workload: str) -> str:
 
 def _images(lab: Lab) -> dict[str, str]:
     """Of what all nodes read: the key of what it is made from, and the checksum of its data as this host has it."""
-    disks = Disks.of(lab.inventory)
+    disks = Disks.of(lab.made_of)
     shared = disks.shared
     return {
         "node": disks.node_image.key,

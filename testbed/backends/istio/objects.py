@@ -122,8 +122,8 @@ class LabObjects:
         return Health(False, "; ".join(said) or "no pod yet")
 
 
-def node_state(api: KubeApi, node: str) -> Health:
-    """Whether the node is Ready, or what its Ready condition says."""
+def node_state(api: KubeApi, node: str, version: str = "") -> Health:
+    """Whether the node is Ready, or what its Ready condition says; with ``version``, by a kubelet of that."""
     try:
         found = api.get(api.path("v1", "Node", "", node))
     except ApiRefused as e:
@@ -136,6 +136,9 @@ def node_state(api: KubeApi, node: str) -> Health:
     ready = conditions.get("Ready")
     if ready is None:
         return Health(False, "it has told nothing of its state")
+    runs = found["status"].get("nodeInfo", {}).get("kubeletVersion", "")
+    if version and runs != version:
+        return Health(False, f"its kubelet is still {runs}")
     return Health(ready["status"] == "True", f"Ready is {ready['status']}: {ready.get('message', '')}")
 
 

@@ -1,0 +1,82 @@
+"""Releases onto machines that were made with others, while what runs there goes on."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+from testbed.artifacts import Releases, releases_of
+from testbed.deploy.bringing import BEGIN, FINISH, RECEIVE, UNPACK, files_for, place_of
+from testbed.deploy.k3s import BROUGHT
+from testbed.errors import LabError
+from testbed.guests import NodeConnection
+from testbed.images.packaged import packaged_images
+from testbed.images.shared import unpacked_name
+from testbed.lab.disks import Disks
+from testbed.lab.lab import Lab
+from testbed.model.inventory import Inventory
+
+SEND_LIMIT = 300.0
+"""Seconds for one file to be on a node."""
+FINISH_LIMIT = 900.0
+"""Seconds for a node to unpack k3s, or images; an emulated one takes one to two minutes for each."""
+
+_LIST = f"""
+cd {BROUGHT} 2>/dev/null || exit 0
+for found in */*; do
+  case $found in *.new|*'*'*) ;; *) echo "$found" ;; esac
+done
+"""
+
+
+def newer(inventory: Inventory, began: Releases | None) -> dict[str, frozenset[str]]:
+    """Node -> the releases that it is to be brought: those of the inventory that its machine was not made with."""
+    wanted = releases_of(inventory)
+    k3s = {f"k3s/{wanted.k3s}"} if began and began.k3s != wanted.k3s else set()
+    istio = {f"istio/{wanted.istio}"} if began and began.istio != wanted.istio else set()
+    return {n.name: frozenset((k3s if n.cluster else set()) | istio) for n in inventory.nodes if k3s or istio}
+
+
+def has_been_brought(connection: NodeConnection) -> frozenset[str]:
+    """The releases that were brought to a node."""
+    return frozenset(connection.run(["sh", "-c", _LIST], check=False).stdout.decode().split())
+
+
+def bring(lab: Lab, name: str, releases: Iterable[str], cancel: threading.Event) -> None:
+    """Send the files of ``releases`` to a node, and let it unpack them."""
+    node = next(n for n in lab.inventory.nodes if n.name == name)
+    disks = Disks.of(lab.inventory)
+    if disks.packaged is not None:
+        packaged_images(disks.packaged)
+    connection = lab.connection(name)
+    for release in releases:
+        folder = place_of(release)
+        connection.run(["sh", "-c", BEGIN, "-", folder])
+        for file, source in files_for(node, release.partition("/")[0], disks.releases).items():
+            if cancel.is_set():
+                return
+            _send(connection, source, f"{folder}.new/{file}")
+        connection.run(["sh", "-c", FINISH, "-", folder], limit=FINISH_LIMIT)
+
+
+def _send(connection: NodeConnection, source: Path, target: str) -> None:
+    if source.suffix != ".deb":
+        connection.run(["sh", "-c", RECEIVE, "-", target], stdin=source.read_bytes(), limit=SEND_LIMIT)
+        return
+    # unpacked here, once more quickly than an emulated node would
+    with tempfile.TemporaryDirectory() as work:
+        for argv in (
+            ["dpkg-deb", "--extract", str(source), f"{work}/files"],
+            ["tar", "-c", "-f", f"{work}/files.tar", "-C", f"{work}/files", "."],
+        ):
+            done = subprocess.run(argv, check=False, capture_output=True, text=True)
+            if done.returncode != 0:
+                raise LabError(source.name, "unpack it", done.stderr.strip() or f"status {done.returncode}")
+        folder, content = (
+            str(Path(target).with_name(unpacked_name(source.name))),
+            Path(f"{work}/files.tar").read_bytes(),
+        )
+        connection.run(["sh", "-c", UNPACK, "-", folder], stdin=content, limit=SEND_LIMIT)
