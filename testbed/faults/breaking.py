@@ -12,7 +12,7 @@ from functools import cached_property
 
 from testbed.errors import LabError, NotApplicable, TestbedError, bad_input
 from testbed.faults import network
-from testbed.faults.grips import Grip, grip_of
+from testbed.faults.grips import Grip, Upgrades, grip_of
 from testbed.faults.proof import Proof, together
 from testbed.faults.records import Standing, new_standing, read_standing
 from testbed.host.probes.faults import no_bridge_filter, no_disk_errors
@@ -79,8 +79,10 @@ class NotMended(LabError):
 class Breaker:
     """Breaks one lab.  Needs no lock: notes are atomic, and what ends a fault may run twice."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, upgrades: Upgrades | None = None) -> None:
+        """``upgrades``: who upgrades the lab under a scenario's traffic; by hand that is no fault."""
         self.lab = lab
+        self._upgrades = upgrades
         self._log = get("faults")
 
     @cached_property
@@ -105,9 +107,16 @@ class Breaker:
             actions = self.actions(fault)
         except NoSuchTarget as e:
             return str(e)
+        if fault.kind is FaultKind.UPGRADE:
+            return self._nothing_newer()
         if any(isinstance(a, DiskErrors) for a in actions) and (hypervisor := self.lab.hypervisor_if_up()):
             return no_disk_errors(hypervisor.versions().get("qemu", ""))
         return no_bridge_filter() if any(isinstance(a, Silence) for a in actions) else ""
+
+    def _nothing_newer(self) -> str:
+        if self._upgrades is None:
+            return "an upgrade is made by testbed up, and under traffic by a scenario"
+        return "" if self._upgrades.pending() else "the lab runs the releases that its inventory names"
 
     def standing(self) -> tuple[Standing, ...]:
         """The faults that there are, oldest first."""
@@ -129,6 +138,8 @@ class Breaker:
 
     def make(self, fault: Fault) -> Made:
         """Make it and leave it, until :meth:`clear`."""
+        if fault.kind is FaultKind.UPGRADE:
+            raise bad_input("fault", "an upgrade is no fault", "testbed up makes it; testbed verify, under traffic")
         if fault.kind is FaultKind.LINK_FLAP:
             raise bad_input("fault", "a link that flaps needs somebody who does it", "say how long: --for 30s")
         made, grips = self._make(fault, owned=False)
@@ -256,7 +267,7 @@ class Breaker:
     def _grips(self, actions: Iterable[Action], fault: str) -> dict[str, list[Grip]]:
         grips: dict[str, list[Grip]] = {}
         for action in actions:
-            grips.setdefault(action.node, []).append(grip_of(action, self.lab, fault))
+            grips.setdefault(action.node, []).append(grip_of(action, self.lab, fault, self._upgrades))
         return grips
 
     def _each(self, grips: dict[str, list[Grip]], work: Callable[[Grip], None]) -> None:

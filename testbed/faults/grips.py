@@ -32,6 +32,7 @@ from testbed.plan.faults import (
     Power,
     Silence,
     Throttle,
+    Upgrade,
 )
 from testbed.plan.guestfaults import MESH_NIC, InGuest, SlowLink
 from testbed.waiting import NotYet, wait_until
@@ -60,7 +61,19 @@ class Grip(Protocol):
         ...
 
 
-def grip_of(action: Action, lab: Lab, fault: str) -> Grip:  # noqa: PLR0911  (one line per action)
+class Upgrades(Protocol):
+    """Who can bring a lab to the releases of its inventory."""
+
+    def pending(self) -> tuple[str, ...]:
+        """What would be done, a step each; none when the lab runs these releases."""
+        ...
+
+    def perform(self) -> str:
+        """Do it; what was seen of it in the end."""
+        ...
+
+
+def grip_of(action: Action, lab: Lab, fault: str, upgrades: Upgrades | None = None) -> Grip:  # noqa: PLR0911
     """The grip for an action of the fault with that id."""
     breaker = DomainBreaker(lab.hypervisor())
     match action:
@@ -84,6 +97,8 @@ def grip_of(action: Action, lab: Lab, fault: str) -> Grip:  # noqa: PLR0911  (on
             return SlowGrip(action, lab)
         case Certificate():
             return CertificateGrip(action, lab)
+        case Upgrade():
+            return UpgradeGrip(action, upgrades)
 
 
 @dataclass
@@ -335,3 +350,29 @@ class BalloonGrip:
     def _available(self) -> int:
         script = "while read -r name size _; do [ $name = MemAvailable: ] && echo $size; done </proc/meminfo"
         return int(in_guest(self.lab, self.action.node, script)[1]) * 1024
+
+
+@dataclass
+class UpgradeGrip:
+    """The lab as its inventory has it now: no fault, and yet something that callers should not notice."""
+
+    action: Upgrade
+    upgrades: Upgrades | None
+    seen: str = ""
+
+    def begin(self) -> None:
+        """Do all of it.  What breaks off is gone on with by the next try, or by ``testbed up``."""
+        if self.upgrades is None:
+            raise LabError("cluster", "upgrade it", "nobody here can", "run: testbed up")
+        self.seen = self.upgrades.perform()
+
+    def prove(self) -> Proof:
+        """Nothing is left to do, and what the nodes say that they run."""
+        left = self.upgrades.pending() if self.upgrades is not None else ("all of it",)
+        return Proof(not left, f"left to do: {', '.join(left)}" if left else self.seen)
+
+    def end(self) -> None:
+        """There is no way back."""
+
+    def await_well(self) -> None:
+        """It was waited for."""

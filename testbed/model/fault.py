@@ -39,6 +39,7 @@ class FaultKind(StrEnum):
     CERTIFICATE_FOREIGN = "certificate-foreign"
     CERTIFICATE_ROTATED = "certificate-rotated"
     CONTROL_PLANE_KILL = "control-plane-kill"
+    UPGRADE = "upgrade"
 
     @property
     def momentary(self) -> bool:
@@ -48,6 +49,7 @@ class FaultKind(StrEnum):
             FaultKind.RESTART,
             FaultKind.SIDECAR_RESTART,
             FaultKind.CERTIFICATE_ROTATED,
+            FaultKind.UPGRADE,
         )
 
     @property
@@ -88,7 +90,7 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 
 class Fault(BaseModel):
     """One fault.  ``target`` names nodes, workloads, services, ``service/version`` or zones; of control-plane-kill
-    servers of the cluster, or all of them by the name ``istiod``."""
+    servers of the cluster, or all of them by the name ``istiod``; of upgrade the ``cluster``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 

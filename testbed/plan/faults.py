@@ -90,7 +90,14 @@ class Certificate:
     how: FaultKind
 
 
-Action = Power | Link | Silence | Throttle | DiskErrors | Balloon | InGuest | SlowLink | Certificate
+@dataclass(frozen=True)
+class Upgrade:
+    """The whole cluster is brought to the releases of the inventory; noted on its first server."""
+
+    node: str
+
+
+Action = Power | Link | Silence | Throttle | DiskErrors | Balloon | InGuest | SlowLink | Certificate | Upgrade
 
 
 @dataclass(frozen=True)
@@ -116,6 +123,8 @@ def actions_of(
         return tuple(_silence(fault, machines, topology))
     if fault.kind is FaultKind.CONTROL_PLANE_KILL:
         return tuple(control_plane_killed(n) for n in _servers(fault.target, machines))
+    if fault.kind is FaultKind.UPGRADE:
+        return (Upgrade(_whole_cluster(fault.target, machines)),)
     if fault.kind.of_workload:
         found = _workloads(fault, topology, machines)
         return tuple(_on_workload(fault, w, machines[w.node], backend) for w in found)
@@ -149,6 +158,16 @@ def _servers(names: Iterable[str], machines: Mapping[str, Machine]) -> tuple[str
             raise NoSuchTarget(f"the cluster has no server {name!r}: name one, or istiod for all of them")
         found.update(dict.fromkeys(servers if name == "istiod" else [name]))
     return tuple(found)
+
+
+def _whole_cluster(names: Iterable[str], machines: Mapping[str, Machine]) -> str:
+    """Its first server."""
+    if [*names] != ["cluster"]:
+        raise NoSuchTarget("an upgrade is of the whole cluster: name cluster")
+    first = next((m.name for m in machines.values() if m.cluster == "server"), None)
+    if first is None:
+        raise NothingToBreak("the lab has no cluster that could be upgraded")
+    return first
 
 
 def nodes_of(names: Iterable[str], machines: Mapping[str, Machine], topology: Topology) -> tuple[str, ...]:
@@ -197,6 +216,8 @@ def parts_of(action: Action) -> frozenset[tuple[str, str]]:  # noqa: PLR0911  (o
             return frozenset({(node, "shape")})
         case InGuest(node, part=part):
             return frozenset({(node, part)})
+        case Upgrade(node):
+            return frozenset({(node, "releases")})
         case Certificate(node, workload):
             return frozenset({(node, f"certificate of {workload}")})
         case Silence():

@@ -126,6 +126,7 @@ FITS: Mapping[FaultKind, frozenset[Manner]] = {
     FaultKind.CERTIFICATE_ROTATED: frozenset(),
     # proxies go on with what they have
     FaultKind.CONTROL_PLANE_KILL: frozenset(),
+    FaultKind.UPGRADE: frozenset(),
     # a proxy that starts accepts before it has time to answer
     FaultKind.SIDECAR_KILL: _KILLED,
     FaultKind.SIDECAR_RESTART: _KILLED,

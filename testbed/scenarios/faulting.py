@@ -11,6 +11,7 @@ from typing import Any
 
 from testbed.errors import LabError, TestbedError, WaitTimeout
 from testbed.faults.breaking import Made
+from testbed.model.fault import FaultKind
 from testbed.model.scenario import Step
 from testbed.model.topology import MeshWorkload, ProxyKind
 from testbed.report.record import FaultSpan, Mark
@@ -56,6 +57,8 @@ def sample_under_faults(
     held = holdings(lab)
     schedule = Schedule(step.when.faults, breaker, follower)
     watch = Watch(lab.threads) if lab.threads else None
+    # how long an upgrade takes nobody knows beforehand: the traffic's time is its limit
+    open_ended = any(f.kind is FaultKind.UPGRADE for f in step.when.faults)
 
     def start(at: float) -> None:  # with the traffic: a slow first answer must not put off what is broken
         schedule.start(at - first.monotonic)
@@ -70,6 +73,8 @@ def sample_under_faults(
                 evidence.samples.append(sample)
                 follower.sample(sample)
                 judge.take(sample)
+                if open_ended and schedule.over:
+                    break
     except TestbedError as e:
         if not evidence.samples:
             raise

@@ -103,6 +103,11 @@ class Schedule:
             name = f"{', '.join(fault.target)} is well again, for {fault.title}"
             yield wait_until(name, begin, limit=PUT_OFF_LIMIT, interval=1, cancel=self._over)
 
+    @property
+    def over(self) -> bool:
+        """Whether every fault has been undone, or was never made."""
+        return len(self._ended) == len(self._faults)
+
     def end(self) -> None:
         """Undo what still stands, and wait until all is well."""
         self._over.set()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from testbed.artifacts import releases_of
 from testbed.compiler import compile_mesh
+from testbed.errors import bad_input
 from testbed.faults.breaking import Breaker
 from testbed.host.probes import kvm
 from testbed.lab.lab import API_FORWARD, Lab
 from testbed.lab.machines import Machines
 from testbed.lab.observing import observe
+from testbed.model.upgrades import k3s_refusal
 from testbed.plan import ObservedLab, WantedLab, WantedMachine
 from testbed.resources import ResourceSet
 from testbed.workflows.cluster import wanted_cluster
@@ -55,9 +58,19 @@ def look(lab: Lab, machines: Machines, resources: ResourceSet) -> ObservedLab:
     observed = observe(lab, machines.disks)
     if lab.has_cluster:
         observed = with_identities(lab, with_cluster(lab, observed))
+        _require_upgradable(lab, observed)
         if observed.pods is None:
             return observed
     nodes = {n.name for n in lab.inventory.nodes}
     if set(observed.machines) != nodes or not all(m.answers for m in observed.machines.values()):
         return observed
     return replace(observed, mesh_in_force=backend_of(lab).holds(resources))
+
+
+def _require_upgradable(lab: Lab, observed: ObservedLab) -> None:
+    """Raise BadInput when the cluster can't be taken from the k3s that it runs to the inventory's."""
+    target = releases_of(lab.inventory).k3s
+    for version in sorted({m.k3s for m in observed.machines.values() if m.k3s}):
+        if reason := k3s_refusal(version, target):
+            advice = "name another in cluster.version, or make the lab anew: testbed down, then testbed up"
+            raise bad_input(f"{lab.file}: cluster.version", reason, advice)

@@ -29,6 +29,7 @@ from testbed.scenarios.running import check_all
 from testbed.workflows.istio import name_namespaces
 from testbed.workflows.mesh import backend_of
 from testbed.workflows.nodes import require_up
+from testbed.workflows.releases import LabUpgrade
 from testbed.workflows.versions import versions
 
 Progress = Callable[[str], None]
@@ -50,7 +51,7 @@ def lab_under_test(lab: Lab) -> LabUnderTest:
         backend_of(lab, lasting=True),
         gateway if has_gateway else None,
         capture=lambda node: capture(lab, node, lab.directories.state),
-        breaker=Breaker(lab),
+        breaker=Breaker(lab, LabUpgrade(lab) if lab.has_cluster else None),
         threads=MachineThreads({n.name: domain_name(lab.id, n.name) for n in lab.inventory.nodes}).look,
     )
 

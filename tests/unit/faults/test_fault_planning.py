@@ -173,7 +173,7 @@ KINDS = st.sampled_from(
     [
         k.value
         for k in FaultKind
-        if k.value not in ("partition", "clock-jump", "clock-drift", "slow-link", "control-plane-kill")
+        if k.value not in ("partition", "clock-jump", "clock-drift", "slow-link", "control-plane-kill", "upgrade")
     ]
 )
 TARGETS = st.sampled_from(["one", "two", "reviews-v1", "reviews-v2", "ratings-v1"])

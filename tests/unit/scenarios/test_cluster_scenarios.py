@@ -19,6 +19,7 @@ LABS = {
     "cluster-istiod-down": "k3s-small",
     "cluster-node-lost": "k3s-istio",
     "cluster-server-lost": "k3s-ha",
+    "cluster-upgrade": "k3s-small",
 }
 SHIPPED = {f.scenario.name: f for f in find(["cluster"])}
 
@@ -43,8 +44,18 @@ class Standalone(Cluster):
     not_applicable = StandaloneBackend.not_applicable
 
 
+class Outdated:
+    """Plays a lab whose inventory names newer releases."""
+
+    def pending(self):
+        return ("upgrade:server",)
+
+    def perform(self):
+        return "server v2"
+
+
 def under_test(there, backend):
-    return LabUnderTest(backend(there.topology), breaker=Breaker(there))
+    return LabUnderTest(backend(there.topology), breaker=Breaker(there, Outdated()))
 
 
 def test_each_has_a_lab():
