@@ -29,6 +29,10 @@ class MirroredLab:
         self.file.write_text(with_versions((ROOT / "inventories" / f"{name}.yaml").read_text()))
         self.report = {}
 
+    def name_versions(self, versions):
+        """From now on its inventory names these: product -> version."""
+        self.file.write_text(naming(self.file.read_text(), versions))
+
     def run(self, *words, status=0, limit=300):
         """Its output; ``status`` None: whatever it ends with."""
         argv = [*COMMAND, words[0], "-i", str(self.file), *words[1:]]
@@ -63,13 +67,24 @@ def mirrored(name, folder, limit):
         made.run("down", limit=120)
 
 
+def mirrored_versions(product):
+    """Those in the mirror, oldest first, as they are listed in ``constraints/releases.yaml``."""
+    known = yaml.safe_load((ROOT / "constraints/releases.yaml").read_text())[product]["versions"]
+    return [version for version in known if (Path(os.environ["TESTBED_MIRROR"]) / product / version).is_dir()]
+
+
 def with_versions(text):
     """The inventory, with the newest version in the mirror where the project's own is not there."""
-    data = yaml.safe_load(text)
     releases = yaml.safe_load((ROOT / "constraints/releases.yaml").read_text())
-    mirror = Path(os.environ["TESTBED_MIRROR"])
+    found = {product: mirrored_versions(product) for product in VERSIONS.values()}
+    newest = {p: there[-1] for p, there in found.items() if there and releases[p]["default"] not in there}
+    return naming(text, newest)
+
+
+def naming(text, versions):
+    """The inventory, which names these: product -> version."""
+    data = yaml.safe_load(text)
     for part, product in VERSIONS.items():
-        there = sorted(p.name for p in (mirror / product).glob("*") if p.is_dir())
-        if there and releases[product]["default"] not in there:
-            data.setdefault(part, {})["version"] = there[-1]
+        if product in versions:
+            data.setdefault(part, {})["version"] = versions[product]
     return yaml.safe_dump(data, sort_keys=False)

@@ -198,5 +198,5 @@ def test_an_upgrade_is_of_a_whole_cluster_that_has_something_to_upgrade():
     assert "whole cluster" in Breaker(Lab(small()), Upgrading(2)).unable(Fault(kind="upgrade", target="agent"))
     text = (home() / "inventories" / "two-nodes.yaml").read_text()
     assert "no cluster" in Breaker(Lab(read_inventory(text, "two-nodes.yaml"))).unable(fault)
-    with pytest.raises(BadInput, match="testbed up"):
+    with pytest.raises(BadInput, match="an upgrade is no fault"):
         Breaker(Lab(small())).make(fault)
