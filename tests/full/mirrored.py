@@ -40,10 +40,13 @@ class MirroredLab:
         assert status is None or done.returncode == status, f"{words}: {done.stdout[-2000:]}\n{done.stderr[-4000:]}"
         return done.stdout
 
+    def pull(self):
+        """The releases that its inventory names, into the cache."""
+        subprocess.run([*COMMAND, "artifacts", "pull", "-i", str(self.file)], check=True, timeout=600, cwd=ROOT)
+
     def build(self, limit):
         """`up` from nothing; what it reports is kept, and told with its stages."""
-        pull = [*COMMAND, "artifacts", "pull", "-i", str(self.file)]
-        subprocess.run(pull, check=True, timeout=600, cwd=ROOT)
+        self.pull()
         self.report = json.loads(self.run("up", "--cold", "--json", limit=limit))
         self.tell(f"up {self.report['seconds']} s: {self.report['stages']}")
 

@@ -31,7 +31,7 @@ def lab(tmp_path_factory):
 
 def newest(lab, *products):
     lab.name_versions({product: mirrored_versions(product)[-1] for product in products})
-    lab.run("artifacts", "pull", limit=600)
+    lab.pull()
 
 
 def nodes(lab):
@@ -77,5 +77,5 @@ def test_an_upgraded_lab_is_saved_and_restored(lab):
 
 def test_there_is_no_way_back(lab):
     lab.name_versions({"k3s": mirrored_versions("k3s")[-2]})
-    lab.run("artifacts", "pull", limit=600)
+    lab.pull()
     lab.run("up", status=2)
