@@ -212,6 +212,7 @@ def topology_of(inventory: Inventory, scale: Mapping[str, int] = MappingProxyTyp
     )
     ports = {(s.namespace, s.name): s.ports for s in services}
     localities = {n.name: Locality.parse(n.locality) for n in inventory.nodes}
+    ambient = {n.name for n in inventory.nodes if n.cluster is not None and inventory.mesh.mode == "ambient"}
     workloads: list[MeshWorkload] = []
     top = int(inventory.networks.mesh.broadcast_address) - WORKLOADS_START
     for gateway in inventory.gateways:
@@ -227,6 +228,7 @@ def topology_of(inventory: Inventory, scale: Mapping[str, int] = MappingProxyTyp
                 address=IPv4Address(top - instance.place),
                 node=instance.node,
                 locality=localities[instance.node],
+                kind=ProxyKind.ZTUNNEL if instance.node in ambient else ProxyKind.SIDECAR,
                 ports=ports.get((declared.namespace, declared.service), ()),
                 service=declared.service if (declared.namespace, declared.service) in ports else "",
             )

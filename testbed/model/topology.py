@@ -2,7 +2,7 @@
 
 This is all that the compiler and the backends need to know of a lab; it says nothing of machines beyond
 their names.  Words follow Istio: a *service* is a name that can be called, a *workload* is one instance
-of it, with a proxy (its *sidecar*, or the *gateway* itself).
+of it, with a proxy (its *sidecar*, or the *gateway* itself, or its node's *ztunnel*).
 """
 
 from __future__ import annotations
@@ -94,10 +94,12 @@ class MeshService:
 
 
 class ProxyKind(StrEnum):
-    """What a workload's Envoy is: a sidecar next to a service, or a gateway that is its own workload."""
+    """What a workload's proxy is: an Envoy next to a service, one that is a workload itself, or in Istio's ambient
+    mode no Envoy at all but the ztunnel of its node, which other workloads share."""
 
     SIDECAR = "sidecar"
     GATEWAY = "gateway"
+    ZTUNNEL = "ztunnel"
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,11 @@ class MeshWorkload:
     def version(self) -> str:
         """Its ``version`` label, the one that subsets usually select."""
         return self.labels.get("version", "")
+
+    @property
+    def has_envoy(self) -> bool:
+        """Whether there is an Envoy of its own, with routes, an access log and an admin port."""
+        return self.kind is not ProxyKind.ZTUNNEL
 
     def spiffe_id(self, trust_domain: str) -> str:
         """Its identity, ``spiffe://<trust domain>/ns/<namespace>/sa/<service account>``."""
