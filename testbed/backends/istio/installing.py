@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from testbed.backends.istio.ambient import IDLE, PROXY_METADATA, in_ambient
 from testbed.compiler.accesslog import FIELDS
 from testbed.model.clusters import istiod_address
 from testbed.model.inventory import Inventory
@@ -42,7 +43,7 @@ def operator(inventory: Inventory, version: str, *, plain_envoy: bool) -> dict[s
     env: dict[str, str] = {}
     if plain_envoy:
         env = {"PILOT_ENABLE_METADATA_EXCHANGE": "false", "PILOT_ENABLE_ALPN_FILTER": "false"}
-    return {
+    document = {
         "apiVersion": "install.istio.io/v1alpha1",
         "kind": "IstioOperator",
         "metadata": {"name": "testbed", "namespace": SYSTEM},
@@ -70,6 +71,7 @@ def operator(inventory: Inventory, version: str, *, plain_envoy: bool) -> dict[s
             },
         },
     }
+    return in_ambient(document, plain_envoy=plain_envoy) if inventory.mesh.mode == "ambient" else document
 
 
 def _moves(inventory: Inventory) -> dict[str, Any]:
@@ -92,6 +94,10 @@ def mesh_config(inventory: Inventory) -> dict[str, Any]:
         "terminationDrainDuration": DRAIN,
         **own.pop("defaultConfig", {}),
     }
+    ambient: dict[str, Any] = {}
+    if inventory.mesh.mode == "ambient":
+        ambient = {"hboneIdleTimeout": IDLE}
+        proxy["proxyMetadata"] = {**PROXY_METADATA, **proxy.get("proxyMetadata", {})}
     return {
         "trustDomain": inventory.mesh.trust_domain,
         "accessLogFile": ACCESS_LOG,
@@ -99,6 +105,7 @@ def mesh_config(inventory: Inventory) -> dict[str, Any]:
         "accessLogFormat": _access_log_format(),
         "enableAutoMtls": True,
         "defaultConfig": proxy,
+        **ambient,
         **own,
     }
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from testbed.backends.istio.ambient import MODE_LABEL
 from testbed.backends.istio.applying import LAB_LABEL
 from testbed.backends.istio.installing import SYSTEM
 from testbed.backends.istio.places import WORKLOAD_LABEL
@@ -32,7 +33,7 @@ def objects(inventory: Inventory, topology: Topology, image: str) -> list[dict[s
 
     ``image`` is the reference of the sample services' image.
     """
-    made = [*_namespaces(topology), *_accounts(topology), *(_service(s) for s in topology.services)]
+    made = [*_namespaces(inventory, topology), *_accounts(topology), *(_service(s) for s in topology.services)]
     made += _workloads(inventory, topology, image)
     for manifest in made:
         labels = manifest["metadata"].setdefault("labels", {})
@@ -40,10 +41,11 @@ def objects(inventory: Inventory, topology: Topology, image: str) -> list[dict[s
     return made
 
 
-def _namespaces(topology: Topology) -> Iterator[dict[str, Any]]:
+def _namespaces(inventory: Inventory, topology: Topology) -> Iterator[dict[str, Any]]:
+    label = {MODE_LABEL: "ambient"} if inventory.mesh.mode == "ambient" else {"istio-injection": "enabled"}
     names = {w.namespace for w in topology.workloads} | {s.namespace for s in topology.services}
     for name in sorted(names - {SYSTEM}):
-        metadata = {"name": name, "labels": {"istio-injection": "enabled"}}
+        metadata = {"name": name, "labels": dict(label)}
         yield {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
 
 
@@ -116,7 +118,9 @@ def _workloads(inventory: Inventory, topology: Topology, image: str) -> Iterator
 
 def _deployment(workload: MeshWorkload, annotations: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, Any]:
     """One pod, bound to its node, that is never beside its successor: they would be one workload."""
-    labels = {**workload.labels, WORKLOAD_LABEL: workload.name, "sidecar.istio.io/inject": "true"}
+    labels = {**workload.labels, WORKLOAD_LABEL: workload.name}
+    if workload.has_envoy:
+        labels["sidecar.istio.io/inject"] = "true"
     metadata = {"name": workload.name, "namespace": workload.namespace}
     return {
         "apiVersion": "apps/v1",
@@ -147,6 +151,8 @@ def _pod(workload: MeshWorkload, declared: Workload, image: str) -> dict[str, An
         "sidecar.istio.io/userVolume": json.dumps(volumes),
         "sidecar.istio.io/userVolumeMount": json.dumps(mounts),
     }
+    if not workload.has_envoy:
+        annotations = {}
     container: dict[str, Any] = {
         "name": "program",
         "image": image,

@@ -40,16 +40,15 @@ def lab_objects(name):
     return objects(there, topology_of(there), "testbed.dev/samples:key")
 
 
-@pytest.mark.parametrize("lab", ["k3s-small", "k3s-istio"])
+@pytest.mark.parametrize("lab", ["k3s-small", "k3s-istio", "k3s-ambient"])
 def test_services_and_workloads_become_these_objects(lab):
     golden(lab, lab_objects(lab))
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["istio's proxy", "plain Envoy"])
-def test_istioctl_is_told_these_settings(plain):
-    golden(
-        "operator-plain" if plain else "operator", [operator(inventory("k3s-small"), "1.31.0", plain_envoy=plain)]
-    )
+@pytest.mark.parametrize(("lab", "name"), [("k3s-small", "operator"), ("k3s-ambient", "operator-ambient")])
+def test_istioctl_is_told_these_settings(lab, name, plain):
+    golden(f"{name}{'-plain' if plain else ''}", [operator(inventory(lab), "1.31.0", plain_envoy=plain)])
 
 
 def test_the_inventorys_settings_of_the_mesh_count_more_than_the_labs():
@@ -57,6 +56,29 @@ def test_the_inventorys_settings_of_the_mesh_count_more_than_the_labs():
     config = mesh_config(inventory("k3s-small", "mesh:\n", own))
     assert config["accessLogFile"] == "/dev/stdout"
     assert config["defaultConfig"] == {"concurrency": 2, "drainDuration": "3s", "terminationDrainDuration": "3s"}
+
+
+def test_in_ambient_mode_every_envoy_speaks_hbone_whatever_else_the_inventory_tells_it():
+    own = "mesh:\n  config: {defaultConfig: {proxyMetadata: {ISTIO_META_OTHER: x}}}\n"
+    metadata = mesh_config(inventory("k3s-ambient", "mesh:\n", own))["defaultConfig"]["proxyMetadata"]
+    assert (metadata["ISTIO_META_ENABLE_HBONE"], metadata["ISTIO_META_OTHER"]) == ("true", "x")
+    assert "proxyMetadata" not in mesh_config(inventory("k3s-small"))["defaultConfig"]
+
+
+def test_in_ambient_mode_only_gateways_get_an_envoy_and_machines_keep_theirs():
+    made = lab_objects("k3s-ambient")
+    injected = {
+        m["metadata"]["name"]: "sidecar.istio.io/inject" in m["spec"]["template"]["metadata"]["labels"]
+        for m in made
+        if m["kind"] == "Deployment"
+    }
+    assert injected == {"ingressgateway": True, "echo-v1": False, "client-v2": False}
+    [namespace] = (m for m in made if m["kind"] == "Namespace")
+    assert namespace["metadata"]["labels"] == {
+        "istio.io/dataplane-mode": "ambient",
+        "testbed.dev/lab": "k3s-ambient",
+    }
+    assert {m["metadata"]["name"] for m in made if m["kind"] == "WorkloadGroup"} == {"echo-v2", "client-v1"}
 
 
 def test_of_several_servers_another_one_gets_istiod_when_its_own_is_lost():
