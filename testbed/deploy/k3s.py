@@ -34,6 +34,33 @@ _STORE = f"{_STATE}/agent/containerd"
 DATA = f"{_STATE}/data"
 """Where k3s unpacks itself."""
 
+OWN_DATA = """
+if [ -L "$data" ]; then
+  # what runs finds itself at the same paths; what comes unpacks itself beside it
+  from=$(readlink -f "$data")
+  rm -rf "$data.new" "$data.old"
+  mkdir "$data.new"
+  for entry in "$from"/*; do
+    case ${entry##*/} in
+      cni|current|previous) cp -a "$entry" "$data.new/" ;;
+      *) ln -s "$entry" "$data.new/${entry##*/}" ;;
+    esac
+  done
+  mv "$data" "$data.old"
+  mv "$data.new" "$data"
+  rm "$data.old"
+fi
+"""
+"""Makes of the folder ``$data``, where it is a link to the shared disk, one that can be written to."""
+
+_OWN_DATA_FILE = "/etc/testbed/k3s-data.sh"
+_BEFORE_AMBIENT = f"""\
+# Istio's CNI agent puts its plugin beside k3s's own
+set -e
+data={DATA}
+[ -e "$data" ] || {{ mkdir -p {_STATE} && ln -sfn {SHARED}/k3s/data "$data"; }}
+{OWN_DATA.lstrip()}"""
+
 
 def k3s_files(
     inventory: Inventory,
@@ -55,8 +82,13 @@ def k3s_files(
     files += registry_files(inventory.cluster.registries, registries)
     if node.cluster == "server" and inventory.cluster.audit_log:
         files.append(NodeFile(_AUDIT_POLICY, _yaml(_AUDIT), 0o600))
+    ambient = inventory.mesh.mode == "ambient"
+    if ambient:
+        files.append(NodeFile(_OWN_DATA_FILE, _BEFORE_AMBIENT))
     files.append(NodeFile(f"/etc/systemd/system/{unit}", _unit(inventory, node)))
     links = {"/usr/local/bin/k3s": f"{SHARED}/k3s/k3s", DATA: f"{SHARED}/k3s/data"}
+    if ambient:
+        del links[DATA]
     if brought:
         # it unpacks itself, beside the links to what the node began with
         links = {"/usr/local/bin/k3s": f"{BROUGHT}/k3s/{brought}/k3s"}
@@ -165,6 +197,7 @@ def _unit(inventory: Inventory, node: Node) -> str:
         # containerd's folder begins with every image in it; a copy that was cut off is made again
         f"ExecStartPre=/bin/sh -c 'test -d {_STORE} || {{ rm -rf {_STORE}.new && mkdir -p {_STATE}/agent && "
         f"cp -a {SHARED}/k3s/store/start {_STORE}.new && mv {_STORE}.new {_STORE}; }}'",
+        *([f"ExecStartPre=/bin/sh {_OWN_DATA_FILE}"] if inventory.mesh.mode == "ambient" else []),
         f"ExecStart=/usr/local/bin/k3s {role}",
         # pods outlive a restart of k3s
         "KillMode=process",

@@ -5,6 +5,7 @@ Write these anew with: TESTBED_GOLDEN=write pytest tests/unit/deploy/test_deploy
 
 import os
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -47,6 +48,7 @@ ACCESS = {
 }
 NODES = [
     *[("k3s-small", n, {}) for n in ("server", "agent")],
+    ("k3s-ambient", "agent", {}),
     *[("k3s-ha", n, {}) for n in ("server-1", "server-2", "agent-1")],
     ("k3s-istio", "server", PRIVATE),
     ("k3s-istio", "agent-2", PRIVATE),
@@ -174,6 +176,36 @@ def test_the_store_that_a_node_begins_with_is_whole_or_made_again(tmp_path):
     subprocess.run(shlex.split(command), check=True)
     assert (store / "meta.db").read_text() == "used"
     assert [p.name for p in store.parent.iterdir()] == ["containerd"]
+
+
+def test_istios_plugin_finds_a_folder_that_it_can_write_to_beside_what_is_unpacked(tmp_path):
+    """The script before k3s starts, below another root: once, again, and after it was cut off in the middle."""
+    there = inventory("k3s-ambient")
+    wanted = k3s_files(there, there.nodes[1], TOKEN)
+    assert "/var/lib/rancher/k3s/data" not in wanted.links
+    [unit] = (f.content for f in wanted.files if f.path.endswith(".service"))
+    assert unit.index("ExecStartPre=/bin/sh /etc/testbed/k3s-data.sh") < unit.index("ExecStart=")
+    [script] = (f.content for f in wanted.files if f.path == "/etc/testbed/k3s-data.sh")
+    script = script.replace("/var/lib", f"{tmp_path}/var").replace("/opt/testbed", f"{tmp_path}/opt")
+    disk, data = tmp_path / "opt/k3s/data", tmp_path / "var/rancher/k3s/data"
+    (disk / "0123" / "bin").mkdir(parents=True)
+    (disk / "0123" / "bin" / "cni").write_text("a plugin")
+    (disk / "cni").mkdir()
+    (disk / "cni" / "bridge").symlink_to("../0123/bin/cni")
+    (disk / "current").symlink_to("0123")
+    for begun in ((), (".new", ".old"), (".old",)):
+        for name in begun:
+            Path(f"{data}{name}").mkdir()
+        subprocess.run(["sh", "-c", script], check=True)
+        assert not data.is_symlink()
+        assert (data / "0123").readlink() == disk / "0123"
+        assert (data / "cni" / "bridge").read_text() == "a plugin"
+        (data / "cni" / "istio-cni").write_text("Istio's")
+        subprocess.run(["sh", "-c", script], check=True)
+        assert (data / "cni" / "istio-cni").exists(), "it is left alone from then on"
+        assert not (disk / "cni" / "istio-cni").exists()
+        shutil.rmtree(data)
+    assert [p.name for p in data.parent.iterdir()] == []
 
 
 # From what a node has to what it must have
