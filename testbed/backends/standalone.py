@@ -37,6 +37,7 @@ from testbed.resources import ResourceSet, dump, load
 
 _LACKS = {
     "control-plane": "no control plane runs: proxies read files",
+    "hbone": "every workload has a sidecar: ambient mode is Istio's",
     "pods": "workloads run on machines, not in Kubernetes",
 }
 

@@ -14,6 +14,7 @@ import yaml
 from testbed.artifacts import needed
 from testbed.artifacts.istio import generate, has_istio_filters, istioctl
 from testbed.backends.istio.api import ApiRefused
+from testbed.backends.istio.capturing import require_captured
 from testbed.backends.istio.installing import around, in_order, mesh_config, operator
 from testbed.backends.istio.manifests import log_folder
 from testbed.backends.istio.objects import LabObjects
@@ -80,7 +81,7 @@ def _known(objects: LabObjects) -> None:
 
 
 def deploy_pods(lab: Lab, cancel: threading.Event) -> None:
-    """Apply the workloads in the cluster, and wait until their pods are available, sidecars included."""
+    """Apply the workloads in the cluster, and wait until their pods are available; with sidecars, or captured."""
     wanted = wanted_cluster(lab.inventory, registries_access(lab.inventory, lab.file), lab.began_with)
     assert wanted is not None  # noqa: S101 the step is of a cluster's plan
     by_node: dict[str, list[str]] = {}
@@ -95,6 +96,8 @@ def deploy_pods(lab: Lab, cancel: threading.Event) -> None:
         objects.apply(manifests)
         objects.prune(manifests)
         _wait("the pods are available", lambda: objects.available(manifests), cancel)
+        if lab.inventory.mesh.mode == "ambient":
+            _wait("the pods are captured", lambda: require_captured(api, lab.topology), cancel)
         objects.note(PODS, wanted.pods)
     name_namespaces(lab)
 

@@ -8,11 +8,12 @@ from functools import partial
 from typing import Any
 
 from testbed.backends.contract import Applied, Backend, MeshDiff
+from testbed.backends.istio.ambient_backend import AmbientBackend
 from testbed.backends.istio.backend import IstioBackend
 from testbed.backends.istio.places import ClusterPlaces
 from testbed.backends.standalone import StandaloneBackend
 from testbed.compiler.security import MeshConfig, SecurityInputs
-from testbed.errors import HostNotReady, bad_input
+from testbed.errors import bad_input
 from testbed.host.lock import hold
 from testbed.lab.lab import Lab
 from testbed.lab.snapshots.saving import go_on
@@ -43,7 +44,8 @@ def backend_of(lab: Lab, *, lasting: bool = False) -> Backend:
     cluster = {n.name for n in lab.inventory.nodes if n.cluster is not None}
     places = ClusterPlaces(api, lab.topology, cluster)
     addresses = {name: lab.inventory.mesh_address(name) for name in cluster}
-    return IstioBackend(lab.id, lab.topology, connections, api, places, node_addresses=addresses)
+    kind = AmbientBackend if lab.inventory.mesh.mode == "ambient" else IstioBackend
+    return kind(lab.id, lab.topology, connections, api, places, node_addresses=addresses)
 
 
 def standalone_of(lab: Lab, *, restored: bool = False, lasting: bool = False) -> StandaloneBackend:
@@ -73,8 +75,6 @@ def require_backend(lab: Lab) -> None:
     """Raise unless this host can make a lab with the inventory's backend; nothing has been touched then."""
     require_releases(lab)
     require_ca(lab)
-    if lab.inventory.mesh.mode == "ambient":
-        raise HostNotReady(lab.file, "use ambient mode", "only sidecars are installed yet", "write mode: sidecar")
 
 
 def security_of(lab: Lab) -> SecurityInputs:

@@ -48,7 +48,10 @@ _CONTAINER = "istio-proxy"
 
 _DRAINING = "_draining"
 
-_LACKS = {"ejections": "Istio's proxies write no log of ejections"}
+_LACKS = {
+    "ejections": "Istio's proxies write no log of ejections",
+    "hbone": "pods have sidecars: mesh.mode is not ambient",
+}
 
 
 class IstioBackend:
@@ -107,12 +110,10 @@ class IstioBackend:
         if touched or standing.partition("-")[0] != content:
             await_known(self._istiod(), stored, change.removed, limit=limit)
             revision = f"{content}-{int(standing.rpartition('-')[2] or 0) + 1}"
-            manifest = witness(revision, self._topology.root_namespace)
-            self._api.apply(self._witness_path, manifest)
+            self._send_witness(revision)
         pushed = time.monotonic()
         places = self._all_places(limit)
-        asks = {place.proxy: self._asks(place, self._guest.admin_port) for place in places.values()}
-        await_proxies(self._istiod(), asks, revision, limit=limit)
+        self._await(places, revision, limit)
         done = time.monotonic()
         self._log.info("applied", revision=revision, changed=[str(k) for k in touched], seconds=done - begun)
         return Applied(
@@ -146,12 +147,12 @@ class IstioBackend:
             synced = read_syncz(self._istiod()("/debug/syncz"))
         except (NotYet, TestbedError):
             synced = {}  # proxies go on without istiod, but nobody knows whether they have all of it
+        look = self._looker(standing, synced, places)
 
         def state(workload: str) -> ProxyState:
             if workload not in places:
                 return ProxyState(workload, standing, in_force=False)
-            place = places[workload]
-            return self._state(workload, place, standing, synced.get(place.proxy))
+            return look(workload, places[workload])
 
         names = sorted(w.name for w in self._topology.workloads)
         with ThreadPoolExecutor(max_workers=max(1, len(self._connections))) as pool:
@@ -163,12 +164,12 @@ class IstioBackend:
 
     def admin(self, workload: str, path: str) -> bytes:
         """``GET path`` on the proxy's admin port."""
-        [body] = self._get(self._place(workload), self._guest.admin_port, path)
+        [body] = self._get(self._proxy(workload), self._guest.admin_port, path)
         return body
 
     def log(self, workload: str, since: datetime | None = None) -> str:
         """The proxy's own log: of its container, or of its unit on a machine outside the cluster."""
-        place = self._place(workload)
+        place = self._proxy(workload)
         pod, _, namespace = place.proxy.rpartition(".")
         if not place.is_pod:
             argv = self._guest.command(self._guest.log, workload)
@@ -217,6 +218,10 @@ class IstioBackend:
         [patch] = found["spec"]["configPatches"]
         return str(patch["patch"]["value"]["name"]).partition("|")[2]
 
+    def _proxy(self, workload: str) -> Place:
+        """Where the workload's proxy is: with itself."""
+        return self._place(workload)
+
     def _place(self, workload: str) -> Place:
         found = self._places.proxies().get(workload)
         if found is None:
@@ -232,6 +237,20 @@ class IstioBackend:
             return places
 
         return wait_until("workloads running", probe, limit=limit, interval=1)
+
+    def _send_witness(self, revision: str) -> None:
+        self._api.apply(self._witness_path, witness(revision, self._topology.root_namespace))
+
+    def _await(self, places: Mapping[str, Place], revision: str, limit: float) -> None:
+        """Wait until the proxies of the workloads at ``places`` have the revision."""
+        asks = {place.proxy: self._asks(place, self._guest.admin_port) for place in places.values()}
+        await_proxies(self._istiod(), asks, revision, limit=limit)
+
+    def _looker(
+        self, standing: str, synced: Mapping[str, ProxySync], places: Mapping[str, Place]
+    ) -> Callable[[str, Place], ProxyState]:
+        """What asks each of the workloads at ``places`` for its state."""
+        return lambda workload, place: self._state(workload, place, standing, synced.get(place.proxy))
 
     def _state(self, workload: str, place: Place, standing: str, synced: ProxySync | None) -> ProxyState:
         try:

@@ -139,12 +139,12 @@ def await_proxies(
     def probe() -> None:
         for name, dump in everywhere(CLUSTERS):
             if why := _revision_lag(dump, revision):
-                _check_rejected(read_syncz(istiod("/debug/syncz")), name)
+                check_rejected(read_syncz(istiod("/debug/syncz")), name)
                 raise NotYet(f"{name} {why}")
         # after the witness was seen everywhere: what was sent before it says nothing
         synced = read_syncz(istiod("/debug/syncz"))
         for name in proxies:
-            _check_rejected(synced, name)
+            check_rejected(synced, name)
             if why := synced[name].lag:
                 raise NotYet(f"{name} {why}")
         for name, stats in everywhere(SETTLING):
@@ -165,7 +165,8 @@ SETTLING = "/stats?filter=(warming_clusters|total_listeners_warming|total_(liste
 """Where it says what :func:`busy` reads.  Istio's proxies keep these, and no figures of single clusters."""
 
 
-def _check_rejected(synced: Mapping[str, ProxySync], name: str) -> None:
+def check_rejected(synced: Mapping[str, ProxySync], name: str) -> None:
+    """Raise :class:`MeshError` for what the proxy rejected, :class:`NotYet` when istiod does not know it."""
     if name not in synced:
         raise NotYet(f"{name} is not connected to istiod")
     for kind, why in synced[name].rejected.items():

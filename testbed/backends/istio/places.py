@@ -70,6 +70,10 @@ class Places(Protocol):
         """By workload; one that does not run is left out."""
         ...
 
+    def ztunnels(self) -> Mapping[str, Place]:
+        """By node, where one runs; none but in ambient mode."""
+        ...
+
     def istiod(self) -> Place:
         """Raises :class:`MeshError` when none runs."""
         ...
@@ -95,6 +99,10 @@ class ClusterPlaces:
             elif workload.name in pods:
                 found[workload.name] = pods[workload.name]
         return found
+
+    def ztunnels(self) -> Mapping[str, Place]:
+        """By node: what stands for its pods in ambient mode."""
+        return {place.node: place for label, place in self._running("app") if label == "ztunnel"}
 
     def istiod(self) -> Place:
         """The one istiod: its figures are of the proxies that are connected to it, so a lab has one."""

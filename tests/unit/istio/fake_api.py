@@ -24,7 +24,10 @@ _KINDS = {
         "EnvoyFilter": "envoyfilters",
         "WorkloadGroup": "workloadgroups",
     },
-    "security.istio.io": {"PeerAuthentication": "peerauthentications"},
+    "security.istio.io": {
+        "PeerAuthentication": "peerauthentications",
+        "AuthorizationPolicy": "authorizationpolicies",
+    },
     "apps": {"Deployment": "deployments"},
     "": {
         "Namespace": "namespaces",
