@@ -92,7 +92,9 @@ def _ready(workload: MeshWorkload) -> str:
     ask = (
         f"exec 3<>/dev/tcp/127.0.0.1/15021; printf '{request}' >&3; read -r -t 3 _ status _ <&3; [ $status = 200 ]"
     )
-    if workload.service and workload.ports and workload.kind is ProxyKind.SIDECAR:
+    if not workload.has_envoy:
+        ask = "true"  # its node's ztunnel is no part of the pod
+    if workload.service and workload.ports and workload.kind is not ProxyKind.GATEWAY:
         port = f"sport = :{workload.ports[0].target}"
         ask = f"[ -n \"$(ss -Hltn '{port}')\" ] || {{ echo {workload.name} does not listen; exit 1; }}; {ask}"
     return f"ip netns exec {shlex.quote(workload.name)} bash -c {shlex.quote(ask)}"
@@ -158,7 +160,7 @@ class RestartGrip:
         """Drain, then restart."""
         node = self.action.node
         self.boot = self._boot_id()
-        here = [w for w in self.lab.topology.workloads if w.node == node]
+        here = [w for w in self.lab.topology.workloads if w.node == node and w.has_envoy]
         script = drained(here, Guest()) if self.action.drain else ""
         status, said = in_guest(self.lab, node, f"{script}systemctl --no-block reboot")
         if status != 0:

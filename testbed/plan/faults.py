@@ -297,6 +297,8 @@ def _on_workload(fault: Fault, workload: MeshWorkload, machine: Machine, backend
         if backend == "istio":
             raise NothingToBreak(f"{name} has its certificate from istiod, which gives it another at once")
         return Certificate(node, name, fault.kind)
+    if fault.kind.value.startswith("sidecar-") and not workload.has_envoy:
+        raise NothingToBreak(f"{name} is a pod in ambient mode and has no sidecar")
     if fault.kind.value.startswith("service-") and not workload.ports:
         raise NothingToBreak(f"{name} runs no program beside its proxy")
     return pod_broken(fault.kind, node, name) if machine.cluster else unit_broken(fault.kind, node, name)

@@ -18,8 +18,8 @@ ISTIOD = "pilot-discovery"
 """istiod's process; as long as the kernel keeps a name."""
 
 NAME_PODS = """
-for pid in $(pgrep -x pilot-agent); do
-  name=$(tr '\\0' '\\n' <"/proc/$pid/environ" | sed -n 's/^ISTIO_META_WORKLOAD_NAME=//p')
+for pid in $(pgrep -x 'pilot-agent|python3'); do
+  name=$(tr '\\0' '\\n' <"/proc/$pid/environ" | sed -n 's/^\\(ISTIO_META_WORKLOAD_NAME\\|INSTANCE\\)=//p')
   [ -n "$name" ] || continue
   for net in $(ip netns identify "$pid"); do
     [ "$net" = "$name" ] || [ -L "/run/netns/$net" ] || ln -sfn "/run/netns/$net" "/run/netns/$name"
@@ -27,7 +27,8 @@ for pid in $(pgrep -x pilot-agent); do
 done
 """
 """Gives the network namespace of each pod its workload's name, as workloads on machines have it: by the sidecar,
-which the mesh tells its name.  A node that has booted has other namespaces for its pods than before."""
+which the mesh tells its name, or by the program, where there is none.  A node that has booted has other namespaces
+for its pods than before."""
 
 _OWN = """
 own() {

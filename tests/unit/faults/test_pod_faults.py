@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import time
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from fault_lab import TOPOLOGY, fault
 
 from testbed.model.fault import FaultKind
+from testbed.model.topology import ProxyKind
 from testbed.plan.chaos import schedule
 from testbed.plan.faults import Machine, NoSuchTarget, NothingToBreak, Power, actions_of
 from testbed.plan.podfaults import NAME_PODS, control_plane_killed, pod_broken
@@ -40,6 +42,14 @@ def test_a_workload_in_a_pod_is_broken_in_its_pod_and_one_on_a_machine_in_its_un
     assert pod == pod_broken(FaultKind.SIDECAR_KILL, "two", "reviews-v2")
     [unit] = plan("sidecar-kill", "gateway")
     assert "systemctl kill" in unit.begin
+
+
+def test_a_pod_in_ambient_mode_has_a_program_to_break_and_no_sidecar():
+    pods = (replace(w, kind=ProxyKind.ZTUNNEL) if w.node == "two" else w for w in TOPOLOGY.workloads)
+    ambient = replace(TOPOLOGY, workloads=tuple(pods))
+    assert actions_of(fault("service-kill", "reviews-v2"), CLUSTER, ambient, "istio")
+    with pytest.raises(NothingToBreak, match="reviews-v2 is a pod in ambient mode and has no sidecar"):
+        actions_of(fault("sidecar-kill", "reviews-v2"), CLUSTER, ambient, "istio")
 
 
 def test_whole_machines_are_broken_as_anywhere():
@@ -231,8 +241,9 @@ def test_a_restart_is_another_agent(pod):
     assert pod.run(action.end) == (0, "")
 
 
-def test_a_pods_namespace_gets_its_workloads_name_from_its_sidecar(pod):
-    agent = subprocess.Popen(["sleep", "300"], env={"ISTIO_META_WORKLOAD_NAME": "reviews-v2"})
+@pytest.mark.parametrize("variable", ["ISTIO_META_WORKLOAD_NAME", "INSTANCE"], ids=["sidecar", "program"])
+def test_a_pods_namespace_gets_its_workloads_name_from_its_sidecar_or_its_program(pod, variable):
+    agent = subprocess.Popen(["sleep", "300"], env={variable: "reviews-v2"})
     stranger = subprocess.Popen(["sleep", "300"], env={"OTHER": "reviews-v3"})
     try:
         namespaces = pod.folder / "run" / "netns"
