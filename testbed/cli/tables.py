@@ -11,7 +11,6 @@ from rich.table import Table
 
 from testbed.lab.lab import Lab
 from testbed.lab.snapshots import Snapshot
-from testbed.model.topology import ProxyKind
 from testbed.model.verdict import Outcome
 from testbed.plan import ObservedMachine, Plan
 from testbed.report.plain import fault_summary
@@ -159,9 +158,8 @@ def status_table(status: LabStatus) -> str:
     proxies = _table("PROXY", "KIND", "ADDRESS", "STATE")
     for proxy in status.proxies:
         workload = lab.topology.workload(proxy.workload)
-        kind = "gateway" if workload.kind is ProxyKind.GATEWAY else "sidecar"
         state = proxy.summary.partition(": ")[2]
-        proxies.add_row(proxy.workload, kind, str(workload.address), _mark(state, proxy.in_force))
+        proxies.add_row(proxy.workload, workload.kind.value, str(workload.address), _mark(state, proxy.in_force))
     busy = [f"busy: {status.busy}"] if status.busy else []
     return _rendered(nodes, "", proxies, "", *_urls(status.urls.items()), *busy)
 

@@ -10,6 +10,7 @@ from testbed.model.expectation import Expectation
 from testbed.model.overtime import ErrorsDuring
 from testbed.model.topology import Topology
 from testbed.scenarios import sharing
+from testbed.scenarios.ambient import Unread, unread
 from testbed.scenarios.answers import BodyJudge, HeaderJudge, StatusJudge
 from testbed.scenarios.encryption import EncryptedJudge
 from testbed.scenarios.invariants import InvariantsJudge
@@ -96,6 +97,8 @@ def _judge(name: str, value: Value, terms: Terms, topology: Topology) -> Judge:
     if name == "not":
         return Not(build(value, _with(terms, _errors(terms).swapped), topology))
     if name not in ("all", "any"):
+        if reason := unread(name, value, topology):
+            return Unread(name, reason, terms)
         return BUILDERS[name](value, terms, topology)
     among, made = (sharing.among_all, All) if name == "all" else (sharing.among_any, Any)
     shares = among(_errors(terms), [sharing.weight(v) for v in value])

@@ -8,11 +8,22 @@ from testbed.model.expectation import Encrypted
 from testbed.model.verdict import Verdict, failed, inconclusive, not_applicable, passed
 from testbed.scenarios.evidence import Control, Evidence
 from testbed.scenarios.judge import Afterwards, Terms
-from testbed.scenarios.wire import Flow, Stream, markers, read_capture, server_name, streams
+from testbed.scenarios.wire import (
+    HBONE_PORT,
+    Flow,
+    Stream,
+    is_client_hello,
+    markers,
+    read_capture,
+    server_name,
+    streams,
+)
+
+HBONE = "a tunnel (HBONE) to "
 
 
 class EncryptedJudge(Afterwards):
-    """A capture on the caller's machine: TLS with the service's SNI, and the marker nowhere.
+    """A capture on the caller's machine: TLS with the service's SNI, or HBONE, and the marker nowhere.
 
     The marker is the run's random name, which every request carries in ``x-testbed-request``.  That a capture would
     have shown it, a step before must have shown: the positive control, with the same caller, service and protocol.
@@ -44,11 +55,13 @@ class EncryptedJudge(Afterwards):
         marks = markers(evidence.spec.run)
         seen = [flow for flow, stream in flows.items() if any(m in stream.data for m in marks)]
         names = {n for stream in flows.values() if (n := server_name(bytes(stream.data)))}
+        tunnels = {f"{HBONE}{flow[2]}" for flow, stream in flows.items() if _is_tunnel(flow, stream)}
         numbers = {"connections": float(len(flows)), "with the marker": float(len(seen))}
         control = (caller.name, self.expected.service, evidence.spec.protocol)
         if self.expected.plaintext:
-            return self._control(control, evidence, seen, names, numbers)
-        return self._broken(flows, seen, names, numbers) or self._tls(control, evidence, flows, names, numbers)
+            return self._control(control, evidence, seen, names | tunnels, numbers)
+        broken = self._broken(flows, seen, names, numbers)
+        return broken or self._tls(control, evidence, flows, names | tunnels, numbers)
 
     def _control(
         self, control: Control, evidence: Evidence, seen: list[Flow], names: set[str], numbers: dict[str, float]
@@ -100,3 +113,9 @@ def _between(caller: frozenset[IPv4Address], servers: frozenset[IPv4Address], ca
         for s in read_capture(capture)
         if (s.source in caller and s.target in servers) or (s.target in caller and s.source in servers)
     )
+
+
+def _is_tunnel(flow: Flow, stream: Stream) -> bool:
+    """Whether a tunnel of ambient mode was begun there: mutual TLS that names the pod by its address alone."""
+    start = bytes(stream.beginning or stream.data)
+    return flow[3] == HBONE_PORT and is_client_hello(start) and not server_name(start)

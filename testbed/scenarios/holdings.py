@@ -31,11 +31,11 @@ class Holding:
 
 
 def holdings(lab: LabUnderTest) -> dict[str, Holding]:
-    """Every proxy's, by workload; one round trip to each node.  Raises LabError for one that does not answer."""
+    """Every Envoy's, by workload; one round trip to each node.  Raises LabError for one that does not answer."""
     on_node: dict[str, list[str]] = {}
-    for workload in lab.topology.workloads:
+    for workload in (w for w in lab.topology.workloads if w.has_envoy):
         on_node.setdefault(workload.node, []).append(workload.name)
-    with ThreadPoolExecutor(len(on_node)) as pool:
+    with ThreadPoolExecutor(max(1, len(on_node))) as pool:
         found = list(pool.map(lambda names: _of_node(lab, names), on_node.values()))
     return {name: holding for node in found for name, holding in node.items()}
 

@@ -56,7 +56,7 @@ def taken_up(
     ``on_run`` takes a time of the host's monotonic clock to the run's.  Only the last time is known: a proxy that
     starts again forgets the ones before.
     """
-    workloads = [w for w in lab.topology.workloads if w.node in clocks]
+    workloads = [w for w in lab.topology.workloads if w.node in clocks and w.has_envoy]
 
     def last(name: str) -> float | None:
         try:

@@ -23,6 +23,7 @@ from testbed.report.record import MachineRecord, ScenarioRecord, StepRecord
 from testbed.resources import ResourceSet, dump
 from testbed.scenarios import sharing
 from testbed.scenarios.agreement import counts_disagree, repeated, repeating
+from testbed.scenarios.ambient import why_not
 from testbed.scenarios.blame import blamed
 from testbed.scenarios.building import build, headers_wanted, services_named, walk
 from testbed.scenarios.evidence import Control, Evidence, PastTraffic
@@ -152,6 +153,8 @@ def put_back(before: ResourceSet, lab: LabUnderTest) -> bool:
 def _run_step(step: Step, name: str, run: _Run, wanted: ResourceSet, *, mutant: bool = False) -> StepRecord:
     began = time.monotonic()
     lab, scenario = run.lab, run.scenario
+    if reason := why_not(step, wanted, lab):
+        return StepRecord(name, not_applicable(reason), resources=dump(wanted))
     try:
         known, run.in_force = run.in_force, None
         applied = known[1] if known is not None and known[0] == wanted else _apply(wanted, lab)

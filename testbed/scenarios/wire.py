@@ -92,6 +92,15 @@ def server_name(payload: bytes) -> str:
     return ""
 
 
+HBONE_PORT = 15008
+"""Where ztunnels, and Envoys that speak with them, take tunnels; their handshakes name nobody."""
+
+
+def is_client_hello(payload: bytes) -> bool:
+    """Whether it begins with a TLS ClientHello (RFC 8446 4.1.2)."""
+    return len(payload) > 5 and payload[0] == 22 and payload[5] == 1
+
+
 @dataclass
 class Stream:
     """One direction of a connection."""

@@ -187,8 +187,10 @@ class Performer:
     def _settle(self) -> None:
         topology, resources = self.lab.topology, self._restored_resources()
         self._compiled = compile_mesh(resources, topology, security=security_of(self.lab))
-        # a gateway's address would lead its pod back to itself, which no caller does: its proxy's state has to do
-        inside = {w.name for w in topology.workloads if w.kind is ProxyKind.GATEWAY and self.lab.has_cluster}
+        # a gateway's address would lead its pod back to itself, which no caller does: its proxy's state has to do;
+        # and a pod without an Envoy goes by no routes
+        others = (w for w in topology.workloads if w.kind is not ProxyKind.SIDECAR)
+        inside = {w.name for w in others if self.lab.has_cluster}
         found = edges_of(topology, resources, self._compiled)
         self._edges = [edge for edge in found if edge.caller.name not in inside]
 

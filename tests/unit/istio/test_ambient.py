@@ -25,9 +25,7 @@ IDENTITY = "spiffe://cluster.local/ns/default/sa/echo"
 TOPOLOGY = Topology(
     (),
     (
-        MeshWorkload(
-            "echo-v1", "default", "echo", {}, IPv4Address("10.78.0.254"), "agent", kind=ProxyKind.ZTUNNEL
-        ),
+        MeshWorkload("echo-v1", "default", "echo", {}, IPv4Address("10.78.0.254"), "agent", kind=ProxyKind.ZTUNNEL),
         MeshWorkload("echo-v2", "default", "echo", {}, IPv4Address("10.78.0.253"), "machine"),
     ),
 )
@@ -46,7 +44,11 @@ def dump(revision="", pods=(("echo-v1-abc", "Up"),), certificate="Available"):
         "rules": [[[{"namespaces": [{"Exact": f"testbed-revision.{revision}"}]}]]],
         "dry_run": False,
     }
-    other = {**witness, "name": "istio_converted_static_strict", "rules": [[[{"notPrincipals": [{"Presence": []}]}]]]}
+    other = {
+        **witness,
+        "name": "istio_converted_static_strict",
+        "rules": [[[{"notPrincipals": [{"Presence": []}]}]]],
+    }
     return {
         "workloads": [],
         "services": [],
@@ -162,7 +164,9 @@ def test_a_pod_that_is_not_captured_is_waited_for_and_is_not_in_force(backend, m
     backend.apply(resources(), limit=5)
     mesh.pods = ()
     assert backend.states()[0].summary == "echo-v1: behind on capture by ztunnel"
-    with pytest.raises(WaitTimeout, match=r"ztunnel-xyz\.istio-system on agent lacks capture by ztunnel for echo-v1"):
+    with pytest.raises(
+        WaitTimeout, match=r"ztunnel-xyz\.istio-system on agent lacks capture by ztunnel for echo-v1"
+    ):
         backend.apply(resources("PERMISSIVE"), limit=0.01)
 
 

@@ -51,6 +51,11 @@ def tls_and(payload, *, syn=False):
     return pcap(segment("10.0.0.1", "10.0.0.3", hello), *first, other)
 
 
+def hbone(payload=b"", to=15008):
+    """A tunnel to a pod in ambient mode begins, or begins with ``payload``."""
+    return pcap(segment("10.0.0.1", "10.0.0.3", payload or client_hello(""), to=to))
+
+
 WRONG_SNI = pcap(segment("10.0.0.1", "10.0.0.3", client_hello("outbound_.80_._.ratings.default.svc.cluster.local")))
 PLAIN = pcap(segment("10.0.0.1", "10.0.0.3", b"GET / HTTP/1.1\r\nx-testbed-request: run7-0\r\n\r\n"))
 SILENT = pcap(segment("10.0.0.1", "10.0.0.7", b"x-testbed-request: run7-0"))
@@ -239,6 +244,12 @@ CASES = [
     ("encrypted", {"service": "reviews"}, many(), F, {"capture": tls_and(b"*1\r\n$4\r\nPING", syn=True), **CONTROL}),
     ("encrypted", {"service": "reviews"}, many(), P, {"capture": tls_and(b"\x17\x03\x03\x00\x10xyz"), **CONTROL}),
     ("encrypted", {"service": "reviews"}, many(), U, {"capture": tls_and(b"\x99\x01 the rest of a record"), **CONTROL}),
+    ("encrypted", {"service": "reviews"}, many(), P, {"capture": hbone(), **CONTROL}),
+    ("encrypted", {"service": "reviews"}, many(), U, {"capture": hbone()}),
+    ("encrypted", {"service": "reviews"}, many(), U, {"capture": hbone(to=80), **CONTROL}),
+    ("encrypted", {"service": "reviews"}, many(), U, {"capture": hbone(b"\x17\x03\x03\x00\x10xyz"), **CONTROL}),
+    ("encrypted", {"service": "reviews"}, many(), F, {"capture": hbone(b"PRI * HTTP/2.0\r\n\r\nSM"), **CONTROL}),
+    ("encrypted", {"service": "reviews", "plaintext": True}, many(), F, {"capture": hbone()}),
     ("encrypted", {"service": "reviews"}, many(), F, {"capture": PLAIN}),
     ("encrypted", {"service": "reviews"}, many(), F, {"capture": WRONG_SNI}),
     ("encrypted", {"service": "reviews"}, many(), U, {"capture": SILENT}),
