@@ -123,6 +123,8 @@ def _environment(inventory: Inventory, workload: MeshWorkload, proxy: str) -> st
         "ISTIO_META_DNS_CAPTURE": "false",
         "CANONICAL_SERVICE": workload.labels.get("app", workload.name),
         "CANONICAL_REVISION": workload.version or "latest",
+        # what istiod puts into the environment of pods
+        **config.get("proxyMetadata", {}),
     }
     return "".join(f"{name}={_quoted(value)}\n" for name, value in values.items())
 

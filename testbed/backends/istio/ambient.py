@@ -28,28 +28,22 @@ ENV = {
     "AMBIENT_ENABLE_STATUS": "false",
 }
 
-PLAIN_ENV = {
-    # the listener for HBONE has filters of Istio's build
-    "PILOT_ENABLE_SIDECAR_LISTENING_HBONE": "false",
-}
-
 PROXY_METADATA = {
     "ISTIO_META_ENABLE_HBONE": "true",
     # else a bootstrap extension of Istio's build is asked for, which only names peers in statistics
-    "ISTIO_META_METADATA_DISCOVERY": "false",
+    "PEER_METADATA_DISCOVERY": "false",
 }
-"""Of every Envoy, in pods and on machines."""
+"""Of every Envoy, in pods and on machines: environment of Istio's agent beside it."""
 
 
-def in_ambient(operator: Mapping[str, Any], *, plain_envoy: bool) -> dict[str, Any]:
+def in_ambient(operator: Mapping[str, Any]) -> dict[str, Any]:
     """The IstioOperator document with what ambient mode adds to it."""
     spec = dict(operator["spec"])
     values = dict(spec["values"])
-    env = {**values["pilot"]["env"], **ENV, **(PLAIN_ENV if plain_envoy else {})}
     values |= {
         # the profile wants images without a shell, which are others than the releases' archives
         "global": {**values["global"], "variant": ""},
-        "pilot": {**values["pilot"], "env": env},
+        "pilot": {**values["pilot"], "env": {**values["pilot"]["env"], **ENV}},
         # the lab's networks are IPv4
         "cni": {"ambient": {"ipv6": False}, **_small()},
         "ztunnel": _small(),
@@ -59,6 +53,54 @@ def in_ambient(operator: Mapping[str, Any], *, plain_envoy: bool) -> dict[str, A
 
 def _small() -> dict[str, Any]:
     return {"resources": {"requests": {"cpu": "10m", "memory": "32Mi"}}}
+
+
+def plain_hbone(root_namespace: str = "istio-system") -> dict[str, Any]:
+    """The EnvoyFilter with which an Envoy without the filters of Istio's build takes HBONE.
+
+    istiod's listener for it has two such filters.  One only names peers in statistics.  The other keeps who calls,
+    and whom, for the listener behind it: a filter of Envoy's own that makes its values in Istio's way, in place of
+    which Envoy's does.
+    """
+    state = {
+        # where the tunnel leads, and what policies and access logs know of the two ends
+        "envoy.filters.listener.original_dst.local_ip": ("%REQ(:AUTHORITY)%", ""),
+        "envoy.filters.listener.original_dst.remote_ip": ("%DOWNSTREAM_REMOTE_ADDRESS%", ""),
+        "io.istio.peer_principal": ("%DOWNSTREAM_PEER_URI_SAN%", "envoy.string"),
+        "io.istio.local_principal": ("%DOWNSTREAM_LOCAL_URI_SAN%", "envoy.string"),
+    }
+    values = [
+        {
+            "object_key": key,
+            "format_string": {"text_format_source": {"inline_string": text}},
+            "shared_with_upstream": "ONCE",
+            **({"factory_key": factory} if factory else {}),
+        }
+        for key, (text, factory) in state.items()
+    ]
+    config = {"@type": f"type.googleapis.com/{_SET_STATE}", "on_request_headers": values}
+    replaced = {"name": "connect_authority", "typed_config": config}
+    patches = [
+        _patch("waypoint_downstream_peer_metadata", {"operation": "REMOVE"}),
+        _patch("connect_authority", {"operation": "REPLACE", "value": replaced}),
+    ]
+    return {
+        "apiVersion": "networking.istio.io/v1alpha3",
+        "kind": "EnvoyFilter",
+        "metadata": {"name": "testbed-hbone", "namespace": root_namespace},
+        "spec": {"configPatches": patches},
+    }
+
+
+_SET_STATE = "envoy.extensions.filters.http.set_filter_state.v3.Config"
+
+
+def _patch(http_filter: str, patch: Mapping[str, Any]) -> dict[str, Any]:
+    """A patch of an HTTP filter in a sidecar's listener for HBONE, as istiod names both."""
+    manager = {"name": "envoy.filters.network.http_connection_manager", "subFilter": {"name": http_filter}}
+    listener = {"name": "connect_terminate", "filterChain": {"filter": manager}}
+    match = {"context": "SIDECAR_INBOUND", "listener": listener}
+    return {"applyTo": "HTTP_FILTER", "match": match, "patch": dict(patch)}
 
 
 def tunnel_witness(revision: str, root_namespace: str = "istio-system") -> dict[str, Any]:

@@ -71,7 +71,7 @@ def operator(inventory: Inventory, version: str, *, plain_envoy: bool) -> dict[s
             },
         },
     }
-    return in_ambient(document, plain_envoy=plain_envoy) if inventory.mesh.mode == "ambient" else document
+    return in_ambient(document) if inventory.mesh.mode == "ambient" else document
 
 
 def _moves(inventory: Inventory) -> dict[str, Any]:

@@ -37,6 +37,14 @@ def test_a_machines_sidecar_gets_these_files():
     assert text == GOLDEN.read_text()
 
 
+def test_the_agent_is_told_what_the_mesh_tells_pods():
+    there = small()
+    settings = '{"proxyMetadata": {"ISTIO_META_ENABLE_HBONE": "true"}}'
+    found = sidecar_files(there, topology_of(there).workload("echo-v2"), SECRET, settings)
+    [text] = (f.content for f in found.files if f.path.endswith("/env"))
+    assert 'ISTIO_META_ENABLE_HBONE="true"\n' in text
+
+
 def test_only_root_reads_the_token_and_a_new_one_restarts_nothing():
     [token] = [f for f in files().files if "secret-token" in f.content]
     assert (token.mode, token.restarts) == (0o600, False)

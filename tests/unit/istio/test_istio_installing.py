@@ -8,6 +8,7 @@ import os
 import pytest
 import yaml
 
+from testbed.backends.istio.ambient import plain_hbone
 from testbed.backends.istio.installing import around, in_order, mesh_config, operator
 from testbed.backends.istio.manifests import objects
 from testbed.host.directories import testbed_home as home
@@ -62,7 +63,12 @@ def test_in_ambient_mode_every_envoy_speaks_hbone_whatever_else_the_inventory_te
     own = "mesh:\n  config: {defaultConfig: {proxyMetadata: {ISTIO_META_OTHER: x}}}\n"
     metadata = mesh_config(inventory("k3s-ambient", "mesh:\n", own))["defaultConfig"]["proxyMetadata"]
     assert (metadata["ISTIO_META_ENABLE_HBONE"], metadata["ISTIO_META_OTHER"]) == ("true", "x")
+    assert metadata["PEER_METADATA_DISCOVERY"] == "false", "plain Envoy lacks the extension"
     assert "proxyMetadata" not in mesh_config(inventory("k3s-small"))["defaultConfig"]
+
+
+def test_plain_envoy_takes_hbone_by_this_filter():
+    golden("plain-hbone", [plain_hbone()])
 
 
 def test_in_ambient_mode_only_gateways_get_an_envoy_and_machines_keep_theirs():
