@@ -13,8 +13,9 @@ import yaml
 
 from testbed.artifacts import needed
 from testbed.artifacts.istio import generate, has_istio_filters, istioctl
+from testbed.backends.istio.ambient import plain_hbone
 from testbed.backends.istio.api import ApiRefused
-from testbed.backends.istio.capturing import require_captured
+from testbed.backends.istio.capturing import require_captured, require_mode
 from testbed.backends.istio.installing import around, in_order, mesh_config, operator
 from testbed.backends.istio.manifests import log_folder
 from testbed.backends.istio.objects import LabObjects
@@ -69,9 +70,13 @@ def install_control_plane(lab: Lab, cancel: threading.Event) -> None:
     assert wanted is not None  # noqa: S101 the step is of a cluster's plan
     with closing(api_of(lab)) as api:
         objects = LabObjects(api, lab.id)
+        require_mode(api, inventory.mesh.mode, lab.id)
         objects.apply([*around(inventory, ca.as_files()), *manifests])
         _wait("the API serves Istio's kinds", lambda: _known(objects), cancel)
         _wait("istiod is available", lambda: objects.available(manifests), cancel)
+        if plain and inventory.mesh.mode == "ambient":
+            hbone = plain_hbone()
+            _wait("the API takes what lets plain Envoy take HBONE", lambda: objects.apply([hbone]), cancel)
         objects.note(CONTROL_PLANE, wanted.control_plane)
 
 

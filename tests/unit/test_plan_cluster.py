@@ -121,7 +121,7 @@ def test_a_cluster_is_what_the_inventory_says_of_it():
         ("cluster: {version: v1.36.1+k3s1}\n\nmesh:\n", {"server", "agent"}, False),
         ("cluster: {auditLog: true}\n\nmesh:\n", {"server"}, False),
         ("mesh:\n  version: 1.30.4\n", set(), True),
-        ("mesh:\n  mode: ambient\n", set(), True),
+        ("mesh:\n  mode: ambient\n", {"server", "agent"}, True),
         ("mesh:\n  config: {accessLogFile: /dev/stdout}\n", set(), True),
     ],
     ids=["k3s", "audit log", "istio", "ambient", "settings"],

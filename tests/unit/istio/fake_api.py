@@ -28,7 +28,7 @@ _KINDS = {
         "PeerAuthentication": "peerauthentications",
         "AuthorizationPolicy": "authorizationpolicies",
     },
-    "apps": {"Deployment": "deployments"},
+    "apps": {"Deployment": "deployments", "DaemonSet": "daemonsets"},
     "": {
         "Namespace": "namespaces",
         "ConfigMap": "configmaps",

@@ -12,7 +12,7 @@ from fake_mesh import FakeMesh, FakeNode, pod
 
 from testbed.backends.istio.ambient import Tunnel, read_tunnel, tunnel_witness
 from testbed.backends.istio.ambient_backend import AmbientBackend
-from testbed.backends.istio.capturing import require_captured
+from testbed.backends.istio.capturing import require_captured, require_mode
 from testbed.backends.istio.places import WORKLOAD_LABEL, ClusterPlaces
 from testbed.documents import parse
 from testbed.errors import LabError, MeshError, WaitTimeout
@@ -212,3 +212,16 @@ def test_pods_are_waited_for_until_they_are_captured_and_who_sees_to_it_is_named
     said = "echo-v1-abc on agent is not captured: istio-cni-node has no pod there; ztunnel Running"
     with pytest.raises(NotYet, match=said):
         require_captured(api, TOPOLOGY)
+
+
+def test_a_cluster_keeps_the_mode_that_it_was_made_with(api, server):
+    for mode in ("sidecar", "ambient"):
+        require_mode(api, mode, "small")  # nothing is there yet
+    server.objects["/apis/apps/v1/namespaces/istio-system/deployments/istiod"] = {"metadata": {"name": "istiod"}}
+    require_mode(api, "sidecar", "small")
+    with pytest.raises(LabError, match="small: use ambient mode: its cluster has Istio in sidecar mode"):
+        require_mode(api, "ambient", "small")
+    server.objects["/apis/apps/v1/namespaces/istio-system/daemonsets/ztunnel"] = {"metadata": {"name": "ztunnel"}}
+    require_mode(api, "ambient", "small")
+    with pytest.raises(LabError, match="small: use sidecar mode: its cluster has Istio in ambient mode"):
+        require_mode(api, "sidecar", "small")
