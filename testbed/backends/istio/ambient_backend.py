@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from testbed.backends.contract import ProxyState
+from testbed.backends.contract import Applied, ProxyState
 from testbed.backends.istio.ambient import Tunnel, read_tunnel, tunnel_witness
 from testbed.backends.istio.backend import IstioBackend
 from testbed.backends.istio.distribution import ProxySync, check_rejected, read_syncz
-from testbed.backends.istio.places import Place
+from testbed.backends.istio.places import Place, within
 from testbed.errors import LabError
+from testbed.resources import ResourceSet
 from testbed.waiting import NotYet, wait_until
 
 _DUMP = "/config_dump"
+
+_CUT = "ss -HKtn state established '( sport = :15008 or sport = :15006 )' >/dev/null || true"
+"""In a pod: ends what its ztunnel has taken in, tunnels and plain connections."""
 
 _LACKS = {
     "tls-off": "callers tunnel to pods in ambient mode, whatever a DestinationRule's tls says",
@@ -25,6 +29,18 @@ class AmbientBackend(IstioBackend):
 
     A second witness goes to ztunnels, before that of the Envoys: a policy, as they read nothing else of resources.
     """
+
+    def apply(self, wanted: ResourceSet, *, limit: float = 60) -> Applied:
+        """As everywhere; and what pods have open is cut after a change, so that callers begin anew.
+
+        ztunnel holds an open connection against the policies that were attached to the pod when it was opened: one
+        that is attached later would leave it alone for as long as its caller keeps it.
+        """
+        done = super().apply(wanted, limit=limit)
+        if done.changed:
+            for place in self._tunneled(self._places.proxies()).values():
+                self._connections[place.node].run(within(place, _CUT))
+        return done
 
     def not_applicable(self, feature: str) -> str | None:
         """What ambient mode lacks, and what Istio's bootstrap does."""

@@ -60,7 +60,12 @@ def exchange(place: Place, port: int, *paths: str) -> list[str]:
     It prints each answer as it came, head and all, and a NUL; it fails when the namespace is not there or nobody
     listens.
     """
-    return ["bash", "-c", _AT, "-", place.address, _EACH, str(port), *map(request_of, paths)]
+    return within(place, _EACH, str(port), *map(request_of, paths))
+
+
+def within(place: Place, script: str, *argv: str) -> list[str]:
+    """The command, for the place's node, that runs a script of bash in its network namespace."""
+    return ["bash", "-c", _AT, "-", place.address, script, *argv]
 
 
 class Places(Protocol):

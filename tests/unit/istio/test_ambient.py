@@ -160,6 +160,19 @@ def test_an_apply_returns_when_the_ztunnel_has_the_revision_too(backend, mesh):
     assert not [p for _, a, _, p in mesh.asked if a == "10.42.1.7"], "the pod has nobody to ask"
 
 
+def test_what_was_open_before_a_change_is_cut_in_pods_and_only_then(backend):
+    """ztunnel holds it against the policies that were attached when it was opened."""
+
+    def cuts():
+        commands = [c for node in backend._connections.values() for c in node.commands]
+        return [c[4] for c in commands if c[5].startswith("ss -HKtn state established")]
+
+    backend.apply(resources(), limit=5)
+    assert cuts() == ["10.42.1.7"]
+    backend.apply(resources(), limit=5)
+    assert cuts() == ["10.42.1.7"], "nothing has changed"
+
+
 def test_a_pod_that_is_not_captured_is_waited_for_and_is_not_in_force(backend, mesh):
     backend.apply(resources(), limit=5)
     mesh.pods = ()
