@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from testbed.deploy.k3s import BROUGHT, DATA
+from testbed.deploy.k3s import BROUGHT, DATA, OWN_DATA
 from testbed.model.inventory import Node
 
 _FILES = {"k3s/k3s": "k3s", "k3s/k3s-images.tar": "images.tar"}
@@ -25,24 +25,24 @@ UNPACK = 'mkdir -p "$1" && tar -x -C "$1"'
 
 FINISH = f"""
 set -e
-dir=$1 data={DATA} images={_IMAGES}
+dir=$1 data={DATA} own={OWN_DATA} images={_IMAGES}
 if [ -f "$dir.new/k3s" ]; then
   chmod 755 "$dir.new/k3s"
-  if [ -L "$data" ]; then
+  if [ ! -d "$own" ]; then
     # what runs finds itself at the same paths; what comes unpacks itself beside it
-    from=$(readlink -f "$data")
-    rm -rf "$data.new"
-    mkdir "$data.new"
-    for entry in "$from"/*; do
+    rm -rf "$own.new"
+    mkdir -p "$own.new"
+    for entry in "$data"/*; do
+      [ -e "$entry" ] || continue
       case ${{entry##*/}} in
-        cni|current|previous) cp -a "$entry" "$data.new/" ;;
-        *) ln -s "$entry" "$data.new/${{entry##*/}}" ;;
+        cni|current|previous) cp -a "$entry" "$own.new/" ;;
+        *) ln -s "$(readlink -f "$entry")" "$own.new/${{entry##*/}}" ;;
       esac
     done
-    mv "$data" "$data.old"
-    mv "$data.new" "$data"
-    rm "$data.old"
+    mv "$own.new" "$own"
   fi
+  ln -sfn "$own" "$data.new"
+  mv -T "$data.new" "$data"
   "$dir.new/k3s" ctr --version >/dev/null
 fi
 for archive in "$dir.new"/*.tar; do

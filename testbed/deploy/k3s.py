@@ -32,7 +32,9 @@ _MESH_DEVICE = "eth1"
 _STATE = "/var/lib/rancher/k3s"
 _STORE = f"{_STATE}/agent/containerd"
 DATA = f"{_STATE}/data"
-"""Where k3s unpacks itself."""
+"""Where k3s finds what it has unpacked."""
+OWN_DATA = f"{_STATE}/data-own"
+"""Where it unpacks itself on the node, beside links to what the node began with."""
 
 
 def k3s_files(
@@ -58,8 +60,7 @@ def k3s_files(
     files.append(NodeFile(f"/etc/systemd/system/{unit}", _unit(inventory, node)))
     links = {"/usr/local/bin/k3s": f"{SHARED}/k3s/k3s", DATA: f"{SHARED}/k3s/data"}
     if brought:
-        # it unpacks itself, beside the links to what the node began with
-        links = {"/usr/local/bin/k3s": f"{BROUGHT}/k3s/{brought}/k3s"}
+        links = {"/usr/local/bin/k3s": f"{BROUGHT}/k3s/{brought}/k3s", DATA: OWN_DATA}
     return UnitFiles(unit, tuple(files), links, () if inventory.cluster.registries else (REGISTRIES,))
 
 

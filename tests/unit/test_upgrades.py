@@ -1,5 +1,6 @@
 """Releases of a lab that is up: what is brought, in which order nodes are upgraded, and what is refused."""
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from testbed.artifacts import Releases, with_releases
 from testbed.backends.istio.draining import movable
-from testbed.deploy.bringing import files_for
+from testbed.deploy.bringing import FINISH, files_for
 from testbed.errors import BadInput, LabError
 from testbed.faults.breaking import Breaker
 from testbed.faults.grips import grip_of
@@ -200,3 +201,37 @@ def test_an_upgrade_is_of_a_whole_cluster_that_has_something_to_upgrade():
     assert "no cluster" in Breaker(Lab(read_inventory(text, "two-nodes.yaml"))).unable(fault)
     with pytest.raises(BadInput, match="an upgrade is no fault"):
         Breaker(Lab(small())).make(fault)
+
+
+def finish(top, folder):
+    """Let a node at ``top`` unpack what lies in the release's folder; its containerd does not run."""
+    script = FINISH.replace("/var/lib/rancher", f"{top}/rancher").replace("/run/k3s", f"{top}/run")
+    subprocess.run(["sh", "-c", script, "-", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("runs", [True, False], ids=["a node that runs", "a new machine"])
+def test_k3s_unpacks_itself_beside_what_runs(tmp_path, runs):
+    shared, own = tmp_path / "shared", tmp_path / "rancher" / "k3s"
+    own.mkdir(parents=True)
+    if runs:
+        (shared / "old" / "bin").mkdir(parents=True)
+        (shared / "cni").mkdir()
+        (shared / "cni" / "cni").symlink_to("../old/bin/cni")
+        (shared / "current").symlink_to("old")
+        (own / "data").symlink_to(shared)
+    folder = tmp_path / "releases" / "k3s" / NEW
+    for _ in range(2):  # as after a try that broke off
+        arriving = folder.with_name(f"{NEW}.new")
+        arriving.mkdir(parents=True)
+        (arriving / "k3s").write_text(f"#!/bin/sh\nmkdir -p {own}/data/new && ln -sfn new {own}/data/current\n")
+        (arriving / "images.tar").write_text("images")
+        finish(tmp_path, folder)
+    assert sorted(p.name for p in folder.parent.iterdir()) == [NEW]
+    assert [p.name for p in folder.iterdir()] == ["k3s"]
+    assert (own / "agent" / "images" / "k3s-images.tar").read_text() == "images"
+    assert (own / "data").readlink() == own / "data-own"
+    assert (own / "data" / "current").resolve() == own / "data-own" / "new"
+    if runs:
+        assert (own / "data" / "old").resolve() == shared / "old"
+        assert (own / "data" / "cni" / "cni").readlink() == Path("../old/bin/cni")
+    assert {p.name for p in (own / "data").iterdir()} == ({"old", "cni"} if runs else set()) | {"new", "current"}
