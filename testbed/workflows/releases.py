@@ -31,13 +31,14 @@ class LabUpgrade:
         )
 
     def perform(self) -> str:
-        """Do the whole plan; the version that each node of the cluster runs, and Istio's."""
+        """Do the whole plan; how long each step took, what each node of the cluster runs, and Istio's version."""
         plan, performer = self._plan()
-        execute(plan, performer, self._tell)
+        seconds = execute(plan, performer, self._tell)
         with closing(api_of(self._lab)) as api:
             nodes = api.every(api.path("v1", "Node"))
             runs = [f"{n['metadata']['name']} {n['status']['nodeInfo']['kubeletVersion']}" for n in nodes]
-        return f"{', '.join(sorted(runs))}; Istio {releases_of(self._lab.inventory).istio}"
+        took = ", ".join(f"{step} {lasted:.0f} s" for step, lasted in seconds.items())
+        return f"{took}; {', '.join(sorted(runs))}; Istio {releases_of(self._lab.inventory).istio}"
 
     def _plan(self) -> tuple[Plan, Performer]:
         machines, nothing = machines_of(self._lab), ResourceSet()
