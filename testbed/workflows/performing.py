@@ -57,7 +57,7 @@ from testbed.workflows.edges import Edge, ask_edges, edges_of
 from testbed.workflows.istio import deploy_pods, deploy_sidecars, install_control_plane
 from testbed.workflows.kubernetes import await_cluster, join
 from testbed.workflows.mesh import backend_of, security_of, standalone_of
-from testbed.workflows.upgrading import upgrade_node
+from testbed.workflows.draining import upgrade_node
 from testbed.workflows.workloads import deploy_workloads, hand_over_workloads, workloads_document
 
 IN_FORCE_LIMIT = 120.0
