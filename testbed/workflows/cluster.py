@@ -9,6 +9,7 @@ from types import MappingProxyType
 from testbed.artifacts import Catalogue, read_catalogue
 from testbed.backends.istio.installing import operator
 from testbed.backends.istio.manifests import objects
+from testbed.backends.istio.revisions import revision_of
 from testbed.deploy.files import UnitFiles
 from testbed.deploy.k3s import k3s_files
 from testbed.deploy.keepalived import keepalived_files
@@ -44,6 +45,7 @@ def wanted_cluster(
         nodes={n.name: node_digest(inventory, n, registries, catalogue) for n in (*servers, *agents)},
         control_plane=content_hash(inventory.mesh.mode, settings),
         pods=content_hash(json.dumps(cluster_objects(inventory), sort_keys=True)),
+        revision=revision_of(version),
     )
 
 
@@ -87,7 +89,8 @@ def node_digest(
 
 def cluster_objects(inventory: Inventory) -> list[dict[str, object]]:
     """The services and workloads as the cluster gets them."""
-    return objects(inventory, topology_of(inventory), _samples().reference)
+    revision = revision_of(istio_version(inventory))
+    return objects(inventory, topology_of(inventory), _samples().reference, revision)
 
 
 def _samples() -> SamplesImage:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from testbed.backends.istio.revisions import refusal
 from testbed.compiler import compile_mesh
+from testbed.errors import Location, bad_input
 from testbed.faults.breaking import Breaker
 from testbed.host.probes import kvm
 from testbed.lab.lab import API_FORWARD, Lab
@@ -12,7 +14,7 @@ from testbed.lab.machines import Machines
 from testbed.lab.observing import observe
 from testbed.plan import ObservedLab, WantedLab, WantedMachine
 from testbed.resources import ResourceSet
-from testbed.workflows.cluster import wanted_cluster
+from testbed.workflows.cluster import istio_version, wanted_cluster
 from testbed.workflows.istio import with_identities
 from testbed.workflows.kubernetes import with_cluster
 from testbed.workflows.mesh import backend_of, security_of
@@ -55,9 +57,16 @@ def look(lab: Lab, machines: Machines, resources: ResourceSet) -> ObservedLab:
     observed = observe(lab, machines.disks)
     if lab.has_cluster:
         observed = with_identities(lab, with_cluster(lab, observed))
+        _require_reachable(lab, observed)
         if observed.pods is None:
             return observed
     nodes = {n.name for n in lab.inventory.nodes}
     if set(observed.machines) != nodes or not all(m.answers for m in observed.machines.values()):
         return observed
     return replace(observed, mesh_in_force=backend_of(lab).holds(resources))
+
+
+def _require_reachable(lab: Lab, observed: ObservedLab) -> None:
+    """Raise BadInput unless Istio's wanted version can take over from those that are in the cluster."""
+    if why := refusal(observed.revisions, istio_version(lab.inventory)):
+        raise bad_input(Location(lab.file, field="mesh.version"), why, "go by one minor version at a time")
