@@ -255,7 +255,9 @@ def test_while_istiod_can_not_look_at_resources_they_wait(backend, server):
 def test_what_istiod_refuses_is_bad_input_at_once(backend, server):
     message = 'admission webhook "validation.istio.io" denied the request: configuration is invalid: no hosts'
     server.refusals["echo"] = (400, server.status(400, message))
-    with pytest.raises(BadInput, match=r"mesh\.yaml:3:.*the cluster refuses it: configuration is invalid: no hosts"):
+    with pytest.raises(
+        BadInput, match=r"mesh\.yaml:3:.*the cluster refuses it: configuration is invalid: no hosts"
+    ):
         backend.apply(resources(), limit=20)
 
 
