@@ -19,7 +19,7 @@ from testbed.backends.istio.installing import around, installation, mesh_config,
 from testbed.backends.istio.manifests import log_folder
 from testbed.backends.istio.objects import LabObjects
 from testbed.backends.istio.places import ClusterPlaces
-from testbed.backends.istio.revisions import goes_back, revision_of
+from testbed.backends.istio.revisions import goes_back
 from testbed.deploy.files import NodeFile, UnitFiles
 from testbed.deploy.sidecar import (
     AUDIENCE,
@@ -140,28 +140,39 @@ def name_namespaces(lab: Lab) -> None:
 
 
 def deploy_sidecars(lab: Lab, nodes: Iterable[str], cancel: threading.Event) -> None:
-    """Settings and identity of the sidecars on machines outside the cluster; a change restarts them: one after the
-    other where another revision of Istio is in the cluster, which they are connected to so far."""
+    """Settings and identity of the sidecars on machines outside the cluster.
+
+    A change restarts them: all at once, but those that are of another release so far one after the other.
+    """
     machines = {n.name for n in lab.inventory.nodes if n.cluster is None} & set(nodes)
     if not machines:
         return
     root = lab_ca(lab).roots.decode()
     outside = [w for w in lab.topology.workloads if w.node in machines]
     units: dict[str, list[dict[str, object]]] = {}
+    named: set[str] = set()
     with closing(api_of(lab)) as api:
         objects = LabObjects(api, lab.id)
-        at_once = objects.revisions() <= {revision_of(istio_version(lab.inventory))}
+        older = [w for w in outside if _release_of(lab, w) not in ("", istio_version(lab.inventory))]
         for workload in outside:
             token = objects.token(workload.namespace, workload.service_account, AUDIENCE, TOKEN_LIFE)
             identity = Identity(token, root, int(time.time()) + TOKEN_LIFE)
-            files = with_names(lab, sidecar_of(lab, workload, identity), first=workload.node not in units)
-            units.setdefault(workload.node, []).append(files.as_data())
-            if not at_once:
+            files = with_names(lab, sidecar_of(lab, workload, identity), first=workload.node not in named)
+            named.add(workload.node)
+            if workload in older:
                 began = time.monotonic()
                 deploy_units(lab, {workload.node: [files.as_data()]})
                 await_sidecar(lab, api, workload, began, cancel)
-    if at_once:
+            else:
+                units.setdefault(workload.node, []).append(files.as_data())
+    if units:
         deploy_units(lab, units)
+
+
+def _release_of(lab: Lab, workload: MeshWorkload) -> str:
+    """Which release a machine's sidecar was set up with; empty when it was not."""
+    said = lab.connection(workload.node).run(["cat", release_file(workload.name)], check=False)
+    return said.stdout.decode().strip()
 
 
 def sidecar_of(lab: Lab, workload: MeshWorkload, identity: Identity | None = None) -> UnitFiles:

@@ -15,8 +15,9 @@ from testbed.host.directories import testbed_home as home
 from testbed.host.namespaces import HostNetwork
 from testbed.lab.lab import Lab
 from testbed.model.reading import read_inventory
+from testbed.pki import LabCa
 from testbed.plan import ObservedLab
-from testbed.workflows import kubernetes, planning, upgrading
+from testbed.workflows import istio, kubernetes, planning, upgrading
 
 OLD, NEW = "1-30-4", "1-31-0"
 
@@ -120,3 +121,42 @@ def test_a_version_too_far_away_is_bad_input_at_its_place_in_the_inventory(lab):
     ):
         planning._require_reachable(lab, ObservedLab(revisions=frozenset({"1-28-1"})))
     planning._require_reachable(lab, ObservedLab(revisions=frozenset({OLD, NEW})))
+
+
+@pytest.mark.parametrize(
+    ("noted", "deployed"),
+    [
+        ({}, [["client-v1", "echo-v2"]]),
+        ({"echo-v2": "1.31.0", "client-v1": "1.31.0"}, [["client-v1", "echo-v2"]]),
+        ({"echo-v2": "1.30.4", "client-v1": "1.30.4"}, [["echo-v2"], "echo-v2 served", ["client-v1"], "client-v1 served"]),
+        ({"echo-v2": "1.31.0", "client-v1": "1.30.4"}, [["client-v1"], "client-v1 served", ["echo-v2"]]),
+    ],
+    ids=["new machines", "same release", "another release", "interrupted"],
+)  # fmt: skip
+def test_sidecars_of_another_release_go_over_one_after_the_other(server, lab, monkeypatch, noted, deployed):
+    done, ca = [], LabCa.create("lab")
+    lab.connection = lambda name: Notes(noted)
+    monkeypatch.setattr(istio, "api_of", lambda _: KubeApi(server.access, HostNetwork().dial, 10))
+    monkeypatch.setattr(istio, "lab_ca", lambda _: ca)
+    monkeypatch.setattr(
+        istio, "deploy_units", lambda _, units: done.append(sorted(map(workload_of, units["machine"])))
+    )
+    monkeypatch.setattr(
+        istio, "await_sidecar", lambda _, api, workload, *rest: done.append(f"{workload.name} served")
+    )
+    istio.deploy_sidecars(lab, ("machine",), threading.Event())
+    assert done == deployed
+
+
+class Notes:
+    """A machine that has noted which release its sidecars are of."""
+
+    def __init__(self, noted):
+        self.noted = noted
+
+    def run(self, argv, **options):
+        return Completed(0, "".join(v for n, v in self.noted.items() if f"/{n}/" in argv[1]).encode(), b"")
+
+
+def workload_of(unit):
+    return unit["unit"].partition("@")[2].removesuffix(".service")
