@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from testbed.plan.cluster import cluster_steps
+from testbed.plan.cluster import cluster_steps, retire_steps
 from testbed.plan.collecting import Steps
 from testbed.plan.lab import ObservedLab, ObservedMachine, WantedLab
 from testbed.plan.machines import add_disks, add_machine, add_networks, add_restore, add_templates, is_new
@@ -62,11 +62,13 @@ def plan_up(wanted: WantedLab, observed: ObservedLab) -> Plan:
         cloned = {*observed.templates, *observed.templates_to_make}
         for node, machine in wanted.machines.items():
             add_machine(steps, node, machine, observed.machines.get(node), cloned=node in cloned)
+    renewed = frozenset(n for n, m in wanted.machines.items() if is_new(m, observed.machines.get(n)))
     if not restore:  # a cluster comes with its machines
-        renewed = {n for n, m in wanted.machines.items() if is_new(m, observed.machines.get(n))}
-        for step in cluster_steps(wanted, observed, frozenset(renewed)):
+        for step in cluster_steps(wanted, observed, renewed):
             steps.take(step)
     _mesh(steps, wanted, observed, restore=restore)
+    for step in retire_steps(wanted, observed, renewed):
+        steps.take(step)
     return steps.plan()
 
 

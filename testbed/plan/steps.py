@@ -152,6 +152,11 @@ class InstallControlPlane:
 
 
 @dataclass(frozen=True)
+class RetireControlPlanes:
+    """Remove Istio's control planes of other revisions once no proxy is connected to them."""
+
+
+@dataclass(frozen=True)
 class DeployPods:
     """Put the services and workloads into the cluster and wait until their pods are available."""
 
@@ -224,6 +229,7 @@ Action = (
     | BringReleases
     | UpgradeNode
     | InstallControlPlane
+    | RetireControlPlanes
     | DeployPods
     | DeployWorkloads
     | ApplyMesh

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 
 from testbed.artifacts import releases_of
-from testbed.backends.istio.api import KubeApi
+from testbed.backends.istio.api import ApiRefused, KubeApi
 from testbed.backends.istio.kubeconfig import Access, read_access
 from testbed.backends.istio.objects import LabObjects, node_state
 from testbed.deploy import DeployHost, run_deploy
 from testbed.deploy.journal import LINES, telling_lines
 from testbed.deploy.keepalived import CHECK
 from testbed.deploy.keepalived import UNIT as KEEPALIVED
-from testbed.errors import LabError
+from testbed.errors import LabError, MeshError
 from testbed.guests import Completed, NodeConnection
 from testbed.host.directories import testbed_home
 from testbed.lab.lab import Lab
@@ -32,6 +33,8 @@ from testbed.workflows.registries import registries_access
 NODE_LIMIT = 900.0
 """Seconds for a node to be Ready; an emulated one takes one to three minutes."""
 DEPLOY_LIMIT = 180.0
+AVAILABLE_LIMIT = 600.0
+"""Seconds for istiod, and for all pods together, to be available."""
 RESTORED_LIMIT = 180.0
 """Seconds for a cluster to answer after a restore."""
 KUBECONFIG = "/etc/rancher/k3s/k3s.yaml"
@@ -127,6 +130,29 @@ def _asked(connection: NodeConnection, argv: list[str]) -> Completed:
         return connection.run(argv, check=False)
     except LabError as e:
         raise NotYet(str(e)) from None
+
+
+def await_api(
+    name: str,
+    probe: Callable[[], None],
+    cancel: threading.Event,
+    *,
+    limit: float = AVAILABLE_LIMIT,
+    next_step: str = "see: testbed status",
+) -> None:
+    """Wait until ``probe`` passes, whatever the API and machines have their hands full with meanwhile."""
+
+    def look() -> None:
+        try:
+            probe()
+        except ApiRefused as e:
+            if e.code < 500:
+                raise
+            raise NotYet(str(e)) from None
+        except (LabError, MeshError) as e:
+            raise NotYet(str(e)) from None
+
+    wait_until(name, look, limit=limit, interval=2, cancel=cancel, next_step=next_step)
 
 
 def await_cluster(lab: Lab, cancel: threading.Event) -> None:
@@ -229,12 +255,13 @@ def with_cluster(lab: Lab, observed: ObservedLab) -> ObservedLab:
     try:
         api = api_of(lab)
         try:
-            digests = LabObjects(api, lab.id).digests()
+            objects = LabObjects(api, lab.id)
+            digests, revisions = objects.digests(), objects.revisions()
         finally:
             api.close()
     except LabError:
         return observed
-    return replace(observed, control_plane=digests.get(CONTROL_PLANE), pods=digests.get(PODS))
+    return replace(observed, control_plane=digests.get(CONTROL_PLANE), pods=digests.get(PODS), revisions=revisions)
 
 
 def _has(lab: Lab, node: Node) -> tuple[str | None, str]:

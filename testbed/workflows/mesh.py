@@ -10,6 +10,7 @@ from typing import Any
 from testbed.backends.contract import Applied, Backend, MeshDiff
 from testbed.backends.istio.backend import IstioBackend
 from testbed.backends.istio.places import ClusterPlaces
+from testbed.backends.istio.revisions import revision_of
 from testbed.backends.standalone import StandaloneBackend
 from testbed.compiler.security import MeshConfig, SecurityInputs
 from testbed.errors import HostNotReady, bad_input
@@ -20,6 +21,7 @@ from testbed.lab.snapshots.thawing import ask
 from testbed.resources import Key, ResourceSet, load
 from testbed.workflows.artifacts import require_releases
 from testbed.workflows.authority import lab_ca, require_ca
+from testbed.workflows.cluster import istio_version
 from testbed.workflows.kubernetes import api_of
 from testbed.workflows.loading import read_manifests
 from testbed.workflows.nodes import require_up
@@ -41,7 +43,7 @@ def backend_of(lab: Lab, *, lasting: bool = False) -> Backend:
     connections = {n.name: lab.connection(n.name) for n in lab.inventory.nodes}
     api = api_of(lab)
     cluster = {n.name for n in lab.inventory.nodes if n.cluster is not None}
-    places = ClusterPlaces(api, lab.topology, cluster)
+    places = ClusterPlaces(api, lab.topology, cluster, revision_of(istio_version(lab.inventory)))
     addresses = {name: lab.inventory.mesh_address(name) for name in cluster}
     return IstioBackend(lab.id, lab.topology, connections, api, places, node_addresses=addresses)
 

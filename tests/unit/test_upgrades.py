@@ -11,7 +11,7 @@ from testbed.backends.istio.draining import movable
 from testbed.deploy.bringing import FINISH, files_for
 from testbed.errors import BadInput, LabError
 from testbed.faults.breaking import Breaker
-from testbed.faults.grips import grip_of
+from testbed.faults.grips import UpgradeGrip
 from testbed.host.directories import testbed_home as home
 from testbed.lab.lab import Lab
 from testbed.model.fault import Fault
@@ -24,7 +24,7 @@ from testbed.workflows.cluster import wanted_cluster
 
 OLD, NEW = "v1.35.6+k3s1", "v1.36.1+k3s1"
 NODES = ("server", "agent", "machine")
-BEFORE = WantedCluster(("server",), ("agent",), {"server": "s", "agent": "a"}, "istio", "pods", OLD)
+BEFORE = WantedCluster(("server",), ("agent",), {"server": "s", "agent": "a"}, "istio", "pods", k3s=OLD)
 BROUGHT = frozenset({f"k3s/{NEW}"})
 AFTER = replace(
     BEFORE, nodes={"server": "s2", "agent": "a2"}, k3s=NEW, brought={"server": BROUGHT, "agent": BROUGHT}
@@ -182,13 +182,13 @@ class Upgrading:
 def test_an_upgrade_proves_itself_by_nothing_being_left_to_do():
     done, half = Upgrading(0), Upgrading(1)
     for upgrading, held, words in ((done, True, "server v2"), (half, False, "left to do: upgrade:0")):
-        grip = grip_of(Upgrade("server"), Lab(small()), "id", upgrading)
+        grip = UpgradeGrip(Upgrade("server"), upgrading)
         grip.begin()
         proof = grip.prove()
         assert (proof.held, proof.words, upgrading.performed) == (held, words, 1)
         grip.end()
     with pytest.raises(LabError, match="nobody here can"):
-        grip_of(Upgrade("server"), Lab(small()), "id").begin()
+        UpgradeGrip(Upgrade("server"), None).begin()
 
 
 def test_an_upgrade_is_of_a_whole_cluster_that_has_something_to_upgrade():

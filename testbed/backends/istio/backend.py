@@ -18,7 +18,7 @@ from testbed.backends.answers import body_of
 from testbed.backends.contract import Applied, MeshDiff, ProxyState
 from testbed.backends.guest import Guest
 from testbed.backends.istio.api import ApiRefused, KubeApi
-from testbed.backends.istio.applying import LabResources
+from testbed.backends.istio.applying import Change, LabResources
 from testbed.backends.istio.distribution import (
     CLUSTERS,
     SETTLING,
@@ -47,6 +47,9 @@ _CONTAINER = "istio-proxy"
 """Name that Istio gives the sidecar's container, and the gateway's."""
 
 _DRAINING = "_draining"
+
+_UNANSWERED = "failed calling webhook"
+"""In what the API says when nobody looked at a resource."""
 
 _LACKS = {"ejections": "Istio's proxies write no log of ejections"}
 
@@ -100,7 +103,7 @@ class IstioBackend:
         """
         begun = time.monotonic()
         standing = self._standing()
-        change = self._resources.apply(wanted)
+        change = wait_until("the cluster's webhooks answer", lambda: self._change(wanted), limit=limit, interval=1)
         stored, content = self._resources.versions(), _content(self._resources.applied())
         touched = (*change.created, *change.changed, *change.removed)
         revision = standing
@@ -216,6 +219,16 @@ class IstioBackend:
             raise
         [patch] = found["spec"]["configPatches"]
         return str(patch["patch"]["value"]["name"]).partition("|")[2]
+
+    def _change(self, wanted: ResourceSet) -> Change:
+        """Apply ``wanted`` inside a wait: the cluster takes nothing that istiod has not looked at, which may just
+        be starting.  An apply that ended in the middle is gone on with."""
+        try:
+            return self._resources.apply(wanted)
+        except MeshError as e:
+            if _UNANSWERED not in e.cause:
+                raise
+            raise NotYet(e.cause) from None
 
     def _place(self, workload: str) -> Place:
         found = self._places.proxies().get(workload)

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from testbed.backends.istio.applying import LAB_LABEL
-from testbed.backends.istio.installing import SYSTEM
 from testbed.backends.istio.places import WORKLOAD_LABEL
+from testbed.backends.istio.revisions import REVISION_LABEL, SYSTEM
 from testbed.deploy.sidecar import probe
 from testbed.model.inventory import Inventory, Workload
 from testbed.model.reading import instance_name
@@ -27,23 +27,26 @@ def log_folder(workload: str) -> str:
     return f"{LOGS}/{workload}"
 
 
-def objects(inventory: Inventory, topology: Topology, image: str) -> list[dict[str, Any]]:
+def objects(inventory: Inventory, topology: Topology, image: str, revision: str) -> list[dict[str, Any]]:
     """Everything of the lab in the cluster beside its resources, in the order that it goes in.
 
-    ``image`` is the reference of the sample services' image.
+    ``image`` is the reference of the sample services' image, ``revision`` the one of Istio that serves the proxies.
     """
-    made = [*_namespaces(topology), *_accounts(topology), *(_service(s) for s in topology.services)]
+    made = [*_namespaces(topology, revision), *_accounts(topology), *(_service(s) for s in topology.services)]
     made += _workloads(inventory, topology, image)
     for manifest in made:
         labels = manifest["metadata"].setdefault("labels", {})
         labels[LAB_LABEL] = inventory.id
+        if manifest["kind"] == "Deployment":
+            # another revision is another pod; and in a namespace without the label it is what has the pod injected
+            manifest["spec"]["template"]["metadata"]["labels"][REVISION_LABEL] = revision
     return made
 
 
-def _namespaces(topology: Topology) -> Iterator[dict[str, Any]]:
+def _namespaces(topology: Topology, revision: str) -> Iterator[dict[str, Any]]:
     names = {w.namespace for w in topology.workloads} | {s.namespace for s in topology.services}
     for name in sorted(names - {SYSTEM}):
-        metadata = {"name": name, "labels": {"istio-injection": "enabled"}}
+        metadata = {"name": name, "labels": {REVISION_LABEL: revision}}
         yield {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
 
 
@@ -115,7 +118,7 @@ def _workloads(inventory: Inventory, topology: Topology, image: str) -> Iterator
 
 
 def _deployment(workload: MeshWorkload, annotations: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, Any]:
-    """One pod, bound to its node, that is never beside its successor: they would be one workload."""
+    """One pod, bound to its node, that stays until its successor is ready: callers find one or the other."""
     labels = {**workload.labels, WORKLOAD_LABEL: workload.name, "sidecar.istio.io/inject": "true"}
     metadata = {"name": workload.name, "namespace": workload.namespace}
     return {
@@ -124,7 +127,7 @@ def _deployment(workload: MeshWorkload, annotations: Mapping[str, str], spec: Ma
         "metadata": metadata,
         "spec": {
             "replicas": 1,
-            "strategy": {"type": "Recreate"},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "selector": {"matchLabels": {WORKLOAD_LABEL: workload.name}},
             "template": {
                 "metadata": {"labels": labels, "annotations": dict(annotations)},

@@ -26,6 +26,16 @@ _KINDS = {
     },
     "security.istio.io": {"PeerAuthentication": "peerauthentications"},
     "apps": {"Deployment": "deployments"},
+    "rbac.authorization.k8s.io": {
+        "ClusterRole": "clusterroles",
+        "ClusterRoleBinding": "clusterrolebindings",
+        "Role": "roles",
+        "RoleBinding": "rolebindings",
+    },
+    "admissionregistration.k8s.io": {
+        "MutatingWebhookConfiguration": "mutatingwebhookconfigurations",
+        "ValidatingWebhookConfiguration": "validatingwebhookconfigurations",
+    },
     "": {
         "Namespace": "namespaces",
         "ConfigMap": "configmaps",

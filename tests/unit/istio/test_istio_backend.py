@@ -4,6 +4,7 @@ tests/full/test_cluster_backend.py tries the same on real ones.
 """
 
 import inspect
+import threading
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
 
@@ -216,6 +217,48 @@ def test_a_pod_has_its_own_address_on_the_wire_and_its_nodes_and_a_machines_work
     assert [str(found.reached_at(w)) for w in ("echo-v1", "echo-v2")] == ["10.42.1.7", "10.78.0.253"]
     assert {str(a) for a in found.wire_addresses("echo-v1")} == {"10.42.1.7", "10.78.0.11"}
     assert {str(a) for a in found.wire_addresses("echo-v2")} == {"10.78.0.253"}
+
+
+def istiods(server, *revisions):
+    for i, revision in enumerate(revisions):
+        labels = {"app": "istiod", "istio.io/rev": revision}
+        pod(server, f"istiod-{revision}-x", labels, f"10.42.0.{i + 3}", namespace="istio-system", node="server")
+
+
+def test_of_two_control_planes_the_wanted_one_is_asked(server, api):
+    del server.objects["/api/v1/namespaces/istio-system/pods/istiod-1"]
+    istiods(server, "1-30-4", "1-31-0")
+    places = ClusterPlaces(api, TOPOLOGY, {"server", "agent"}, "1-31-0")
+    assert places.istiod().address == "10.42.0.4"
+    assert [p.address for p in places.control_planes("1-30-4")] == ["10.42.0.3"]
+    with pytest.raises(MeshError, match="0 of them run, one is expected"):
+        ClusterPlaces(api, TOPOLOGY, {"server", "agent"}, "1-29-0").istiod()
+
+
+def test_while_a_pod_takes_over_from_another_it_is_the_one_that_counts(server, api):
+    times = {"echo-v1-zzz": "2026-11-30T06:00:00Z", "echo-v1-aaa": "2026-11-30T06:00:20Z"}
+    del server.objects["/api/v1/namespaces/default/pods/echo-v1-abc"]
+    for i, (name, at) in enumerate(times.items()):
+        pod(server, name, {WORKLOAD_LABEL: "echo-v1"}, f"10.42.1.{i + 8}", creationTimestamp=at)
+    assert ClusterPlaces(api, TOPOLOGY, {"agent"}).proxies()["echo-v1"].proxy == "echo-v1-aaa.default"
+
+
+def test_while_istiod_can_not_look_at_resources_they_wait(backend, server):
+    message = 'Internal error occurred: failed calling webhook "validation.istio.io": connect: connection refused'
+    server.refusals["echo"] = (500, server.status(500, message))
+    with pytest.raises(WaitTimeout, match=r"the cluster's webhooks answer.*connection refused"):
+        backend.apply(resources(), limit=0.2)
+    threading.Timer(0.5, server.refusals.clear).start()
+    assert backend.apply(resources(), limit=20).changed
+
+
+def test_what_istiod_refuses_is_bad_input_at_once(backend, server):
+    message = 'admission webhook "validation.istio.io" denied the request: configuration is invalid: no hosts'
+    server.refusals["echo"] = (400, server.status(400, message))
+    with pytest.raises(
+        BadInput, match=r"mesh\.yaml:3:.*the cluster refuses it: configuration is invalid: no hosts"
+    ):
+        backend.apply(resources(), limit=20)
 
 
 def test_what_istios_proxies_lack_is_said(backend):
