@@ -18,6 +18,7 @@ from testbed.backends.istio.installing import around, in_order, mesh_config, ope
 from testbed.backends.istio.manifests import log_folder
 from testbed.backends.istio.objects import LabObjects
 from testbed.backends.istio.places import ClusterPlaces
+from testbed.backends.istio.reaching import api_of
 from testbed.deploy.files import NodeFile, UnitFiles
 from testbed.deploy.sidecar import AUDIENCE, TOKEN_LIFE, Identity, hosts_file, sidecar_files
 from testbed.errors import LabError
@@ -34,7 +35,7 @@ from testbed.workflows.cluster import (
     istio_version,
     wanted_cluster,
 )
-from testbed.workflows.kubernetes import api_of, deploy_units
+from testbed.workflows.kubernetes import deploy_units
 from testbed.workflows.registries import registries_access
 
 AVAILABLE_LIMIT = 600.0

@@ -7,9 +7,8 @@ import time
 from contextlib import closing
 from dataclasses import replace
 
-from testbed.backends.istio.api import KubeApi
-from testbed.backends.istio.kubeconfig import Access, read_access
 from testbed.backends.istio.objects import LabObjects, node_state
+from testbed.backends.istio.reaching import api_of
 from testbed.deploy import DeployHost, run_deploy
 from testbed.deploy.journal import LINES, telling_lines
 from testbed.deploy.keepalived import CHECK
@@ -32,7 +31,6 @@ NODE_LIMIT = 900.0
 DEPLOY_LIMIT = 180.0
 RESTORED_LIMIT = 180.0
 """Seconds for a cluster to answer after a restore."""
-KUBECONFIG = "/etc/rancher/k3s/k3s.yaml"
 APPLIED = "/etc/testbed/cluster.applied"
 """Where a node keeps the content hash of what the cluster has on it, once it was Ready."""
 
@@ -176,30 +174,6 @@ def deploy_units(lab: Lab, units: dict[str, list[dict[str, object]]]) -> None:
     hosts = [DeployHost(node, {"units": found}) for node, found in units.items()]
     deploy = testbed_home() / "playbooks" / "deploys" / "unit.py"
     run_deploy(deploy, hosts, ssh_config=ssh_config_file(lab), limit=DEPLOY_LIMIT).require()
-
-
-def access_of(lab: Lab) -> Access:
-    """The cluster's API and the administrator's credentials, as the first server that answers has them.
-
-    They are kept nowhere.  Raises LabError when no server has any.
-    """
-    trouble: LabError | None = None
-    for server in lab.inventory.servers():
-        try:
-            found = lab.connection(server.name).run(["cat", KUBECONFIG], check=False)
-        except LabError as e:
-            trouble = trouble or e
-            continue
-        if found.status == 0:
-            here = read_access(found.stdout.decode(), f"{server.name}:{KUBECONFIG}")
-            return replace(here, host=api_address(lab.inventory), port=API_PORT)
-    first = lab.inventory.servers()[0].name
-    raise trouble or LabError(first, "read the cluster's kubeconfig", "there is none yet", "run: testbed up")
-
-
-def api_of(lab: Lab) -> KubeApi:
-    """A connection to the cluster's API, to be closed by the caller."""
-    return KubeApi(access_of(lab), lab.network.dial)
 
 
 def with_cluster(lab: Lab, observed: ObservedLab) -> ObservedLab:

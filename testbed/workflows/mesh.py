@@ -10,6 +10,7 @@ from typing import Any
 from testbed.backends.contract import Applied, Backend, MeshDiff
 from testbed.backends.istio.backend import IstioBackend
 from testbed.backends.istio.places import ClusterPlaces
+from testbed.backends.istio.reaching import api_of
 from testbed.backends.standalone import StandaloneBackend
 from testbed.compiler.security import MeshConfig, SecurityInputs
 from testbed.errors import HostNotReady, bad_input
@@ -20,7 +21,6 @@ from testbed.lab.snapshots.thawing import ask
 from testbed.resources import Key, ResourceSet, load
 from testbed.workflows.artifacts import require_releases
 from testbed.workflows.authority import lab_ca, require_ca
-from testbed.workflows.kubernetes import api_of
 from testbed.workflows.loading import read_manifests
 from testbed.workflows.nodes import require_up
 
