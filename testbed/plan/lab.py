@@ -81,5 +81,7 @@ class ObservedLab:
     """The content hash of Istio's installation, once it is available."""
     pods: str | None = None
     """The content hash of the workloads in the cluster, once they are available."""
+    away: Mapping[str, str] = field(default_factory=dict)
+    """Workload -> its own node, of pods that are on another one while their own takes pods."""
     mesh_in_force: bool = False
     """Whether every proxy answers with what the wanted resources compile to."""

@@ -141,6 +141,11 @@ class DeployPods:
 
 
 @dataclass(frozen=True)
+class SendHome:
+    """Send pods home that are on another node than their own."""
+
+
+@dataclass(frozen=True)
 class DeployWorkloads:
     """Tell nodes which workloads they have, and let them set these up."""
 
@@ -207,6 +212,7 @@ Action = (
     | InstallNode
     | InstallControlPlane
     | DeployPods
+    | SendHome
     | DeployWorkloads
     | ApplyMesh
     | AskEdges

@@ -9,6 +9,7 @@ from typing import Any
 
 from testbed.backends.contract import Applied, Backend, MeshDiff
 from testbed.backends.istio.backend import IstioBackend
+from testbed.backends.istio.homes import nodes_of
 from testbed.backends.istio.places import ClusterPlaces
 from testbed.backends.istio.reaching import api_of
 from testbed.backends.standalone import StandaloneBackend
@@ -40,7 +41,7 @@ def backend_of(lab: Lab, *, lasting: bool = False) -> Backend:
         return standalone_of(lab, lasting=lasting)
     connections = {n.name: lab.connection(n.name) for n in lab.inventory.nodes}
     api = api_of(lab)
-    cluster = {n.name for n in lab.inventory.nodes if n.cluster is not None}
+    cluster = nodes_of(lab)
     places = ClusterPlaces(api, lab.topology, cluster)
     addresses = {name: lab.inventory.mesh_address(name) for name in cluster}
     return IstioBackend(lab.id, lab.topology, connections, api, places, node_addresses=addresses)
@@ -165,5 +166,6 @@ def access_log(lab: Lab, workload: str) -> str:
 
 def _backend_for(lab: Lab, workload: str) -> Backend:
     workload_named(lab, workload)
-    require_up(lab, lab.topology.workload(workload).node)
+    node = lab.topology.workload(workload).node
+    require_up(lab, None if node in nodes_of(lab) else node)  # a pod may be on another
     return backend_of(lab)
