@@ -93,5 +93,7 @@ class ObservedLab:
     """Istio's control planes in the cluster."""
     pods: str | None = None
     """The content hash of the workloads in the cluster, once they are available."""
+    away: Mapping[str, str] = field(default_factory=dict)
+    """Workload -> its own node, of pods that are on another one while their own takes pods."""
     mesh_in_force: bool = False
     """Whether every proxy answers with what the wanted resources compile to."""

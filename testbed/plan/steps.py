@@ -162,6 +162,11 @@ class DeployPods:
 
 
 @dataclass(frozen=True)
+class SendHome:
+    """Send pods home that are on another node than their own."""
+
+
+@dataclass(frozen=True)
 class DeployWorkloads:
     """Tell nodes which workloads they have, and let them set these up."""
 
@@ -231,6 +236,7 @@ Action = (
     | InstallControlPlane
     | RetireControlPlanes
     | DeployPods
+    | SendHome
     | DeployWorkloads
     | ApplyMesh
     | AskEdges

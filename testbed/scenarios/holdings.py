@@ -32,9 +32,7 @@ class Holding:
 
 def holdings(lab: LabUnderTest) -> dict[str, Holding]:
     """Every proxy's, by workload; one round trip to each node.  Raises LabError for one that does not answer."""
-    on_node: dict[str, list[str]] = {}
-    for workload in lab.topology.workloads:
-        on_node.setdefault(workload.node, []).append(workload.name)
+    on_node = lab.by_node(lab.topology.workloads)
     with ThreadPoolExecutor(len(on_node)) as pool:
         found = list(pool.map(lambda names: _of_node(lab, names), on_node.values()))
     return {name: holding for node in found for name, holding in node.items()}

@@ -9,11 +9,12 @@ from functools import partial
 
 from testbed.backends.istio.api import KubeApi
 from testbed.backends.istio.draining import NodeDrain
+from testbed.backends.istio.homes import bring_home, name_namespaces
 from testbed.backends.istio.objects import LabObjects
+from testbed.backends.istio.reaching import api_of
 from testbed.lab.lab import Lab
 from testbed.workflows.cluster import cluster_objects
-from testbed.workflows.istio import name_namespaces
-from testbed.workflows.kubernetes import api_of, await_api, start_node
+from testbed.workflows.kubernetes import await_api, start_node
 
 DRAIN_LIMIT = 300.0
 """Seconds for the pods of a node to have left it."""
@@ -23,7 +24,7 @@ def upgrade_node(lab: Lab, node: str, cancel: threading.Event) -> None:
     """Drain the node, start it with the inventory's k3s, and let pods on it again.
 
     What was drained has to be available elsewhere before k3s is stopped.  Pods that no other node may run stay, and
-    go on while k3s restarts.  A drain that is called off leaves the node cordoned: the next try begins with that.
+    go on while k3s restarts.  What moved comes home before another node is begun with.  A drain that is called off leaves the node cordoned: the next try begins with that.
     """
     await_api(f"{node} is drained", partial(_asked, lab, partial(_drained, node)), cancel, limit=DRAIN_LIMIT)
     available = partial(_asked, lab, partial(_available, lab))
@@ -32,6 +33,7 @@ def upgrade_node(lab: Lab, node: str, cancel: threading.Event) -> None:
     with closing(api_of(lab)) as api:
         NodeDrain(api, node).uncordon()
     await_api(f"all pods are available with {node} upgraded", available, cancel)
+    bring_home(lab, [node], cancel)
     name_namespaces(lab)
 
 

@@ -15,10 +15,11 @@ import yaml
 
 from testbed.artifacts import needed
 from testbed.artifacts.istio import generate, has_istio_filters, istioctl
+from testbed.backends.istio.homes import bring_home, name_namespaces, nodes_of, pods_of
 from testbed.backends.istio.installing import around, installation, mesh_config, operator
 from testbed.backends.istio.manifests import log_folder
 from testbed.backends.istio.objects import LabObjects
-from testbed.backends.istio.places import ClusterPlaces
+from testbed.backends.istio.reaching import api_of
 from testbed.backends.istio.revisions import goes_back
 from testbed.deploy.bringing import place_of
 from testbed.deploy.files import NodeFile, UnitFiles
@@ -45,21 +46,11 @@ from testbed.workflows.cluster import (
     istio_version,
     wanted_cluster,
 )
-from testbed.workflows.kubernetes import api_of, await_api, deploy_units
+from testbed.workflows.kubernetes import await_api, deploy_units
 from testbed.workflows.registries import registries_access
 from testbed.workflows.upgrading import await_sidecar, roll_pods
 
 _RENEW = TOKEN_LIFE / 3
-
-_LINK = """
-for net in /run/netns/*; do
-  [ -L "$net" ] && continue
-  [ -n "$(ip -n "${net##*/}" -4 -o address show to "$1" 2>/dev/null)" ] || continue
-  exec ln -sfn "$net" "/run/netns/$2"
-done
-echo "no namespace has the address $1" >&2
-exit 1
-"""
 
 
 def install_control_plane(lab: Lab, cancel: threading.Event) -> None:
@@ -95,14 +86,12 @@ def _known(objects: LabObjects) -> None:
 
 
 def deploy_pods(lab: Lab, cancel: threading.Event) -> None:
-    """Apply the workloads in the cluster, and wait until their pods are available, sidecars included."""
+    """Apply the workloads in the cluster, and wait until their pods are available at home, sidecars included."""
     wanted = wanted_cluster(lab.inventory, registries_access(lab.inventory, lab.file), lab.began_with)
     assert wanted is not None  # noqa: S101 the step is of a cluster's plan
-    by_node: dict[str, list[str]] = {}
-    for workload in pods_of(lab):
-        by_node.setdefault(workload.node, []).append(log_folder(workload.name))
-    for node, folders in by_node.items():
-        # proxies write there, as the user that they run as
+    folders = [log_folder(workload.name) for workload in pods_of(lab)]
+    for node in sorted(nodes_of(lab)):
+        # proxies write there, as the user that they run as; any pod may come to be on any node
         lab.connection(node).run(["install", "-d", "-o", "1337", "-g", "1337", *folders])
     manifests = cluster_objects(lab.inventory)
     pods = [m for m in manifests if m["kind"] == "Deployment"]
@@ -114,31 +103,13 @@ def deploy_pods(lab: Lab, cancel: threading.Event) -> None:
         objects.prune(manifests)
         await_api("the pods are available", partial(objects.available, pods), cancel)
         objects.note(PODS, wanted.pods)
+    bring_home(lab, nodes_of(lab), cancel)
     name_namespaces(lab)
 
 
 def _available(objects: LabObjects, deployment: Mapping[str, Any], cancel: threading.Event) -> None:
     name = f"{deployment['metadata']['name']} is available"
     await_api(name, partial(objects.available, [deployment]), cancel)
-
-
-def pods_of(lab: Lab) -> tuple[MeshWorkload, ...]:
-    """The workloads in the cluster."""
-    inside = {n.name for n in lab.inventory.nodes if n.cluster is not None}
-    return tuple(w for w in lab.topology.workloads if w.node in inside)
-
-
-def name_namespaces(lab: Lab) -> None:
-    """Give each pod's network namespace the workload's name on its node, as workloads on machines have it.
-
-    A pod that was made anew has another namespace: this is repeated before anything looks for one by name.
-    """
-    with closing(api_of(lab)) as api:
-        places = ClusterPlaces(api, lab.topology, {w.node for w in pods_of(lab)}).proxies()
-    for workload in pods_of(lab):
-        if workload.name in places:
-            place = places[workload.name]
-            lab.connection(place.node).run(["bash", "-c", _LINK, "-", place.address, workload.name])
 
 
 def deploy_sidecars(lab: Lab, nodes: Iterable[str], cancel: threading.Event) -> None:

@@ -9,9 +9,9 @@ from contextlib import closing
 from dataclasses import replace
 
 from testbed.artifacts import releases_of
-from testbed.backends.istio.api import ApiRefused, KubeApi
-from testbed.backends.istio.kubeconfig import Access, read_access
+from testbed.backends.istio.api import ApiRefused
 from testbed.backends.istio.objects import LabObjects, node_state
+from testbed.backends.istio.reaching import api_of
 from testbed.deploy import DeployHost, run_deploy
 from testbed.deploy.journal import LINES, telling_lines
 from testbed.deploy.keepalived import CHECK
@@ -37,7 +37,6 @@ AVAILABLE_LIMIT = 600.0
 """Seconds for istiod, and for all pods together, to be available."""
 RESTORED_LIMIT = 180.0
 """Seconds for a cluster to answer after a restore."""
-KUBECONFIG = "/etc/rancher/k3s/k3s.yaml"
 APPLIED = "/etc/testbed/cluster.applied"
 """Where a node keeps the content hash of what the cluster has on it, and k3s's version, once it was Ready."""
 
@@ -211,30 +210,6 @@ def deploy_units(lab: Lab, units: dict[str, list[dict[str, object]]]) -> None:
     hosts = [DeployHost(node, {"units": found}) for node, found in units.items()]
     deploy = testbed_home() / "playbooks" / "deploys" / "unit.py"
     run_deploy(deploy, hosts, ssh_config=ssh_config_file(lab), limit=DEPLOY_LIMIT).require()
-
-
-def access_of(lab: Lab) -> Access:
-    """The cluster's API and the administrator's credentials, as the first server that answers has them.
-
-    They are kept nowhere.  Raises LabError when no server has any.
-    """
-    trouble: LabError | None = None
-    for server in lab.inventory.servers():
-        try:
-            found = lab.connection(server.name).run(["cat", KUBECONFIG], check=False)
-        except LabError as e:
-            trouble = trouble or e
-            continue
-        if found.status == 0:
-            here = read_access(found.stdout.decode(), f"{server.name}:{KUBECONFIG}")
-            return replace(here, host=api_address(lab.inventory), port=API_PORT)
-    first = lab.inventory.servers()[0].name
-    raise trouble or LabError(first, "read the cluster's kubeconfig", "there is none yet", "run: testbed up")
-
-
-def api_of(lab: Lab) -> KubeApi:
-    """A connection to the cluster's API, to be closed by the caller."""
-    return KubeApi(access_of(lab), lab.network.dial)
 
 
 def with_cluster(lab: Lab, observed: ObservedLab) -> ObservedLab:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from testbed.backends.istio.homes import bring_home
 from testbed.backends.standalone import StandaloneBackend
 from testbed.compiler import compile_mesh
 from testbed.documents import parse
@@ -44,6 +45,7 @@ from testbed.plan.steps import (
     ResumeMachines,
     RetireControlPlanes,
     SaveLab,
+    SendHome,
     StartHypervisor,
     StartMachine,
     StopForward,
@@ -139,6 +141,8 @@ class Performer:
                 retire_control_planes(self.lab, cancel)
             case DeployPods():
                 deploy_pods(self.lab, cancel)
+            case SendHome():
+                bring_home(self.lab, cancel=cancel)
             case DeployWorkloads(nodes):
                 if self.at_once:
                     self._hand_over(nodes)

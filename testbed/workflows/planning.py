@@ -17,6 +17,7 @@ from testbed.model.upgrades import k3s_refusal
 from testbed.plan import ObservedLab, WantedLab, WantedMachine
 from testbed.resources import ResourceSet
 from testbed.workflows.cluster import wanted_cluster
+from testbed.workflows.homes import with_pods_away
 from testbed.workflows.istio import with_identities
 from testbed.workflows.kubernetes import with_cluster
 from testbed.workflows.mesh import backend_of, security_of
@@ -58,7 +59,7 @@ def look(lab: Lab, machines: Machines, resources: ResourceSet) -> ObservedLab:
     Breaker(lab).recover()
     observed = observe(lab, machines.disks)
     if lab.has_cluster:
-        observed = with_identities(lab, with_cluster(lab, observed))
+        observed = with_pods_away(lab, with_identities(lab, with_cluster(lab, observed)))
         _require_upgradable(lab, observed)
         if observed.pods is None:
             return observed

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from contextlib import closing
 
 from testbed.artifacts import releases_of
+from testbed.backends.istio.reaching import api_of
 from testbed.lab.executor import StepEvent, execute
 from testbed.lab.lab import Lab
 from testbed.plan import Plan, plan_up
 from testbed.plan.steps import BringReleases, InstallControlPlane, UpgradeNode
 from testbed.resources import ResourceSet
-from testbed.workflows.kubernetes import api_of
 from testbed.workflows.performing import Performer
 from testbed.workflows.planning import look, machines_of, wanted
 

@@ -16,12 +16,13 @@ from testbed.backends.istio.api import KubeApi
 from testbed.backends.istio.distribution import read_syncz
 from testbed.backends.istio.objects import LabObjects
 from testbed.backends.istio.places import ISTIOD_PORT, ClusterPlaces, Place, exchange
+from testbed.backends.istio.reaching import api_of
 from testbed.backends.istio.revisions import REVISION_LABEL, SYSTEM, parts, revision_of
 from testbed.lab.lab import Lab
 from testbed.model.topology import MeshWorkload
 from testbed.waiting import NotYet
 from testbed.workflows.cluster import istio_version
-from testbed.workflows.kubernetes import api_of, await_api
+from testbed.workflows.kubernetes import await_api
 
 SYNCZ = "/debug/syncz"
 

@@ -34,9 +34,9 @@ def test_the_scenario_fails_when_its_configuration_is_broken_on_purpose(lab):
     assert "not noticed" not in lab.run("verify", "--mutants", "echo-split", limit=600)
 
 
-@pytest.mark.parametrize("name", ["echo-mtls", "cluster-istiod-down", "cluster-machine-lost"])
+@pytest.mark.parametrize("name", ["echo-mtls", "cluster-istiod-down", "cluster-machine-lost", "cluster-pods-moved"])
 def test_a_scenario_passes_and_applies(lab, name):
-    """The wire, istiod's absence, a lost machine; NOT_APPLICABLE ends with 0 as well, and would say nothing."""
+    """The wire, istiod's absence, a lost machine, a lost node; NOT_APPLICABLE ends with 0 as well, and would say nothing."""
     assert lab.verdicts(name) == {name: "PASS"}
 
 

@@ -66,8 +66,14 @@ def test_the_mesh_comes_after_its_control_plane_and_that_after_the_cluster():
         (replace(THERE, control_plane="other"), ["control-plane", "mesh"]),
         (replace(THERE, pods="other"), ["pods", "mesh"]),
         (replace(THERE, mesh_in_force=False), ["mesh"]),
+        (replace(THERE, away={"echo-v1": "agent-1"}), ["home", "mesh"]),
+        (replace(THERE, away={"echo-v1": "agent-1"}, pods="other"), ["pods", "mesh"]),
+        (replace(THERE, away={"echo-v1": "agent-1"}, control_plane="other"), ["control-plane", "home", "mesh"]),
     ],
-    ids=["agent's files", "agent gone", "server's files", "Istio's version", "workloads", "resources"],
+    ids=[
+        *("agent's files", "agent gone", "server's files", "Istio's version", "workloads", "resources"),
+        *("a pod away", "which the new one is not", "and Istio's version"),
+    ],
 )
 def test_only_what_differs_is_done(observed, does):
     assert list(steps(observed)) == does
@@ -102,6 +108,13 @@ def test_a_changed_setting_or_a_cluster_that_is_begun_anew_has_no_revision_to_re
     assert "retire-control-plane" not in steps(replace(THERE, control_plane="other"))
     old = replace(upgraded(), machines={n: replace(m, spec="old") for n, m in THERE.machines.items()})
     assert "control-plane" in steps(old) and "retire-control-plane" not in steps(old)
+
+
+def test_pods_go_home_by_name_once_the_control_plane_is_there_and_before_the_mesh_is_looked_at():
+    found = steps(replace(THERE, away={"gate": "agent-2", "echo-v1": "agent-1"}, control_plane="other"))
+    assert found["home"].does == "send pods home, one after the other: echo-v1 to agent-1, gate to agent-2"
+    assert found["home"].needs == {"control-plane"}
+    assert "home" in found["mesh"].needs
 
 
 def test_a_machine_that_is_made_anew_joins_again_whatever_it_was_before():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from testbed.backends.istio.reaching import access_of
 from testbed.errors import LabError
 from testbed.guests.connection import Completed
 from testbed.host.directories import testbed_home as home
@@ -9,7 +10,6 @@ from testbed.lab.lab import Lab
 from testbed.model.reading import read_inventory
 from testbed.workflows import kubernetes
 from testbed.workflows.cluster import ClusterSecrets, node_units, wanted_cluster
-from testbed.workflows.kubernetes import access_of
 from testbed.workflows.mesh import require_backend
 
 KUBECONFIG = """\

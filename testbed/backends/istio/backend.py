@@ -33,6 +33,7 @@ from testbed.backends.istio.distribution import (
     witness,
 )
 from testbed.backends.istio.places import ISTIOD_PORT, Place, Places, exchange
+from testbed.backends.istio.whereabouts import Whereabouts
 from testbed.errors import LabError, MeshError, TestbedError
 from testbed.guests import NodeConnection
 from testbed.guests.connection import CommandFailed
@@ -76,6 +77,7 @@ class IstioBackend:
         self._connections = connections
         self._api = api
         self._places = places
+        self._whereabouts = Whereabouts(topology, connections, places)
         self._resources = LabResources(api, lab)
         self._guest = guest or Guest()
         self._node_addresses = node_addresses
@@ -184,8 +186,9 @@ class IstioBackend:
         return self._api.text(f"/api/v1/namespaces/{namespace}/pods/{pod}/log", query)
 
     def connection(self, workload: str) -> NodeConnection:
-        """The connection to the workload's node; :class:`KeyError` when there is no such workload."""
-        return self._connections[self._topology.workload(workload).node]
+        """The connection to the node where the workload's pod is, whose namespace has the workload's name there; to
+        the workload's own node when no pod runs.  :class:`KeyError` when there is no such workload."""
+        return self._whereabouts.connection(workload)
 
     def reached_at(self, workload: str) -> IPv4Address:
         """The pod's address, or that of a machine's workload."""

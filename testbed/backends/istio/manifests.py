@@ -1,7 +1,8 @@
 """An inventory's services and workloads as objects of Kubernetes and Istio.  Pure.
 
-A workload on a node of the cluster is a Deployment of one pod that is bound to the node; one on a machine outside
-is a WorkloadGroup, into which its sidecar registers it and from which istiod takes it when it is gone.
+A workload on a node of the cluster is a Deployment of one pod that is at home on that node: it runs there unless
+the node is lost or takes no pods, and then on another one.  One on a machine outside is a WorkloadGroup, into which
+its sidecar registers it and from which istiod takes it when it is gone.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from testbed.backends.istio.applying import LAB_LABEL
+from testbed.backends.istio.installing import MOVED_AFTER
 from testbed.backends.istio.places import WORKLOAD_LABEL
 from testbed.backends.istio.revisions import REVISION_LABEL, SYSTEM
 from testbed.deploy.sidecar import probe
@@ -21,9 +23,12 @@ from testbed.model.topology import MeshService, MeshWorkload, Protocol, ProxyKin
 LOGS = "/var/log/testbed"
 PROGRAMS = "/opt/testbed/programs"
 
+_LOST = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
+"""Taints of a node that counts as lost, or is not well; pods that say nothing of them stay for five minutes."""
+
 
 def log_folder(workload: str) -> str:
-    """Where the workload's access log lies on its node."""
+    """Where the workload's access log lies on each node of the cluster: it may run on any."""
     return f"{LOGS}/{workload}"
 
 
@@ -118,7 +123,10 @@ def _workloads(inventory: Inventory, topology: Topology, image: str) -> Iterator
 
 
 def _deployment(workload: MeshWorkload, annotations: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, Any]:
-    """One pod, bound to its node, that stays until its successor is ready: callers find one or the other."""
+    """One pod that stays until its successor is ready: callers find one or the other.
+
+    One on a node that is lost and not dead (frozen, or cut off) may go on beside it until that node hears of it.
+    """
     labels = {**workload.labels, WORKLOAD_LABEL: workload.name, "sidecar.istio.io/inject": "true"}
     metadata = {"name": workload.name, "namespace": workload.namespace}
     return {
@@ -133,12 +141,23 @@ def _deployment(workload: MeshWorkload, annotations: Mapping[str, str], spec: Ma
                 "metadata": {"labels": labels, "annotations": dict(annotations)},
                 "spec": {
                     "serviceAccountName": workload.service_account,
-                    "nodeSelector": {"kubernetes.io/hostname": workload.node},
+                    **_at_home_on(workload.node),
                     "terminationGracePeriodSeconds": 5,
                     **spec,
                 },
             },
         },
+    }
+
+
+def _at_home_on(node: str) -> dict[str, Any]:
+    """Preferred with the highest weight there is, and left soon after it counts as lost."""
+    here = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
+    preferred = {"weight": 100, "preference": {"matchExpressions": [here]}}
+    common = {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": MOVED_AFTER}
+    return {
+        "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [preferred]}},
+        "tolerations": [{"key": key, **common} for key in _LOST],
     }
 
 
@@ -155,7 +174,7 @@ def _pod(workload: MeshWorkload, declared: Workload, image: str) -> dict[str, An
         "image": image,
         "imagePullPolicy": "Never",
         "args": [f"{PROGRAMS}/{declared.program}.py"],
-        "env": [{"name": k, "value": v} for k, v in environment(workload, declared).items()],
+        "env": [*({"name": k, "value": v} for k, v in environment(workload, declared).items()), _NODE],
         "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
     }
     if declared.program == "none":
@@ -163,15 +182,18 @@ def _pod(workload: MeshWorkload, declared: Workload, image: str) -> dict[str, An
     return _deployment(workload, annotations, {"containers": [container]})
 
 
+_NODE = {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
+"""The node that the pod is on, which need not be the workload's."""
+
+
 def environment(workload: MeshWorkload, declared: Workload) -> dict[str, str]:
-    """What a program is told: as ``testbed_node.py`` does it on a machine."""
+    """What a program is told, beside its node: as ``testbed_node.py`` does it on a machine."""
     ports = [str(p.target) for p in workload.ports]
     return {
         "SERVICE": workload.service,
         "VERSION": workload.version,
         "NAMESPACE": workload.namespace,
         "INSTANCE": workload.name,
-        "NODE": workload.node,
         "PORT": ports[0] if ports else "",
         "PORTS": ",".join(ports),
         "PROGRAM": declared.program,
@@ -205,7 +227,8 @@ def _gateway_service(workload: MeshWorkload) -> dict[str, Any]:
         "kind": "Service",
         "metadata": {"name": workload.name, "namespace": workload.namespace, "labels": dict(workload.labels)},
         "spec": {
-            # an address of the mesh network that the gateway's node answers for: where callers outside find it
+            # an address of the mesh network that the gateway's own node answers for: where callers outside find it.
+            # kube-proxy there hands on to the pod wherever it is; without that node nobody answers
             "externalIPs": [str(workload.address)],
             "selector": {WORKLOAD_LABEL: workload.name},
             "ports": [

@@ -33,6 +33,16 @@ echo "no namespace here has the address $1" >&2
 exit 1
 """
 
+_NAME = """
+for net in /run/netns/*; do
+  [ -L "$net" ] && continue
+  [ -n "$(ip -n "${net##*/}" -4 -o address show to "$1" 2>/dev/null)" ] || continue
+  exec ln -sfn "$net" "/run/netns/$2"
+done
+echo "no namespace has the address $1" >&2
+exit 1
+"""
+
 _EACH = """
 for request in "${@:2}"; do
   exec 3<>"/dev/tcp/127.0.0.1/$1" || exit
@@ -62,6 +72,11 @@ def exchange(place: Place, port: int, *paths: str) -> list[str]:
     listens.
     """
     return ["bash", "-c", _AT, "-", place.address, _EACH, str(port), *map(request_of, paths)]
+
+
+def named(place: Place, workload: str) -> list[str]:
+    """The command, for the place's node, that gives its namespace the workload's name."""
+    return ["bash", "-c", _NAME, "-", place.address, workload]
 
 
 class Places(Protocol):

@@ -42,6 +42,14 @@ def test_a_workload_in_a_pod_is_broken_in_its_pod_and_one_on_a_machine_in_its_un
     assert "systemctl kill" in unit.begin
 
 
+def test_what_breaks_a_workload_breaks_it_where_its_pod_is_and_a_machine_named_by_it_is_its_own():
+    away = {"reviews-v2": "one"}
+    [pod] = actions_of(fault("sidecar-kill", "reviews-v2"), CLUSTER, TOPOLOGY, "istio", away)
+    assert pod == pod_broken(FaultKind.SIDECAR_KILL, "one", "reviews-v2")
+    [machine] = actions_of(fault("power-off", "reviews-v2"), CLUSTER, TOPOLOGY, "istio", away)
+    assert machine == Power("two", FaultKind.POWER_OFF)
+
+
 def test_whole_machines_are_broken_as_anywhere():
     assert plan("power-off", "two") == (Power("two", FaultKind.POWER_OFF),)
 

@@ -16,7 +16,7 @@ from testbed.backends.contract import Backend
 from testbed.backends.istio.backend import IstioBackend
 from testbed.backends.istio.places import WORKLOAD_LABEL, ClusterPlaces
 from testbed.documents import parse
-from testbed.errors import BadInput, MeshError, WaitTimeout
+from testbed.errors import BadInput, LabError, MeshError, WaitTimeout
 from testbed.model.topology import MeshWorkload, Topology
 from testbed.resources import ResourceSet, load
 
@@ -259,6 +259,60 @@ def test_what_istiod_refuses_is_bad_input_at_once(backend, server):
         BadInput, match=r"mesh\.yaml:3:.*the cluster refuses it: configuration is invalid: no hosts"
     ):
         backend.apply(resources(), limit=20)
+
+
+def test_a_workload_is_spoken_to_where_its_pod_is_and_at_home_without_one(backend, server, nodes):
+    assert [backend.connection(w).node for w in ("echo-v1", "echo-v2")] == ["agent", "machine"]
+    pod(server, "echo-v1-abc", {WORKLOAD_LABEL: "echo-v1"}, "10.42.0.9", node="server")
+    backend._whereabouts._until = 0
+    assert backend.connection("echo-v1").node == "server"
+    assert nodes["agent"].named == [("10.42.1.7", "echo-v1")]
+    assert nodes["server"].named == [("10.42.0.9", "echo-v1")]
+    server.objects.clear()
+    backend._whereabouts._until = 0
+    assert backend.connection("echo-v1").node == "agent"
+    with pytest.raises(KeyError):
+        backend.connection("nobody")
+
+
+def test_the_api_is_asked_once_for_many_and_a_namespace_is_named_once(backend, server, nodes):
+    for _ in range(3):
+        backend.connection("echo-v1"), backend.connection("echo-v2")
+    assert len([path for _, path, _ in server.asked if path == "/api/v1/pods"]) == 1
+    backend._whereabouts._until = 0
+    backend.connection("echo-v1")
+    assert len([path for _, path, _ in server.asked if path == "/api/v1/pods"]) == 2
+    assert nodes["agent"].named == [("10.42.1.7", "echo-v1")]
+
+
+def test_without_an_answer_of_the_api_a_pod_counts_as_being_where_it_was(backend, server, api, monkeypatch):
+    pod(server, "echo-v1-abc", {WORKLOAD_LABEL: "echo-v1"}, "10.42.0.9", node="server")
+    assert backend.connection("echo-v1").node == "server"
+
+    def silent(*_):
+        raise LabError("API", "GET", "it does not answer")
+
+    monkeypatch.setattr(api, "every", silent)
+    backend._whereabouts._until = 0
+    assert backend.connection("echo-v1").node == "server"
+
+
+def test_a_namespace_that_could_not_be_named_is_named_after_the_next_look(backend, nodes, monkeypatch):
+    run, refused = nodes["agent"].run, []
+
+    def once(argv, **rest):
+        if not refused:
+            refused.append(argv)
+            raise LabError("agent", "run", "it does not answer")
+        return run(argv, **rest)
+
+    monkeypatch.setattr(nodes["agent"], "run", once)
+    assert backend.connection("echo-v1").node == "agent"
+    backend.connection("echo-v1")
+    assert nodes["agent"].named == []
+    backend._whereabouts._until = 0
+    backend.connection("echo-v1")
+    assert nodes["agent"].named == [("10.42.1.7", "echo-v1")]
 
 
 def test_what_istios_proxies_lack_is_said(backend):

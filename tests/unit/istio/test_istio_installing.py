@@ -35,6 +35,16 @@ def golden(name, values):
     assert text == path.read_text()
 
 
+def preferred(pod):
+    affinity = pod["affinity"]["nodeAffinity"]
+    assert list(affinity) == ["preferredDuringSchedulingIgnoredDuringExecution"], "it may run elsewhere"
+    [found] = affinity["preferredDuringSchedulingIgnoredDuringExecution"]
+    [expression] = found["preference"]["matchExpressions"]
+    assert (found["weight"], expression["key"]) == (100, "kubernetes.io/hostname")
+    [node] = expression["values"]
+    return node
+
+
 def lab_objects(name):
     there = inventory(name)
     return objects(there, topology_of(there), "testbed.dev/samples:key", "1-31-0")
@@ -63,6 +73,15 @@ def test_of_several_servers_another_one_gets_istiod_when_its_own_is_lost():
     pilot = [operator(inventory(lab), "1.31.0", plain_envoy=False)["spec"]["values"]["pilot"] for lab in LABS]
     waits = [{t["key"].partition("/")[2]: t["tolerationSeconds"] for t in p.get("tolerations", [])} for p in pilot]
     assert waits == [{}, {"unreachable": 20, "not-ready": 20}]
+
+
+def test_a_pod_leaves_a_lost_node_soon_and_tells_the_node_that_it_is_on():
+    pods = [m["spec"]["template"]["spec"] for m in lab_objects("k3s-small") if m["kind"] == "Deployment"]
+    waits = [{t["key"].partition("/")[2]: t["tolerationSeconds"] for t in p["tolerations"]} for p in pods]
+    assert waits == [{"unreachable": 20, "not-ready": 20}] * 2
+    told = [c.get("env", []) for p in pods for c in p["containers"]]
+    nodes = [e["valueFrom"]["fieldRef"]["fieldPath"] for env in told for e in env if e["name"] == "NODE"]
+    assert nodes == ["spec.nodeName"], "of the program; a gateway has none"
 
 
 def test_istiod_signs_with_the_labs_ca(tmp_path):
@@ -122,9 +141,7 @@ def test_every_workload_is_in_the_cluster_once_and_where_the_inventory_has_it():
     there = inventory("k3s-istio")
     made = lab_objects("k3s-istio")
     pods = {
-        m["metadata"]["name"]: m["spec"]["template"]["spec"]["nodeSelector"]["kubernetes.io/hostname"]
-        for m in made
-        if m["kind"] == "Deployment"
+        m["metadata"]["name"]: preferred(m["spec"]["template"]["spec"]) for m in made if m["kind"] == "Deployment"
     }
     groups = {m["metadata"]["name"] for m in made if m["kind"] == "WorkloadGroup"}
     assert groups == {"reviews-v3", "ratings-v1", "client-v1"}
