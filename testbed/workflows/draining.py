@@ -24,7 +24,8 @@ def upgrade_node(lab: Lab, node: str, cancel: threading.Event) -> None:
     """Drain the node, start it with the inventory's k3s, and let pods on it again.
 
     What was drained has to be available elsewhere before k3s is stopped.  Pods that no other node may run stay, and
-    go on while k3s restarts.  What moved comes home before another node is begun with.  A drain that is called off leaves the node cordoned: the next try begins with that.
+    go on while k3s restarts.  What moved comes home before another node is begun with.  A drain that is called off
+    leaves the node cordoned: the next try begins with that.
     """
     await_api(f"{node} is drained", partial(_asked, lab, partial(_drained, node)), cancel, limit=DRAIN_LIMIT)
     available = partial(_asked, lab, partial(_available, lab))

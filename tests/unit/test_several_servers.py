@@ -2,6 +2,7 @@
 
 import pytest
 
+from testbed.backends.istio import reaching
 from testbed.backends.istio.reaching import access_of
 from testbed.errors import LabError
 from testbed.guests.connection import Completed
@@ -58,7 +59,7 @@ def lab(nodes, there=()):
     return made
 
 
-HAS = {kubernetes.KUBECONFIG: KUBECONFIG}
+HAS = {reaching.KUBECONFIG: KUBECONFIG}
 
 
 def test_the_api_is_reached_at_its_own_address_whichever_server_is_lost():
