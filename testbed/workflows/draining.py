@@ -46,7 +46,7 @@ def _asked(lab: Lab, probe: Callable[[KubeApi], None]) -> None:
 def _drained(node: str, api: KubeApi) -> None:
     drain = NodeDrain(api, node)
     drain.cordon()
-    drain.evict()
+    drain.empty()
 
 
 def _available(lab: Lab, api: KubeApi) -> None:

@@ -1,7 +1,7 @@
 """Pods and their homes: the node that the inventory has a workload on.
 
 Kubernetes moves a pod off a node that is lost or drained, and never back: its scheduler looks only at pods that
-have no node yet.  So one that is away is evicted once its home takes pods again, and its successor prefers that.
+have no node yet.  So one that is away has to leave once its home takes pods again, and its successor prefers that.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 
-from testbed.backends.istio.api import ApiRefused, KubeApi
+from testbed.backends.istio.api import KubeApi
+from testbed.backends.istio.leaving import let_go
 from testbed.backends.istio.places import WORKLOAD_LABEL, ClusterPlaces, named
 from testbed.backends.istio.reaching import api_of
 from testbed.errors import LabError
@@ -107,11 +108,11 @@ class Homes:
         return to_send_home(away, self.nodes()) if away else ()
 
     def send(self, cancel: threading.Event | None = None) -> tuple[str, ...]:
-        """Evict what :meth:`to_send` has, one after the other, each once the one before is available at home; the
+        """Let go what :meth:`to_send` has, one after the other, each once the one before is available at home; the
         workloads.  Raises :class:`~testbed.errors.WaitTimeout` for one that does not get there."""
         sent = self.to_send()
         for pod in sent:
-            self._evict(pod)
+            let_go(self._api, pod.namespace, pod.name)
             wait_until(
                 f"{pod.workload} is available on {pod.home} again", lambda pod=pod: self._require_home(pod),  # type: ignore[misc]
                 limit=HOME_LIMIT, interval=1, cancel=cancel, next_step="see: testbed status",
@@ -130,15 +131,6 @@ class Homes:
             raise NotYet("its pod has no node")
         if found.is_away or not found.available:
             raise NotYet(f"{found.name} is on {found.node}{'' if found.available else ', not available'}")
-
-    def _evict(self, pod: BoundPod) -> None:
-        path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}/eviction"
-        metadata = {"name": pod.name, "namespace": pod.namespace}
-        try:
-            self._api.post(path, {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata})
-        except ApiRefused as e:
-            if e.code != 404:  # it has gone already
-                raise
 
 
 def _condition(status: dict[str, object], name: str) -> bool:

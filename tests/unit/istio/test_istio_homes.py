@@ -7,6 +7,7 @@ from fake_api import serving
 
 from testbed.backends.istio import homes
 from testbed.backends.istio.homes import BoundPod, ClusterNode, Homes, to_send_home
+from testbed.backends.istio.leaving import let_go
 from testbed.backends.istio.places import WORKLOAD_LABEL
 from testbed.errors import WaitTimeout
 from testbed.model.topology import MeshWorkload
@@ -110,11 +111,11 @@ def test_a_pod_that_does_not_get_home_is_named_with_what_it_does(server, there, 
         there.send()
 
 
-def test_a_pod_that_is_gone_by_then_is_waited_for_all_the_same(server, there):
+def test_a_pod_that_is_gone_by_then_is_waited_for_all_the_same(server, api, there):
     pod(server, "echo-v1", "server")
     [sent] = there.to_send()
     server.objects.pop("/api/v1/namespaces/default/pods/echo-v1-1")
-    there._evict(sent)
+    let_go(api, sent.namespace, sent.name)
     assert server.evicted == []
 
 
