@@ -83,3 +83,15 @@ def test_every_guests_clock_is_measured_and_compared(monkeypatch):
         ClockRecord("one", 0.25, None, 0.01),
         ClockRecord("two", -2.0, -3.0, 0.02),
     )
+
+
+def test_what_is_asked_of_a_node_is_asked_of_whom_it_has_now():
+    moved = lab()
+    moved.backend.connection = lambda name: SimpleNamespace(
+        node="one" if name == "ratings-v1" else TOPOLOGY.workload(name).node
+    )
+    assert moved.by_node(TOPOLOGY.workloads) == {
+        "one": ["reviews-v1", "ratings-v1"],
+        "two": ["reviews-v2"],
+        "three": ["client-v1", "gateway"],
+    }
