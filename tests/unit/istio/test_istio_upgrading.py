@@ -64,7 +64,6 @@ def lab(server, monkeypatch):
     monkeypatch.setattr(upgrading, "api_of", lambda _: KubeApi(server.access, HostNetwork().dial, 10))
     wait = kubernetes.wait_until
     monkeypatch.setattr(kubernetes, "wait_until", lambda *a, **k: wait(*a, **{**k, "interval": 0.01}))
-    monkeypatch.setattr(upgrading, "UNUSED_LIMIT", 0.5)
     return made
 
 
@@ -72,10 +71,18 @@ def connected(*names):
     return [{"proxy": n, "resources": {}} for n in names]
 
 
-def test_a_revision_is_removed_once_no_proxy_is_connected_to_it(server, lab):
+def ends(server):
+    """The second time that it is asked for, the old istiod's pod is gone."""
+    server.looks = getattr(server, "looks", 0) + 1
+    if server.looks == 2:
+        assert [w[1] for w in server.writes()] == [p.name for p in parts(OLD)[0]], "its rights are still there"
+        del server.objects[f"/api/v1/namespaces/istio-system/pods/istiod-{OLD}"]
+
+
+def test_a_revision_is_removed_once_no_proxy_is_connected_to_it(server, lab, monkeypatch):
     lab.says["10.42.0.3"] = {"/debug/syncz": (connected("a.default", "b.default"), connected("b.default"), [])}
-    ended = threading.Timer(0.3, lambda: server.objects.pop(f"/api/v1/namespaces/istio-system/pods/istiod-{OLD}"))
-    ended.start()
+    there = upgrading._ended
+    monkeypatch.setattr(upgrading, "_ended", lambda *its: (ends(server), there(*its)))
     upgrading.retire_control_planes(lab, threading.Event())
     first, rest = parts(OLD)
     assert server.writes() == [("DELETE", p.name) for p in (*first, *rest)]
@@ -83,7 +90,8 @@ def test_a_revision_is_removed_once_no_proxy_is_connected_to_it(server, lab):
     assert f"/api/v1/namespaces/istio-system/configmaps/istio-{NEW}" in server.objects
 
 
-def test_a_revision_that_still_serves_is_kept_and_those_it_serves_are_named(server, lab):
+def test_a_revision_that_still_serves_is_kept_and_those_it_serves_are_named(server, lab, monkeypatch):
+    monkeypatch.setattr(upgrading, "UNUSED_LIMIT", 0.5)
     lab.says["10.42.0.3"] = {"/debug/syncz": connected("mine.own", "echo-v1.default")}
     with pytest.raises(WaitTimeout, match=r"connected: echo-v1\.default, mine\.own") as caught:
         upgrading.retire_control_planes(lab, threading.Event())
