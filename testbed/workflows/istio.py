@@ -46,9 +46,12 @@ from testbed.workflows.cluster import (
     istio_version,
     wanted_cluster,
 )
-from testbed.workflows.kubernetes import await_api, deploy_units
+from testbed.workflows.kubernetes import AVAILABLE_LIMIT, await_api, deploy_units
 from testbed.workflows.registries import registries_access
 from testbed.workflows.upgrading import await_sidecar, roll_pods
+
+POD_LIMIT = 60.0
+"""Seconds that each pod adds to that: emulated machines on two cores start some ten of them in as many minutes."""
 
 _RENEW = TOKEN_LIFE / 3
 
@@ -101,7 +104,8 @@ def deploy_pods(lab: Lab, cancel: threading.Event) -> None:
         await_api("the API takes what pods need", partial(objects.apply, others), cancel)
         roll_pods(objects, pods, lambda one: _available(objects, one, cancel))
         objects.prune(manifests)
-        await_api("the pods are available", partial(objects.available, pods), cancel)
+        limit = AVAILABLE_LIMIT + POD_LIMIT * len(pods)
+        await_api("the pods are available", partial(objects.available, pods), cancel, limit=limit)
         objects.note(PODS, wanted.pods)
     bring_home(lab, nodes_of(lab), cancel)
     name_namespaces(lab)

@@ -244,8 +244,9 @@ def _has(lab: Lab, node: Node) -> tuple[str | None, str]:
     units = ["k3s.service" if node.cluster == "server" else "k3s-agent.service"]
     if node.cluster == "server" and len(lab.inventory.servers()) > 1:
         units.append(KEEPALIVED)
-    # asked of several at once, is-active says yes for any of them
-    look = f'for unit; do systemctl is-active --quiet "$unit" || exit 1; done; cat {APPLIED}'
+    # an agent tells systemd that it has started a minute after the API has it as Ready
+    state = '$(systemctl show --property SubState --value "$unit")'
+    look = f"for unit; do case {state} in running|start|start-post) ;; *) exit 1 ;; esac; done; cat {APPLIED}"
     said = lab.connection(node.name).run(["sh", "-c", look, "-", *units], check=False)
     digest, version = [*said.stdout.decode().split(), "", ""][:2]
     return digest or None, version
