@@ -16,8 +16,8 @@ from testbed.lab.lab import Lab
 from testbed.workflows.cluster import cluster_objects
 from testbed.workflows.kubernetes import await_api, start_node
 
-DRAIN_LIMIT = 300.0
-"""Seconds for the pods of a node to have left it."""
+DRAIN_LIMIT = 900.0
+"""Seconds for the pods of a node to have left it, which most do once a successor is available elsewhere."""
 
 
 def upgrade_node(lab: Lab, node: str, cancel: threading.Event) -> None:
