@@ -114,8 +114,11 @@ class ClusterPlaces:
         return found
 
     def istiod(self) -> Place:
-        """The one istiod of the revision: its figures are of the proxies that are connected to it, so it is one."""
-        running = self.control_planes(self._revision)
+        """The one istiod of the revision: its figures are of the proxies that are connected to it, so it is one.
+
+        Before an upgrade has begun it is the one that there is.
+        """
+        running = self.control_planes(self._revision) or self.control_planes("")
         if len(running) != 1:
             cause = f"{len(running)} of them run, one is expected"
             raise MeshError("istiod", "find its pod", cause, "testbed status")

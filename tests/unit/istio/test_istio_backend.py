@@ -231,8 +231,11 @@ def test_of_two_control_planes_the_wanted_one_is_asked(server, api):
     places = ClusterPlaces(api, TOPOLOGY, {"server", "agent"}, "1-31-0")
     assert places.istiod().address == "10.42.0.4"
     assert [p.address for p in places.control_planes("1-30-4")] == ["10.42.0.3"]
-    with pytest.raises(MeshError, match="0 of them run, one is expected"):
-        ClusterPlaces(api, TOPOLOGY, {"server", "agent"}, "1-29-0").istiod()
+    later = ClusterPlaces(api, TOPOLOGY, {"server", "agent"}, "1-32-0")
+    with pytest.raises(MeshError, match="2 of them run, one is expected"):
+        later.istiod()
+    del server.objects["/api/v1/namespaces/istio-system/pods/istiod-1-30-4-x"]
+    assert later.istiod().address == "10.42.0.4", "an upgrade has not begun"
 
 
 def test_while_a_pod_takes_over_from_another_it_is_the_one_that_counts(server, api):
