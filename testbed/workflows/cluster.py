@@ -55,7 +55,7 @@ def wanted_cluster(
 
 def istio_version(inventory: Inventory, catalogue: Catalogue | None = None) -> str:
     """Of the lab's Istio."""
-    return inventory.mesh.version or (catalogue or read_catalogue()).default("istio")
+    return releases_of(inventory, catalogue).istio
 
 
 @dataclass(frozen=True)
