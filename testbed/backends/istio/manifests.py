@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from testbed.backends.istio.applying import LAB_LABEL
-from testbed.backends.istio.installing import MOVED_AFTER
+from testbed.backends.istio.installing import DRAIN, MOVED_AFTER
 from testbed.backends.istio.places import WORKLOAD_LABEL
 from testbed.backends.istio.revisions import REVISION_LABEL, SYSTEM
 from testbed.deploy.sidecar import probe
@@ -142,7 +142,7 @@ def _deployment(workload: MeshWorkload, annotations: Mapping[str, str], spec: Ma
                 "spec": {
                     "serviceAccountName": workload.service_account,
                     **_at_home_on(workload.node),
-                    "terminationGracePeriodSeconds": 5,
+                    "terminationGracePeriodSeconds": 5,  # programs as a container's first process ignore SIGTERM
                     **spec,
                 },
             },
@@ -201,6 +201,10 @@ def environment(workload: MeshWorkload, declared: Workload) -> dict[str, str]:
     }
 
 
+_LEAVES_LAST = {"proxyMetadata": {"EXIT_ON_ZERO_ACTIVE_CONNECTIONS": "true", "MINIMUM_DRAIN_DURATION": DRAIN}}
+"""A gateway that has a successor ends after its callers' last connection: Istio's pilot-agent, ``pkg/envoy/agent.go``."""
+
+
 def _gateway(workload: MeshWorkload) -> dict[str, Any]:
     # Istio's gateway template makes the container: "auto" is replaced by the release's proxy
     container = {
@@ -217,8 +221,10 @@ def _gateway(workload: MeshWorkload) -> dict[str, Any]:
         ],
         # low ports without a capability
         "securityContext": {"sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]},
+        "terminationGracePeriodSeconds": 30,  # at most, for requests that are under way
     }
-    return _deployment(workload, {"inject.istio.io/templates": "gateway"}, spec)
+    annotations = {"inject.istio.io/templates": "gateway", "proxy.istio.io/config": json.dumps(_LEAVES_LAST)}
+    return _deployment(workload, annotations, spec)
 
 
 def _gateway_service(workload: MeshWorkload) -> dict[str, Any]:
