@@ -202,7 +202,7 @@ def environment(workload: MeshWorkload, declared: Workload) -> dict[str, str]:
 
 
 _LEAVES_LAST = {"proxyMetadata": {"EXIT_ON_ZERO_ACTIVE_CONNECTIONS": "true", "MINIMUM_DRAIN_DURATION": DRAIN}}
-"""A gateway that has a successor ends after its callers' last connection: Istio's pilot-agent, ``pkg/envoy/agent.go``."""
+"""A gateway that has a successor ends after its callers' last connection (pilot-agent's own settings)."""
 
 
 def _gateway(workload: MeshWorkload) -> dict[str, Any]:
