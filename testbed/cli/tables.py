@@ -152,7 +152,7 @@ def status_table(status: LabStatus) -> str:
     for node in lab.inventory.nodes:
         seen = status.observed.machines.get(node.name)
         state = _power(seen)
-        here = [w.name for w in lab.topology.workloads if w.node == node.name]
+        here = [_at(w.name, status.away) for w in lab.topology.workloads if w.node == node.name]
         address = lab.inventory.management_address(node.name)
         nodes.add_row(node.name, _mark(state, state == "up"), str(address), ", ".join(here))
     proxies = _table("PROXY", "KIND", "ADDRESS", "STATE")
@@ -162,6 +162,10 @@ def status_table(status: LabStatus) -> str:
         proxies.add_row(proxy.workload, workload.kind.value, str(workload.address), _mark(state, proxy.in_force))
     busy = [f"busy: {status.busy}"] if status.busy else []
     return _rendered(nodes, "", proxies, "", *_urls(status.urls.items()), *busy)
+
+
+def _at(workload: str, away: Mapping[str, str]) -> str:
+    return f"{workload} (on {away[workload]})" if workload in away else workload
 
 
 def _power(seen: ObservedMachine | None) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from testbed.deploy.k3s import BROUGHT, DATA, OWN_DATA
+from testbed.deploy.k3s import BROUGHT, DATA, FILL_OWN_DATA, OWN_DATA
 from testbed.model.inventory import Node
 
 _FILES = {"k3s/k3s": "k3s", "k3s/k3s-images.tar": "images.tar"}
@@ -25,10 +25,13 @@ UNPACK = 'mkdir -p "$1" && tar -x -C "$1"'
 
 FINISH = f"""
 set -e
-dir=$1 data={DATA} images={_IMAGES}
+dir=$1 data={DATA} own={OWN_DATA} images={_IMAGES}
 if [ -f "$dir.new/k3s" ]; then
   chmod 755 "$dir.new/k3s"
-{OWN_DATA}  "$dir.new/k3s" ctr --version >/dev/null
+{FILL_OWN_DATA}
+  ln -sfn "$own" "$data.new"
+  mv -T "$data.new" "$data"
+  "$dir.new/k3s" ctr --version >/dev/null
 fi
 for archive in "$dir.new"/*.tar; do
   [ -e "$archive" ] || continue

@@ -32,34 +32,33 @@ _MESH_DEVICE = "eth1"
 _STATE = "/var/lib/rancher/k3s"
 _STORE = f"{_STATE}/agent/containerd"
 DATA = f"{_STATE}/data"
-"""Where k3s unpacks itself."""
+"""Where k3s finds what it has unpacked."""
+OWN_DATA = f"{_STATE}/data-own"
+"""Where it unpacks itself on the node, beside links to what the node began with."""
 
-OWN_DATA = """
-if [ -L "$data" ]; then
+FILL_OWN_DATA = """\
+if [ ! -d "$own" ]; then
   # what runs finds itself at the same paths; what comes unpacks itself beside it
-  from=$(readlink -f "$data")
-  rm -rf "$data.new" "$data.old"
-  mkdir "$data.new"
-  for entry in "$from"/*; do
+  rm -rf "$own.new"
+  mkdir -p "$own.new"
+  for entry in "$data"/*; do
+    [ -e "$entry" ] || continue
     case ${entry##*/} in
-      cni|current|previous) cp -a "$entry" "$data.new/" ;;
-      *) ln -s "$entry" "$data.new/${entry##*/}" ;;
+      cni|current|previous) cp -a "$entry" "$own.new/" ;;
+      *) ln -s "$(readlink -f "$entry")" "$own.new/${entry##*/}" ;;
     esac
   done
-  mv "$data" "$data.old"
-  mv "$data.new" "$data"
-  rm "$data.old"
+  mv "$own.new" "$own"
 fi
 """
-"""Makes of the folder ``$data``, where it is a link to the shared disk, one that can be written to."""
+"""Makes the folder ``$own`` with what there is in ``$data``, which may be on the shared disk."""
 
 _OWN_DATA_FILE = "/etc/testbed/k3s-data.sh"
 _BEFORE_AMBIENT = f"""\
 # Istio's CNI agent puts its plugin beside k3s's own
 set -e
-data={DATA}
-[ -e "$data" ] || {{ mkdir -p {_STATE} && ln -sfn {SHARED}/k3s/data "$data"; }}
-{OWN_DATA.lstrip()}"""
+data={SHARED}/k3s/data own={OWN_DATA}
+{FILL_OWN_DATA}"""
 
 
 def k3s_files(
@@ -86,12 +85,9 @@ def k3s_files(
     if ambient:
         files.append(NodeFile(_OWN_DATA_FILE, _BEFORE_AMBIENT))
     files.append(NodeFile(f"/etc/systemd/system/{unit}", _unit(inventory, node)))
-    links = {"/usr/local/bin/k3s": f"{SHARED}/k3s/k3s", DATA: f"{SHARED}/k3s/data"}
-    if ambient:
-        del links[DATA]
+    links = {"/usr/local/bin/k3s": f"{SHARED}/k3s/k3s", DATA: OWN_DATA if ambient else f"{SHARED}/k3s/data"}
     if brought:
-        # it unpacks itself, beside the links to what the node began with
-        links = {"/usr/local/bin/k3s": f"{BROUGHT}/k3s/{brought}/k3s"}
+        links = {"/usr/local/bin/k3s": f"{BROUGHT}/k3s/{brought}/k3s", DATA: OWN_DATA}
     return UnitFiles(unit, tuple(files), links, () if inventory.cluster.registries else (REGISTRIES,))
 
 

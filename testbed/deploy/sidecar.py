@@ -38,12 +38,27 @@ class Identity:
     expires: int = 0
 
 
+@dataclass(frozen=True)
+class SidecarRelease:
+    """Which of Istio's releases the sidecar is of, and where on the machine that package's files lie."""
+
+    version: str
+    programs: str = UNPACKED
+
+
 def folder(workload: str) -> str:
     """Where a workload's settings lie."""
     return f"/etc/testbed/istio/{workload}"
 
 
-def sidecar_files(inventory: Inventory, workload: MeshWorkload, identity: Identity, proxy: str = "{}") -> UnitFiles:
+def release_file(workload: str) -> str:
+    """Where a machine says which release a workload's sidecar is of."""
+    return f"{folder(workload)}/release"
+
+
+def sidecar_files(
+    inventory: Inventory, workload: MeshWorkload, identity: Identity, release: SidecarRelease, proxy: str = "{}"
+) -> UnitFiles:
     """Everything for the workload's sidecar.  ``proxy`` is Istio's ProxyConfig in JSON, as pods have it."""
     unit = f"testbed-sidecar@{workload.name}.service"
     here = folder(workload.name)
@@ -52,8 +67,9 @@ def sidecar_files(inventory: Inventory, workload: MeshWorkload, identity: Identi
         NodeFile(f"{here}/token", identity.token, 0o600, restarts=False),
         NodeFile(f"{here}/expires", f"{identity.expires}\n", restarts=False),
         NodeFile(f"{here}/root-cert.pem", identity.root),
-        NodeFile(f"{here}/env", _environment(inventory, workload, proxy)),
-        NodeFile(f"/etc/systemd/system/{unit}.d/istio.conf", _unit(workload.name)),
+        NodeFile(f"{here}/env", _environment(inventory, workload, release, proxy)),
+        NodeFile(f"/etc/systemd/system/{unit}.d/istio.conf", _unit(workload.name, release)),
+        NodeFile(release_file(workload.name), f"{release.version}\n"),
     )
     return UnitFiles(unit, files)
 
@@ -85,11 +101,11 @@ def routes(inventory: Inventory) -> list[tuple[str, str]]:
     return [(str(inventory.cluster.pods), via), (str(inventory.cluster.services), via)]
 
 
-def _environment(inventory: Inventory, workload: MeshWorkload, proxy: str) -> str:
+def _environment(inventory: Inventory, workload: MeshWorkload, release: SidecarRelease, proxy: str) -> str:
     config = {
         **json.loads(proxy),
         "discoveryAddress": f"{ISTIOD}:15012",
-        "binaryPath": f"{UNPACKED}/usr/local/bin/envoy",
+        "binaryPath": f"{release.programs}/usr/local/bin/envoy",
         "serviceCluster": f"{workload.labels.get('app', workload.name)}.{workload.namespace}",
     }
     if workload.ports:
@@ -108,7 +124,7 @@ def _environment(inventory: Inventory, workload: MeshWorkload, proxy: str) -> st
         # else the root is looked for among the certificates, before there are any
         "CA_ROOT_CA": "./var/run/secrets/istio/root-cert.pem",
         "XDS_ROOT_CA": "./var/run/secrets/istio/root-cert.pem",
-        "ISTIO_BOOTSTRAP": f"{UNPACKED}/var/lib/istio/envoy/envoy_bootstrap_tmpl.json",
+        "ISTIO_BOOTSTRAP": f"{release.programs}/var/lib/istio/envoy/envoy_bootstrap_tmpl.json",
         "TRUST_DOMAIN": inventory.mesh.trust_domain,
         "INSTANCE_IP": str(workload.address),
         "POD_NAME": workload.name,
@@ -134,7 +150,7 @@ def _quoted(value: str) -> str:
     return '"' + re.sub(r'([\\"$`])', r"\\\1", value) + '"'
 
 
-def _unit(workload: str) -> str:
+def _unit(workload: str, release: SidecarRelease) -> str:
     state, here = f"{_STATE}/{workload}", folder(workload)
     secrets = f"{state}/var/run/secrets"
     lines = (
@@ -152,7 +168,7 @@ def _unit(workload: str) -> str:
         f" && install -o istio-proxy -m 0600 {here}/token {secrets}/tokens/istio-token"
         f" && install -o istio-proxy -m 0644 {here}/root-cert.pem {secrets}/istio/root-cert.pem'",
         "ExecStart=",
-        f"ExecStart={UNPACKED}/usr/local/bin/pilot-agent proxy sidecar",
+        f"ExecStart={release.programs}/usr/local/bin/pilot-agent proxy sidecar",
         "",
     )
     return "\n".join(lines)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 
+from testbed.backends.istio.homes import bound_pods, bring_home
 from testbed.errors import LabError, NotApplicable, TestbedError, bad_input
 from testbed.faults import network
 from testbed.faults.grips import Grip, Upgrades, grip_of
@@ -94,9 +96,11 @@ class Breaker:
             for n in inventory.nodes
         }
 
-    def actions(self, fault: Fault) -> tuple[Action, ...]:
-        """What it means here.  Raises :class:`~testbed.plan.faults.NoSuchTarget`."""
-        actions = actions_of(fault, self.machines, self.lab.topology, self.lab.inventory.mesh.backend)
+    def actions(self, fault: Fault, places: Mapping[str, str] = MappingProxyType({})) -> tuple[Action, ...]:
+        """What it means here, with pods at ``places`` or else at home.  Raises
+        :class:`~testbed.plan.faults.NoSuchTarget`."""
+        backend = self.lab.inventory.mesh.backend
+        actions = actions_of(fault, self.machines, self.lab.topology, backend, places)
         if reason := doubled(actions):
             raise NoSuchTarget(reason)
         return actions
@@ -159,7 +163,7 @@ class Breaker:
         for standing in reversed([s for s in self.standing() if wanted(s)]):
             made = Made(standing.fault, standing.id, standing.nodes)
             try:
-                self._undo(made, self._grips(self.actions(standing.fault), standing.id))
+                self._undo(made, self._grips(self.actions(standing.fault, standing.places), standing.id))
                 done.append(made)
             except NoSuchTarget as e:
                 trouble.append(LabError(standing.id, "undo it", str(e), "run: testbed down"))
@@ -184,10 +188,14 @@ class Breaker:
         return tuple(strays)
 
     def settle(self, made: Iterable[Made]) -> None:
-        """Take away what mended faults have left on machines that they did not hit; asked for once nothing is
-        measured any more, because living with it is the mesh's own work."""
+        """Take away what mended faults have left on machines that they did not hit, and send home pods that left
+        those; asked for once nothing is measured any more, because living with it is the mesh's own work."""
+        made = tuple(made)
         booted = [m for m in made if m.fault.kind.forgets or m.fault.kind is FaultKind.RESTART]
         close_half_open(self.lab, {node for m in booted for node in m.nodes})
+        if made and self.lab.has_cluster:
+            sent = bring_home(self.lab, {node for m in made for node in m.nodes})
+            self._log.info("pods at home", sent=sent)
 
     def recover(self) -> tuple[Made, ...]:
         """Undo what commands left behind that were killed."""
@@ -197,13 +205,14 @@ class Breaker:
         self, fault: Fault, *, owned: bool, begun: Callable[[Made], None] = lambda _: None
     ) -> tuple[Made, dict[str, list[Grip]]]:
         try:
-            actions = self.actions(fault)
+            places = self._places(fault)
+            actions = self.actions(fault, places)
         except NothingToBreak as e:
             raise NotApplicable(fault.kind.value, "make it", f"not applicable here: {e}") from None
         except NoSuchTarget as e:
             raise bad_input("fault", str(e), "testbed status shows what there is") from None
         breaker = DomainBreaker(self.lab.hypervisor())
-        standing = new_standing(fault, owned=owned)
+        standing = new_standing(fault, owned=owned, places=places)
         nodes = tuple(dict.fromkeys(a.node for a in actions))
         made = Made(fault, standing.id, nodes)
         grips = self._grips(actions, standing.id)
@@ -226,11 +235,21 @@ class Breaker:
         made.bit = time.monotonic()
         return made, grips
 
+    def _places(self, fault: Fault) -> dict[str, str]:
+        """Where pods are, when that matters and somebody says; else they count as being at home."""
+        if not (fault.kind.of_workload and self.lab.has_cluster):
+            return {}
+        try:
+            return {pod.workload: pod.node for pod in bound_pods(self.lab)}
+        except TestbedError as e:
+            self._log.warning("pods taken to be at home", error=str(e))
+            return {}
+
     def _refuse_overlap(self, actions: Sequence[Action], ours: Standing) -> None:
         for other in self.standing():
             if other.id == ours.id:
                 continue
-            theirs = self.actions(other.fault)
+            theirs = self.actions(other.fault, other.places)
             if reason := conflict(actions, theirs) or _mute(actions, theirs):
                 raise StillBroken(ours.fault, other.fault, reason)
 

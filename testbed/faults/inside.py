@@ -5,12 +5,15 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from testbed.backends.guest import Guest
+from testbed.backends.istio.homes import Homes, bound_pods, nodes_of, pods_of
+from testbed.backends.istio.reaching import api_of
 from testbed.backends.looking import exchange
 from testbed.compiler.inbound import INBOUND_PORT
-from testbed.errors import LabError
+from testbed.errors import LabError, TestbedError
 from testbed.faults.proof import Proof
 from testbed.faults.stuck import Revival
 from testbed.guests.ssh import NotReachable
@@ -61,29 +64,77 @@ def proved_boot(before: str, now: str, revived: str) -> str:
 
 
 def await_boot(lab: Lab, node: str) -> None:
-    """Until it can be logged in to, and every workload on it does its work."""
+    """Until it can be logged in to, and every workload on it does its work; pods that have left it are not."""
     await_answer(lab, node)
-    await_ready(lab, [w for w in lab.topology.workloads if w.node == node])
+    if is_in_cluster(lab, node):
+        await_pods(lab, node)
+    else:
+        await_ready(lab, [w for w in lab.topology.workloads if w.node == node])
 
 
 def await_ready(lab: Lab, workloads: Sequence[MeshWorkload]) -> None:
-    """Until the program of each of these, which share a node, listens and its proxy says that it is ready."""
+    """Until the program of each of these, which share a machine, listens and its proxy says that it is ready."""
     if not workloads:
         return
     node = workloads[0].node
-    in_pods = any(n.name == node and n.cluster is not None for n in lab.inventory.nodes)
-    limit = PODS_LIMIT if in_pods else WELL_LIMIT
-    script = (NAME_PODS if in_pods else "") + " && ".join(_ready(w) for w in workloads)
+    name = f"{node}: its programs and proxies are ready"
+    wait_until(name, lambda: _require_ready(lab, node, workloads), limit=WELL_LIMIT, interval=0.5)
+
+
+def await_pods(lab: Lab, node: str, workload: str = "") -> None:
+    """The same of the pods that are on a node of the cluster, once that is Ready; or of a workload's, wherever."""
 
     def ready() -> None:
-        try:
-            status, said = in_guest(lab, node, script, limit=30)
-        except LabError as e:
-            raise NotYet(e.cause) from None
-        if status != 0:
-            raise NotYet(said.splitlines()[-1] if said else "not ready")
+        for where, here in _pods_by_node(lab, node, workload).items():
+            _require_ready(lab, where, here, NAME_PODS)
 
-    wait_until(f"{node}: its programs and proxies are ready", ready, limit=limit, interval=0.5)
+    name = f"{workload or node}: its programs and proxies are ready"
+    wait_until(name, ready, limit=PODS_LIMIT, interval=1)
+
+
+def _pods_by_node(lab: Lab, node: str, workload: str) -> dict[str, list[MeshWorkload]]:
+    """Those that are waited for, by the node that each is on.  Raises NotYet while one has none."""
+    try:
+        with closing(api_of(lab)) as api:
+            homes = Homes(api, pods_of(lab))
+            if not workload:
+                homes.require_pods_taken([node])
+            pods = {pod.workload: pod.node for pod in homes.pods()}
+    except TestbedError as e:
+        raise NotYet(str(e)) from None
+    awaited = [w.name for w in pods_of(lab) if (w.name == workload if workload else w.node == node)]
+    if missing := sorted(set(awaited) - set(pods)):
+        raise NotYet(f"no pod runs for {', '.join(missing)}")
+    found: dict[str, list[MeshWorkload]] = {}
+    for name, where in pods.items():
+        if name == workload or (not workload and where == node):
+            found.setdefault(where, []).append(lab.topology.workload(name))
+    return found
+
+
+def _require_ready(lab: Lab, node: str, workloads: Sequence[MeshWorkload], before: str = "") -> None:
+    try:
+        status, said = in_guest(lab, node, before + " && ".join(map(_ready, workloads)), limit=30)
+    except LabError as e:
+        raise NotYet(e.cause) from None
+    if status != 0:
+        raise NotYet(said.splitlines()[-1] if said else "not ready")
+
+
+def is_in_cluster(lab: Lab, node: str) -> bool:
+    """Whether its workloads are pods."""
+    return lab.has_cluster and node in nodes_of(lab)
+
+
+def workloads_on(lab: Lab, node: str) -> tuple[MeshWorkload, ...]:
+    """Those that run there now; of a cluster that does not say, those that are at home there."""
+    home = tuple(w for w in lab.topology.workloads if w.node == node)
+    if not is_in_cluster(lab, node):
+        return home
+    try:
+        return tuple(lab.topology.workload(p.workload) for p in bound_pods(lab) if p.node == node)
+    except TestbedError:
+        return home
 
 
 def _ready(workload: MeshWorkload) -> str:
@@ -126,8 +177,13 @@ class GuestGrip:
 
     def await_well(self) -> None:
         """Where a unit was meant, until its workload does its work."""
-        if self.action.part.startswith("testbed-"):
-            await_ready(self.lab, [self.lab.topology.workload(self.action.part.partition("@")[2])])
+        if not self.action.part.startswith("testbed-"):
+            return
+        workload = self.lab.topology.workload(self.action.part.partition("@")[2])
+        if is_in_cluster(self.lab, workload.node):
+            await_pods(self.lab, workload.node, workload.name)
+        else:
+            await_ready(self.lab, [workload])
 
 
 def drained(here: Sequence[MeshWorkload], guest: Guest) -> str:
@@ -160,8 +216,9 @@ class RestartGrip:
         """Drain, then restart."""
         node = self.action.node
         self.boot = self._boot_id()
-        here = [w for w in self.lab.topology.workloads if w.node == node and w.has_envoy]
+        here = [w for w in workloads_on(self.lab, node) if w.has_envoy]
         script = drained(here, Guest()) if self.action.drain else ""
+        script = NAME_PODS + script if script and is_in_cluster(self.lab, node) else script
         status, said = in_guest(self.lab, node, f"{script}systemctl --no-block reboot")
         if status != 0:
             raise LabError(node, "restart it", said or f"exit status {status}")

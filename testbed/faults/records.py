@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from testbed.errors import LabError
 from testbed.hypervisor.breaking import DomainBreaker
@@ -49,6 +51,8 @@ class Standing:
     since: float
     nodes: tuple[str, ...] = ()
     """The machines that carry a note of it."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Workload -> the node that its pod was on: it is mended where it was broken, wherever the pod is by then."""
 
     @property
     def orphaned(self) -> bool:
@@ -59,7 +63,7 @@ class Standing:
         """The note's text."""
         plain = self.fault.model_dump(mode="json", by_alias=True, exclude_none=True)
         owner = [self.owner.pid, self.owner.began] if self.owner else None
-        return json.dumps({"fault": plain, "owner": owner, "since": self.since})
+        return json.dumps({"fault": plain, "owner": owner, "since": self.since, "places": dict(self.places)})
 
     @classmethod
     def decode(cls, id_: str, text: str, nodes: tuple[str, ...]) -> Standing:
@@ -67,14 +71,16 @@ class Standing:
         try:
             said = json.loads(text)
             owner = Owner(*said["owner"]) if said["owner"] else None
-            return cls(id_, Fault.model_validate(said["fault"]), owner, said["since"], nodes)
+            fault, places = Fault.model_validate(said["fault"]), said.get("places", {})
+            return cls(id_, fault, owner, said["since"], nodes, places)
         except (ValueError, KeyError, TypeError) as e:
             raise LabError(nodes[0], f"read the note of fault {id_}", str(e), "run: testbed down") from None
 
 
-def new_standing(fault: Fault, *, owned: bool) -> Standing:
-    """A fault about to be made by this process, which undoes it if it is ``owned``."""
-    return Standing(os.urandom(3).hex(), fault, Owner.this() if owned else None, time.time())
+def new_standing(fault: Fault, *, owned: bool, places: Mapping[str, str] = MappingProxyType({})) -> Standing:
+    """A fault about to be made by this process, which undoes it if it is ``owned``; ``places``: of pods."""
+    owner = Owner.this() if owned else None
+    return Standing(os.urandom(3).hex(), fault, owner, time.time(), places=places)
 
 
 def read_standing(breaker: DomainBreaker) -> tuple[Standing, ...]:

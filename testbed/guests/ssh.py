@@ -18,6 +18,8 @@ from testbed.errors import LabError, WaitTimeout
 from testbed.guests.connection import CommandFailed, Completed
 from testbed.guests.keys import KeyPair
 
+FEED = 1 << 20
+"""Bytes that are handed to paramiko at once."""
 CHUNK = 1 << 16
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what it has to say comes as an exception, too
 
@@ -256,7 +258,9 @@ class SshProgram:
 
 def _feed(channel: paramiko.Channel, data: bytes) -> None:
     try:
-        channel.sendall(data)
+        # paramiko copies what is left after each packet: a megabyte costs nothing, a hundred take minutes
+        for start in range(0, len(data), FEED):
+            channel.sendall(data[start : start + FEED])
         channel.shutdown_write()
     except OSError:
         pass  # the command ended without reading all of it; its exit status tells

@@ -69,7 +69,7 @@ def build_shared(
                     path = top / place
                     path.parent.mkdir(parents=True, exist_ok=True)
                     if source.suffix == ".deb":
-                        _unpack(source, path.with_name(unpacked_name(path.name)))
+                        unpack_package(source, path.with_name(unpacked_name(path.name)))
                     else:
                         shutil.copy(source, path)  # with its mode
                 if finish is not None:
@@ -83,8 +83,8 @@ def unpacked_name(package: str) -> str:
     return package.removesuffix(".deb").rpartition("-")[2]
 
 
-def _unpack(package: Path, folder: Path) -> None:
-    """A package's files, unpacked here once, and not by each emulated node."""
+def unpack_package(package: Path, folder: Path) -> None:
+    """A package's files, unpacked here once, and not by each emulated node.  Raises :class:`LabError`."""
     require("dpkg-deb")
     done = subprocess.run(
         ["dpkg-deb", "--extract", str(package), str(folder)], check=False, capture_output=True, text=True

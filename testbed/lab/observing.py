@@ -52,9 +52,11 @@ def _observe(lab: Lab, machine: FoundMachine) -> ObservedMachine:
     if not running or machine.node not in {n.name for n in lab.inventory.nodes}:
         return ObservedMachine(machine.spec, running, paused=machine.power is Power.PAUSED)
     connection = lab.connection(machine.node)
+    inside = {n.name for n in lab.inventory.nodes if n.cluster is not None}  # pods come and go, and with them names
+    names = [w.name for w in lab.topology.workloads if w.node == machine.node and w.node not in inside]
     try:
         connection.connect(limit=ANSWER_LIMIT)
-        workloads = taken_up(connection, [w.name for w in lab.topology.workloads if w.node == machine.node])
+        workloads = taken_up(connection, names)
     except LabError:
         return ObservedMachine(machine.spec, running)
     return ObservedMachine(machine.spec, running, answers=True, workloads=workloads)

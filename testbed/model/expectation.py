@@ -15,6 +15,7 @@ from testbed.model.overtime import (
     Invariants,
     Isolation,
     Name,
+    Rescheduled,
     TimeToEject,
     TimeToFailover,
     TimeToReadmit,
@@ -300,6 +301,7 @@ class Expectation(_Model):
     telemetry: Telemetry | None = None
     time_to_eject: TimeToEject | None = Field(None, alias="timeToEject")
     time_to_readmit: TimeToReadmit | None = Field(None, alias="timeToReadmit")
+    rescheduled: Rescheduled | None = None
     time_to_failover: TimeToFailover | None = Field(None, alias="timeToFailover")
     time_to_recover: TimeToRecover | None = Field(None, alias="timeToRecover")
     errors_during: ErrorsDuring | None = Field(None, alias="errorsDuring")

@@ -33,6 +33,12 @@ class TimeToReadmit(Within):
     workload: Name
 
 
+class Rescheduled(Within):
+    """From the moment that a fault bites until a workload's pod answers from another node, while it lasts."""
+
+    workload: Name
+
+
 class TimeToFailover(Within):
     """From the moment that a fault bites until requests succeed again, for good, while it lasts."""
 

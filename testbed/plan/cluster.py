@@ -10,6 +10,7 @@ from testbed.plan.steps import (
     DeployPods,
     InstallControlPlane,
     InstallNode,
+    RetireControlPlanes,
     Stage,
     Step,
     UpgradeNode,
@@ -57,7 +58,7 @@ def cluster_steps(wanted: WantedLab, observed: ObservedLab, renewed: frozenset[s
         yield Step(
             "control-plane",
             InstallControlPlane(),
-            "install Istio's control plane and wait until it is available",
+            _installs(cluster, observed),
             "down",
             "its Deployments are available at this version and with these settings",
             Stage.CLUSTER,
@@ -107,6 +108,30 @@ def _upgrade(node: str, before: str, after: str, needs: set[str]) -> Step:
 def _done(nodes: Iterable[str]) -> tuple[str, ...]:
     """The steps after which the nodes are as they shall be, whichever of them there are."""
     return tuple(name for n in nodes for name in (_name(n), f"upgrade:{n}"))
+
+
+def retire_steps(wanted: WantedLab, observed: ObservedLab, renewed: frozenset[str]) -> Iterator[Step]:
+    """What ends an upgrade of Istio, once all proxies went over to the wanted revision: the plan's last step."""
+    cluster = wanted.cluster
+    if cluster is None or renewed.issuperset(cluster.servers):
+        return
+    others = sorted(observed.revisions - {cluster.revision})
+    if others:
+        yield Step(
+            "retire-control-plane",
+            RetireControlPlanes(),
+            f"remove Istio's control plane {', '.join(others)} once no proxy is connected to it",
+            "up, with its version in the inventory",
+            f"the cluster has no revision of Istio but {cluster.revision}",
+            Stage.MESH,
+            frozenset(("control-plane", "pods", "workloads", "mesh")),
+        )
+
+
+def _installs(cluster: WantedCluster, observed: ObservedLab) -> str:
+    others = ", ".join(sorted(observed.revisions - {cluster.revision}))
+    beside = f" as {cluster.revision} beside {others}" if others else ""
+    return f"install Istio's control plane{beside} and wait until it is available"
 
 
 def _name(node: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from types import MappingProxyType
 from typing import Literal
 
 from testbed.model.fault import Fault, FaultKind
@@ -114,9 +115,18 @@ class Machine:
 
 
 def actions_of(
-    fault: Fault, machines: Mapping[str, Machine], topology: Topology, backend: str = "standalone"
+    fault: Fault,
+    machines: Mapping[str, Machine],
+    topology: Topology,
+    backend: str = "standalone",
+    places: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Action, ...]:
-    """The fault on each machine that it concerns.  Raises :class:`NoSuchTarget`."""
+    """The fault on each machine that it concerns.  Raises :class:`NoSuchTarget`.
+
+    ``places``: workload -> the node that its pod is on, where that is known.  What breaks a workload breaks it
+    there; a machine that is named by a workload is the one that the inventory has it on, wherever its pod is: a
+    schedule of faults must not mean another machine from one run to the next.
+    """
     if fault.only:
         raise NothingToBreak(no_server(fault.only, backend))
     if fault.kind is FaultKind.PARTITION:
@@ -127,7 +137,7 @@ def actions_of(
         return (Upgrade(_whole_cluster(fault.target, machines)),)
     if fault.kind.of_workload:
         found = _workloads(fault, topology, machines)
-        return tuple(_on_workload(fault, w, machines[w.node], backend) for w in found)
+        return tuple(_on_workload(fault, w, machines[places.get(w.name, w.node)], backend) for w in found)
     return tuple(
         _on_machine(fault, machines[n], machines, topology) for n in nodes_of(fault.target, machines, topology)
     )
@@ -171,7 +181,7 @@ def _whole_cluster(names: Iterable[str], machines: Mapping[str, Machine]) -> str
 
 
 def nodes_of(names: Iterable[str], machines: Mapping[str, Machine], topology: Topology) -> tuple[str, ...]:
-    """The nodes that are named, or that the named workloads run on, or that lie in a zone."""
+    """The nodes that are named, or that the named workloads have as their own, or that lie in a zone."""
     found: dict[str, None] = {}
     for name in names:
         if name in machines:
@@ -292,7 +302,7 @@ def _workloads(fault: Fault, topology: Topology, machines: Mapping[str, Machine]
 
 
 def _on_workload(fault: Fault, workload: MeshWorkload, machine: Machine, backend: str) -> Action:
-    node, name = workload.node, workload.name
+    node, name = machine.name, workload.name
     if fault.kind.value.startswith("certificate-"):
         if backend == "istio":
             raise NothingToBreak(f"{name} has its certificate from istiod, which gives it another at once")

@@ -27,6 +27,8 @@ class WantedCluster:
     """Content hash of Istio's version, mode and settings."""
     pods: str = ""
     """Content hash of the services and workloads in it."""
+    revision: str = ""
+    """What Istio's control plane of that version is called in the cluster, where others may be beside it."""
     k3s: str = ""
     """Its version."""
     brought: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -87,7 +89,11 @@ class ObservedLab:
     """Node -> the one of its kind for which a template is made first, where several of a kind have none yet."""
     control_plane: str | None = None
     """The content hash of Istio's installation, once it is available."""
+    revisions: frozenset[str] = frozenset()
+    """Istio's control planes in the cluster."""
     pods: str | None = None
     """The content hash of the workloads in the cluster, once they are available."""
+    away: Mapping[str, str] = field(default_factory=dict)
+    """Workload -> its own node, of pods that are on another one while their own takes pods."""
     mesh_in_force: bool = False
     """Whether every proxy answers with what the wanted resources compile to."""

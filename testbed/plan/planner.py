@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from testbed.plan.cluster import cluster_steps
+from testbed.plan.cluster import cluster_steps, retire_steps
 from testbed.plan.collecting import Steps
+from testbed.plan.homes import home_step
 from testbed.plan.lab import ObservedLab, ObservedMachine, WantedLab
 from testbed.plan.machines import add_disks, add_machine, add_networks, add_restore, add_templates, is_new
 from testbed.plan.steps import (
@@ -62,11 +63,15 @@ def plan_up(wanted: WantedLab, observed: ObservedLab) -> Plan:
         cloned = {*observed.templates, *observed.templates_to_make}
         for node, machine in wanted.machines.items():
             add_machine(steps, node, machine, observed.machines.get(node), cloned=node in cloned)
+    renewed = frozenset(n for n, m in wanted.machines.items() if is_new(m, observed.machines.get(n)))
     if not restore:  # a cluster comes with its machines
-        renewed = {n for n, m in wanted.machines.items() if is_new(m, observed.machines.get(n))}
-        for step in cluster_steps(wanted, observed, frozenset(renewed)):
+        for step in cluster_steps(wanted, observed, renewed):
             steps.take(step)
+        if home := home_step(observed, steps.named("")):
+            steps.take(home)
     _mesh(steps, wanted, observed, restore=restore)
+    for step in retire_steps(wanted, observed, renewed):
+        steps.take(step)
     return steps.plan()
 
 
@@ -144,13 +149,13 @@ def _mesh(steps: Steps, wanted: WantedLab, observed: ObservedLab, *, restore: bo
             "workloads",
             DeployWorkloads(tuple(deploy)),
             Stage.MESH,
-            (*steps.named("boot:", "cluster:", "bring:", "upgrade:"), "control-plane", "pods"),
+            (*steps.named("boot:", "cluster:", "bring:", "upgrade:"), "control-plane", "pods", "home"),
             f"set up the workloads of {len(deploy)} nodes",
             "down",
             "each node's tools report this digest of its workloads",
         )
-    moved = steps.named("boot:", "thaw:", "upgrade:", "workloads", "control-plane", "pods")
-    if moved or not observed.mesh_in_force:
+    changed = steps.named("boot:", "thaw:", "upgrade:", "workloads", "control-plane", "pods", "home")
+    if changed or not observed.mesh_in_force:
         pushed = (
             "compile the resources, push them" if wanted.cluster is None else "apply the resources to the cluster"
         )
@@ -158,7 +163,7 @@ def _mesh(steps: Steps, wanted: WantedLab, observed: ObservedLab, *, restore: bo
             "mesh",
             ApplyMesh(),
             Stage.MESH,
-            ("workloads", "control-plane", "pods", *steps.named("boot:", "thaw:")),
+            ("workloads", "control-plane", "pods", "home", *steps.named("boot:", "thaw:")),
             f"{pushed}, wait until they are in force",
             "apply",
             "every proxy answers with the revision that it shall have",

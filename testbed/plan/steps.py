@@ -152,8 +152,18 @@ class InstallControlPlane:
 
 
 @dataclass(frozen=True)
+class RetireControlPlanes:
+    """Remove Istio's control planes of other revisions once no proxy is connected to them."""
+
+
+@dataclass(frozen=True)
 class DeployPods:
     """Put the services and workloads into the cluster and wait until their pods are available."""
+
+
+@dataclass(frozen=True)
+class SendHome:
+    """Send pods home that are on another node than their own."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +234,9 @@ Action = (
     | BringReleases
     | UpgradeNode
     | InstallControlPlane
+    | RetireControlPlanes
     | DeployPods
+    | SendHome
     | DeployWorkloads
     | ApplyMesh
     | AskEdges

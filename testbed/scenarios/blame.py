@@ -18,7 +18,7 @@ from testbed.scenarios.programs import ask
 from testbed.scenarios.vitals import crowded, lossy
 
 TIMED = {"timeout", "latency", "overflow", "readmitted", "isolation"}
-TIMED |= {"timeToEject", "timeToReadmit", "timeToFailover", "timeToRecover"}
+TIMED |= {"timeToEject", "timeToReadmit", "rescheduled", "timeToFailover", "timeToRecover"}
 """Expectations on how long something takes: a machine with too much to do breaks them, whatever the mesh does."""
 PATIENT = TIMED | {"status", "attempts", "overflow", "ejected", "telemetry"}
 """These, and those that a lost packet can break: a proxy that gives a request up answers 504 or sends it again."""
@@ -33,10 +33,10 @@ def blamed(
 ) -> Verdict:
     """A FAIL blames the mesh only while every machine answers, and every program beside a sidecar; and for what a
     machine in trouble can break, only if none was."""
-    first_on_node = {w.node: w for w in lab.topology.workloads}
+    first = [names[0] for names in lab.by_node(lab.topology.workloads).values()]
     try:
-        with ThreadPoolExecutor(len(first_on_node)) as pool:
-            list(pool.map(lambda w: lab.backend.connection(w.name).run(["true"], limit=20), first_on_node.values()))
+        with ThreadPoolExecutor(len(first)) as pool:
+            list(pool.map(lambda name: lab.backend.connection(name).run(["true"], limit=20), first))
         for workload in watched or _programs(step, lab):
             ask(lab, workload.name, "/count")
     except LabError as e:

@@ -32,9 +32,7 @@ class Holding:
 
 def holdings(lab: LabUnderTest) -> dict[str, Holding]:
     """Every Envoy's, by workload; one round trip to each node.  Raises LabError for one that does not answer."""
-    on_node: dict[str, list[str]] = {}
-    for workload in (w for w in lab.topology.workloads if w.has_envoy):
-        on_node.setdefault(workload.node, []).append(workload.name)
+    on_node = lab.by_node(w for w in lab.topology.workloads if w.has_envoy)
     with ThreadPoolExecutor(max(1, len(on_node))) as pool:
         found = list(pool.map(lambda names: _of_node(lab, names), on_node.values()))
     return {name: holding for node in found for name, holding in node.items()}

@@ -98,6 +98,17 @@ class LabUnderTest:
             raise LabError(name, "send traffic from it", "the lab has no such workload or service")
         return found[0]
 
+    def node_of(self, workload: str) -> str:
+        """The node that the workload is on now: a pod may be on another than its own."""
+        return self.backend.connection(workload).node
+
+    def by_node(self, workloads: Iterable[MeshWorkload]) -> dict[str, list[str]]:
+        """Node -> the names of those that are on it now."""
+        found: dict[str, list[str]] = {}
+        for workload in workloads:
+            found.setdefault(self.node_of(workload.name), []).append(workload.name)
+        return found
+
     def of_service(self, name: str) -> tuple[MeshWorkload, ...]:
         """The workloads that carry the label ``app: name``, gateways left out."""
         return tuple(

@@ -14,6 +14,7 @@ from testbed.model.overtime import (
     ErrorsDuring,
     Goodput,
     Isolation,
+    Rescheduled,
     TimeToEject,
     TimeToFailover,
     TimeToReadmit,
@@ -161,6 +162,34 @@ class TimeToReadmitJudge(AfterFaults):
         watched = max((s.sent for s in self.samples), default=0.0) - ended
         text = f"{name} did not answer in the {watched:.1f} s after the fault; declared: within {within:g} s"
         return failed(text) if watched >= within else inconclusive(text)
+
+
+class RescheduledJudge(AfterFaults):
+    """A pod that lost its node answers from another one."""
+
+    name = "rescheduled"
+
+    def __init__(self, expected: Rescheduled, terms: Terms, topology: Topology) -> None:
+        super().__init__(terms)
+        self.expected = expected
+        self.home = next((w.node for w in topology.workloads if w.name == expected.workload), "")
+
+    def judge(self, evidence: Evidence, bit: float, ended: float) -> Verdict:
+        """From its first answer from elsewhere that came while the fault lasted: programs name the pod's node."""
+        name, within = self.expected.workload, self.expected.within
+        answers = [s for s in self.samples if succeeded(s) and s.headers.get("x-instance") == name]
+        elsewhere = [s for s in answers if s.headers.get("x-node", self.home) != self.home]
+        if early := next((s for s in elsewhere if s.sent < bit), None):
+            return inconclusive(f"before the fault {name} was on {early.headers['x-node']}, not on {self.home}")
+        meanwhile = [s for s in elsewhere if s.sent + s.took < ended]
+        if meanwhile:
+            first = min(meanwhile, key=lambda s: s.sent)
+            text = f"{name} answered from {first.headers['x-node']}"
+            return self.bounded(text, first.sent - bit, within, evidence)
+        text = (
+            f"{name} answered from no other node in {ended - bit:.1f} s of the fault; declared: within {within:g} s"
+        )
+        return failed(text) if ended - bit >= within else inconclusive(text)
 
 
 class TimeToFailoverJudge(AfterFaults):

@@ -18,7 +18,7 @@ TAKEN_UP = "/config_dump?resource=dynamic_listeners&mask=active_state.last_updat
 
 def clocks_of(lab: LabUnderTest) -> dict[str, GuestClock]:
     """Node -> its clocks; of one that does not answer nothing is known.  Nodes are asked at once."""
-    first = {w.node: w.name for w in lab.topology.workloads}
+    first = {node: names[0] for node, names in lab.by_node(lab.topology.workloads).items()}
 
     def measure(node: str) -> GuestClock | None:
         try:
@@ -56,7 +56,8 @@ def taken_up(
     ``on_run`` takes a time of the host's monotonic clock to the run's.  Only the last time is known: a proxy that
     starts again forgets the ones before.
     """
-    workloads = [w for w in lab.topology.workloads if w.node in clocks and w.has_envoy]
+    at_node = {w.name: lab.node_of(w.name) for w in lab.topology.workloads if w.has_envoy}
+    workloads = [name for name, node in at_node.items() if node in clocks]
 
     def last(name: str) -> float | None:
         try:
@@ -65,8 +66,8 @@ def taken_up(
             return None
 
     with ThreadPoolExecutor(8) as pool:
-        found = zip(workloads, pool.map(last, (w.name for w in workloads)), strict=True)
-        moments = [(on_run(at - clocks[w.node].wall), w.name) for w, at in found if at is not None]
+        found = zip(workloads, pool.map(last, workloads), strict=True)
+        moments = [(on_run(at - clocks[at_node[w]].wall), w) for w, at in found if at is not None]
     return [
         Mark(time, f"{name} took up revision {revisions.get(name, '')[:8]}", kind="revision")
         for time, name in sorted(moments)

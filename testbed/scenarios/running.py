@@ -316,7 +316,7 @@ def _sample(
     with ExitStack() as stack:
         file = None
         if wanted and who.caller is not None and evidence.lab.capture is not None:
-            file = stack.enter_context(evidence.lab.capture(who.caller.node))
+            file = stack.enter_context(evidence.lab.capture(evidence.lab.node_of(who.caller.name)))
         with send(spec, who.at, who.argv) as run:
             for sample in run:
                 evidence.samples.append(sample)

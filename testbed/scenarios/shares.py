@@ -20,7 +20,11 @@ def arm_of(by: str, topology: Topology, header: str | None = None) -> Arm:
     """How to read from an answer which arm it came from; "" when a program didn't answer."""
     if by == "zone":
         zones = {w.name: w.locality.zone for w in topology.workloads}
-        return lambda sample: zones.get(sample.headers.get("x-instance", ""), "")
+        # of a pod that is away the zone is its node's, where the lab tells that of a node
+        nodes = {w.node: w.locality.zone for w in topology.workloads}
+        return lambda sample: (
+            nodes.get(sample.headers.get("x-node", "")) or zones.get(sample.headers.get("x-instance", ""), "")
+        )
     name = (header or f"x-{by}").lower()
     return lambda sample: sample.headers.get(name, "")
 

@@ -40,9 +40,7 @@ class Vitals:
 
 def look(lab: LabUnderTest, workloads: Iterable[MeshWorkload]) -> dict[str, Vitals]:
     """The counters of the nodes that ``workloads`` are on, by node.  Raises LabError."""
-    on_node: dict[str, list[str]] = {}
-    for workload in workloads:
-        on_node.setdefault(workload.node, []).append(workload.name)
+    on_node = lab.by_node(workloads)
     if not on_node:
         return {}
     with ThreadPoolExecutor(len(on_node)) as pool:
@@ -86,12 +84,19 @@ def between(before: Mapping[str, Vitals], after: Mapping[str, Vitals]) -> tuple[
             waited=None
             if then.waited is None or now.waited is None
             else _share(now.waited - then.waited, now.now - then.now),
-            sent=sum(now.segments[w][0] - then.segments[w][0] for w in now.segments),
-            sent_again=sum(now.segments[w][1] - then.segments[w][1] for w in now.segments),
-            needless=sum(now.segments[w][2] - then.segments[w][2] for w in now.segments),
+            sent=_more(then, now, 0),
+            sent_again=_more(then, now, 1),
+            needless=_more(then, now, 2),
         )
         for node, now in after.items()
         if (then := before.get(node)) is not None
+    )
+
+
+def _more(then: Vitals, now: Vitals, column: int) -> int:
+    """Of the workloads that were on the node both times."""
+    return sum(
+        now.segments[w][column] - then.segments[w][column] for w in now.segments.keys() & then.segments.keys()
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
+import io
+import tarfile
 import tempfile
 import threading
 from collections.abc import Iterable
@@ -11,10 +12,9 @@ from pathlib import Path
 from testbed.artifacts import Releases, releases_of
 from testbed.deploy.bringing import BEGIN, FINISH, RECEIVE, UNPACK, files_for, place_of
 from testbed.deploy.k3s import BROUGHT
-from testbed.errors import LabError
 from testbed.guests import NodeConnection
 from testbed.images.packaged import packaged_images
-from testbed.images.shared import unpacked_name
+from testbed.images.shared import unpack_package, unpacked_name
 from testbed.lab.disks import Disks
 from testbed.lab.lab import Lab
 from testbed.model.inventory import Inventory
@@ -66,17 +66,10 @@ def _send(connection: NodeConnection, source: Path, target: str) -> None:
     if source.suffix != ".deb":
         connection.run(["sh", "-c", RECEIVE, "-", target], stdin=source.read_bytes(), limit=SEND_LIMIT)
         return
-    # unpacked here, once more quickly than an emulated node would
-    with tempfile.TemporaryDirectory() as work:
-        for argv in (
-            ["dpkg-deb", "--extract", str(source), f"{work}/files"],
-            ["tar", "-c", "-f", f"{work}/files.tar", "-C", f"{work}/files", "."],
-        ):
-            done = subprocess.run(argv, check=False, capture_output=True, text=True)
-            if done.returncode != 0:
-                raise LabError(source.name, "unpack it", done.stderr.strip() or f"status {done.returncode}")
-        folder, content = (
-            str(Path(target).with_name(unpacked_name(source.name))),
-            Path(f"{work}/files.tar").read_bytes(),
-        )
-        connection.run(["sh", "-c", UNPACK, "-", folder], stdin=content, limit=SEND_LIMIT)
+    packed = io.BytesIO()
+    with tempfile.TemporaryDirectory() as files:
+        unpack_package(source, Path(files))
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            tar.add(files, arcname=".")
+    folder = str(Path(target).with_name(unpacked_name(source.name)))
+    connection.run(["sh", "-c", UNPACK, "-", folder], stdin=packed.getvalue(), limit=SEND_LIMIT)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from testbed.artifacts import Catalogue, Releases, read_catalogue, releases_of
 from testbed.backends.istio.installing import operator
 from testbed.backends.istio.manifests import objects
+from testbed.backends.istio.revisions import revision_of
 from testbed.deploy.files import UnitFiles
 from testbed.deploy.k3s import k3s_files
 from testbed.deploy.keepalived import keepalived_files
@@ -48,12 +49,13 @@ def wanted_cluster(
         pods=content_hash(json.dumps(cluster_objects(inventory), sort_keys=True)),
         k3s=releases_of(inventory, catalogue).k3s,
         brought=newer(inventory, began),
+        revision=revision_of(version),
     )
 
 
 def istio_version(inventory: Inventory, catalogue: Catalogue | None = None) -> str:
     """Of the lab's Istio."""
-    return inventory.mesh.version or (catalogue or read_catalogue()).default("istio")
+    return releases_of(inventory, catalogue).istio
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ def node_digest(
 
 def cluster_objects(inventory: Inventory) -> list[dict[str, object]]:
     """The services and workloads as the cluster gets them."""
-    return objects(inventory, topology_of(inventory), _samples().reference)
+    revision = revision_of(istio_version(inventory))
+    return objects(inventory, topology_of(inventory), _samples().reference, revision)
 
 
 def _samples() -> SamplesImage:

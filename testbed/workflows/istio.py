@@ -5,29 +5,41 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import yaml
 
 from testbed.artifacts import needed
 from testbed.artifacts.istio import generate, has_istio_filters, istioctl
 from testbed.backends.istio.ambient import plain_hbone
-from testbed.backends.istio.api import ApiRefused
 from testbed.backends.istio.capturing import require_captured, require_mode
-from testbed.backends.istio.installing import around, in_order, mesh_config, operator
+from testbed.backends.istio.homes import bring_home, name_namespaces, nodes_of, pods_of
+from testbed.backends.istio.installing import around, installation, mesh_config, operator
 from testbed.backends.istio.manifests import log_folder
 from testbed.backends.istio.objects import LabObjects
-from testbed.backends.istio.places import ClusterPlaces
+from testbed.backends.istio.reaching import api_of
+from testbed.backends.istio.revisions import goes_back
+from testbed.deploy.bringing import place_of
 from testbed.deploy.files import NodeFile, UnitFiles
-from testbed.deploy.sidecar import AUDIENCE, TOKEN_LIFE, Identity, hosts_file, sidecar_files
-from testbed.errors import LabError
+from testbed.deploy.sidecar import (
+    AUDIENCE,
+    TOKEN_LIFE,
+    UNPACKED,
+    Identity,
+    SidecarRelease,
+    folder,
+    hosts_file,
+    release_file,
+    sidecar_files,
+)
 from testbed.host.directories import cache_root
 from testbed.lab.lab import Lab
 from testbed.model.topology import MeshWorkload
 from testbed.plan import ObservedLab
-from testbed.waiting import NotYet, wait_until
 from testbed.workflows.authority import lab_ca
 from testbed.workflows.cluster import (
     CONTROL_PLANE,
@@ -36,27 +48,19 @@ from testbed.workflows.cluster import (
     istio_version,
     wanted_cluster,
 )
-from testbed.workflows.kubernetes import api_of, deploy_units
+from testbed.workflows.kubernetes import AVAILABLE_LIMIT, await_api, deploy_units
 from testbed.workflows.registries import registries_access
+from testbed.workflows.upgrading import await_sidecar, roll_pods
 
-AVAILABLE_LIMIT = 600.0
-"""Seconds for istiod, and for all pods together, to be available."""
+POD_LIMIT = 60.0
+"""Seconds that each pod adds to that: emulated machines on two cores start some ten of them in as many minutes."""
 
 _RENEW = TOKEN_LIFE / 3
 
-_LINK = """
-for net in /run/netns/*; do
-  [ -L "$net" ] && continue
-  [ -n "$(ip -n "${net##*/}" -4 -o address show to "$1" 2>/dev/null)" ] || continue
-  exec ln -sfn "$net" "/run/netns/$2"
-done
-echo "no namespace has the address $1" >&2
-exit 1
-"""
-
 
 def install_control_plane(lab: Lab, cancel: threading.Event) -> None:
-    """Apply the release's manifests with the lab's settings and CA, and wait until istiod is available."""
+    """Apply the release's manifests with the lab's settings and CA, wait until istiod is available, and make its
+    revision the one for whatever names none.  Revisions that are there stay."""
     inventory = lab.inventory
     version = istio_version(inventory)
     files = {a.name: cache_root() / "artifacts" / a.path for a in needed(inventory) if a.product == "istio"}
@@ -64,19 +68,25 @@ def install_control_plane(lab: Lab, cancel: threading.Event) -> None:
     program = istioctl(archive, cache_root() / "istioctl" / version)
     plain = not has_istio_filters(files["istio-sidecar.deb"])
     generated = generate(program, yaml.safe_dump(operator(inventory, version, plain_envoy=plain)))
-    manifests = in_order(yaml.safe_load_all(generated), inventory)
+    made = installation(yaml.safe_load_all(generated), inventory, version)
     ca = lab_ca(lab)
     wanted = wanted_cluster(inventory, registries_access(inventory, lab.file), lab.began_with)
     assert wanted is not None  # noqa: S101 the step is of a cluster's plan
     with closing(api_of(lab)) as api:
         objects = LabObjects(api, lab.id)
-        require_mode(api, inventory.mesh.mode, lab.id)
-        objects.apply([*around(inventory, ca.as_files()), *manifests])
-        _wait("the API serves Istio's kinds", lambda: _known(objects), cancel)
-        _wait("istiod is available", lambda: objects.available(manifests), cancel)
+        there = objects.revisions()
+        require_mode(api, inventory.mesh.mode, there, lab.id)
+        beside = made.beside
+        if goes_back(there, version):
+            beside = tuple(m for m in beside if m["kind"] != "CustomResourceDefinition")
+        objects.apply([*around(inventory, ca.as_files()), *beside])
+        await_api("the API serves Istio's kinds", partial(_known, objects), cancel)
+        await_api("istiod is available", partial(objects.available, beside), cancel)
+        objects.apply(made.current)
+        await_api("istiod's webhooks have its certificate", partial(objects.vouched, made.webhooks), cancel)
         if plain and inventory.mesh.mode == "ambient":
-            hbone = plain_hbone()
-            _wait("the API takes what lets plain Envoy take HBONE", lambda: objects.apply([hbone]), cancel)
+            hbone = partial(objects.apply, [plain_hbone()])
+            await_api("the API takes what lets plain Envoy take HBONE", hbone, cancel)
         objects.note(CONTROL_PLANE, wanted.control_plane)
 
 
@@ -86,68 +96,78 @@ def _known(objects: LabObjects) -> None:
 
 
 def deploy_pods(lab: Lab, cancel: threading.Event) -> None:
-    """Apply the workloads in the cluster, and wait until their pods are available; with sidecars, or captured."""
+    """Apply the workloads in the cluster; wait until their pods are available at home, with sidecars or captured."""
     wanted = wanted_cluster(lab.inventory, registries_access(lab.inventory, lab.file), lab.began_with)
     assert wanted is not None  # noqa: S101 the step is of a cluster's plan
-    by_node: dict[str, list[str]] = {}
-    for workload in pods_of(lab):
-        by_node.setdefault(workload.node, []).append(log_folder(workload.name))
-    for node, folders in by_node.items():
-        # proxies write there, as the user that they run as
+    folders = [log_folder(workload.name) for workload in pods_of(lab)]
+    for node in sorted(nodes_of(lab)):
+        # proxies write there, as the user that they run as; any pod may come to be on any node
         lab.connection(node).run(["install", "-d", "-o", "1337", "-g", "1337", *folders])
     manifests = cluster_objects(lab.inventory)
+    pods = [m for m in manifests if m["kind"] == "Deployment"]
+    others = [m for m in manifests if m["kind"] != "Deployment"]
     with closing(api_of(lab)) as api:
         objects = LabObjects(api, lab.id)
-        objects.apply(manifests)
+        await_api("the API takes what pods need", partial(objects.apply, others), cancel)
+        roll_pods(objects, pods, lambda one: _available(objects, one, cancel))
         objects.prune(manifests)
-        _wait("the pods are available", lambda: objects.available(manifests), cancel)
+        limit = AVAILABLE_LIMIT + POD_LIMIT * len(pods)
+        await_api("the pods are available", partial(objects.available, pods), cancel, limit=limit)
         if lab.inventory.mesh.mode == "ambient":
-            _wait("the pods are captured", lambda: require_captured(api, lab.topology), cancel)
+            await_api("the pods are captured", partial(require_captured, api, lab.topology), cancel)
         objects.note(PODS, wanted.pods)
+    bring_home(lab, nodes_of(lab), cancel)
     name_namespaces(lab)
 
 
-def pods_of(lab: Lab) -> tuple[MeshWorkload, ...]:
-    """The workloads in the cluster."""
-    inside = {n.name for n in lab.inventory.nodes if n.cluster is not None}
-    return tuple(w for w in lab.topology.workloads if w.node in inside)
+def _available(objects: LabObjects, deployment: Mapping[str, Any], cancel: threading.Event) -> None:
+    name = f"{deployment['metadata']['name']} is available"
+    await_api(name, partial(objects.available, [deployment]), cancel)
 
 
-def name_namespaces(lab: Lab) -> None:
-    """Give each pod's network namespace the workload's name on its node, as workloads on machines have it.
+def deploy_sidecars(lab: Lab, nodes: Iterable[str], cancel: threading.Event) -> None:
+    """Settings and identity of the sidecars on machines outside the cluster.
 
-    A pod that was made anew has another namespace: this is repeated before anything looks for one by name.
+    A change restarts them: all at once, but those that are of another release so far one after the other.
     """
-    with closing(api_of(lab)) as api:
-        places = ClusterPlaces(api, lab.topology, {w.node for w in pods_of(lab)}).proxies()
-    for workload in pods_of(lab):
-        if workload.name in places:
-            place = places[workload.name]
-            lab.connection(place.node).run(["bash", "-c", _LINK, "-", place.address, workload.name])
-
-
-def deploy_sidecars(lab: Lab, nodes: Iterable[str]) -> None:
-    """Settings and identity of the sidecars on machines outside the cluster; a change restarts them."""
     machines = {n.name for n in lab.inventory.nodes if n.cluster is None} & set(nodes)
     if not machines:
         return
     root = lab_ca(lab).roots.decode()
+    outside = [w for w in lab.topology.workloads if w.node in machines]
     units: dict[str, list[dict[str, object]]] = {}
+    named: set[str] = set()
     with closing(api_of(lab)) as api:
         objects = LabObjects(api, lab.id)
-        for workload in lab.topology.workloads:
-            if workload.node in machines:
-                token = objects.token(workload.namespace, workload.service_account, AUDIENCE, TOKEN_LIFE)
-                identity = Identity(token, root, int(time.time()) + TOKEN_LIFE)
-                files = with_names(lab, sidecar_of(lab, workload, identity), first=workload.node not in units)
+        older = [w for w in outside if _release_of(lab, w) not in ("", istio_version(lab.inventory))]
+        for workload in outside:
+            token = objects.token(workload.namespace, workload.service_account, AUDIENCE, TOKEN_LIFE)
+            identity = Identity(token, root, int(time.time()) + TOKEN_LIFE)
+            files = with_names(lab, sidecar_of(lab, workload, identity), first=workload.node not in named)
+            named.add(workload.node)
+            if workload in older:
+                began = time.monotonic()
+                deploy_units(lab, {workload.node: [files.as_data()]})
+                await_sidecar(lab, api, workload, began, cancel)
+            else:
                 units.setdefault(workload.node, []).append(files.as_data())
-    deploy_units(lab, units)
+    if units:
+        deploy_units(lab, units)
+
+
+def _release_of(lab: Lab, workload: MeshWorkload) -> str:
+    """Which release a machine's sidecar was set up with; empty when it was not."""
+    said = lab.connection(workload.node).run(["cat", release_file(workload.name)], check=False)
+    return said.stdout.decode().strip()
 
 
 def sidecar_of(lab: Lab, workload: MeshWorkload, identity: Identity | None = None) -> UnitFiles:
     """A machine's sidecar; without an ``identity`` as a digest has it, which renewing changes nothing of."""
     proxy = json.dumps(mesh_config(lab.inventory)["defaultConfig"])
-    return sidecar_files(lab.inventory, workload, identity or Identity(), proxy)
+    version = istio_version(lab.inventory)
+    brought = lab.began_with is not None and lab.began_with.istio != version
+    release = SidecarRelease(version, f"{place_of(f'istio/{version}')}/sidecar" if brought else UNPACKED)
+    return sidecar_files(lab.inventory, workload, identity or Identity(), release, proxy)
 
 
 def with_names(lab: Lab, files: UnitFiles, *, first: bool) -> UnitFiles:
@@ -157,28 +177,17 @@ def with_names(lab: Lab, files: UnitFiles, *, first: bool) -> UnitFiles:
 
 
 def with_identities(lab: Lab, observed: ObservedLab) -> ObservedLab:
-    """``observed``, where a machine whose sidecars' tokens run out soon counts as having no workloads set up."""
+    """``observed``, where a machine counts as having no workloads set up whose sidecars' tokens run out soon, or
+    one of whose sidecars is of another release: an upgrade was interrupted."""
     machines = dict(observed.machines)
     for node in lab.inventory.nodes:
         seen = machines.get(node.name)
         if node.cluster is None and seen is not None and seen.answers and seen.workloads is not None:
             names = [w.name for w in lab.topology.workloads if w.node == node.name]
-            paths = [f"/etc/testbed/istio/{name}/expires" for name in names]
+            paths = [f"{folder(name)}/expires" for name in names] + [release_file(name) for name in names]
             said = lab.connection(node.name).run(["cat", *paths], check=False).stdout.split() if names else []
-            if len(said) != len(names) or any(int(at) < time.time() + _RENEW for at in said):
+            expires, releases = said[: len(names)], {each.decode() for each in said[len(names) :]}
+            late = any(int(at) < time.time() + _RENEW for at in expires)
+            if len(said) != len(paths) or late or releases - {istio_version(lab.inventory)}:
                 machines[node.name] = replace(seen, workloads=None)
     return replace(observed, machines=machines)
-
-
-def _wait(name: str, probe: Callable[[], None], cancel: threading.Event) -> None:
-    def look() -> None:
-        try:
-            probe()
-        except LabError as e:  # the API of a machine that has its hands full: it answers later
-            raise NotYet(str(e)) from None
-        except ApiRefused as e:
-            if e.code < 500:
-                raise
-            raise NotYet(str(e)) from None
-
-    wait_until(name, look, limit=AVAILABLE_LIMIT, interval=2, cancel=cancel, next_step="see: testbed status")

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from testbed.backends.istio.kubeconfig import Access, merged
+from testbed.backends.istio.reaching import access_of
 from testbed.errors import bad_input
 from testbed.host.forward import start_forward
 from testbed.lab.lab import Lab
 from testbed.model.clusters import API_PORT, api_address
 from testbed.waiting import NotYet, wait_until
-from testbed.workflows.kubernetes import access_of
 
 LOCK_LIMIT = 5.0
 """Seconds that somebody else may write the file."""

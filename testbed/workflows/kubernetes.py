@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 
 from testbed.artifacts import releases_of
-from testbed.backends.istio.api import KubeApi
-from testbed.backends.istio.kubeconfig import Access, read_access
+from testbed.backends.istio.api import ApiRefused
 from testbed.backends.istio.objects import LabObjects, node_state
+from testbed.backends.istio.reaching import api_of
 from testbed.deploy import DeployHost, run_deploy
 from testbed.deploy.journal import LINES, telling_lines
 from testbed.deploy.keepalived import CHECK
 from testbed.deploy.keepalived import UNIT as KEEPALIVED
-from testbed.errors import LabError
+from testbed.errors import LabError, MeshError
 from testbed.guests import Completed, NodeConnection
 from testbed.host.directories import testbed_home
 from testbed.lab.lab import Lab
@@ -32,9 +33,10 @@ from testbed.workflows.registries import registries_access
 NODE_LIMIT = 900.0
 """Seconds for a node to be Ready; an emulated one takes one to three minutes."""
 DEPLOY_LIMIT = 180.0
+AVAILABLE_LIMIT = 600.0
+"""Seconds for istiod, and for all pods together, to be available."""
 RESTORED_LIMIT = 180.0
 """Seconds for a cluster to answer after a restore."""
-KUBECONFIG = "/etc/rancher/k3s/k3s.yaml"
 APPLIED = "/etc/testbed/cluster.applied"
 """Where a node keeps the content hash of what the cluster has on it, and k3s's version, once it was Ready."""
 
@@ -129,6 +131,29 @@ def _asked(connection: NodeConnection, argv: list[str]) -> Completed:
         raise NotYet(str(e)) from None
 
 
+def await_api(
+    name: str,
+    probe: Callable[[], None],
+    cancel: threading.Event,
+    *,
+    limit: float = AVAILABLE_LIMIT,
+    next_step: str = "see: testbed status",
+) -> None:
+    """Wait until ``probe`` passes, whatever the API and machines have their hands full with meanwhile."""
+
+    def look() -> None:
+        try:
+            probe()
+        except ApiRefused as e:
+            if e.code < 500:
+                raise
+            raise NotYet(str(e)) from None
+        except (LabError, MeshError) as e:
+            raise NotYet(str(e)) from None
+
+    wait_until(name, look, limit=limit, interval=2, cancel=cancel, next_step=next_step)
+
+
 def await_cluster(lab: Lab, cancel: threading.Event) -> None:
     """Wait until the API of a lab that was restored answers and has every node as Ready.
 
@@ -187,30 +212,6 @@ def deploy_units(lab: Lab, units: dict[str, list[dict[str, object]]]) -> None:
     run_deploy(deploy, hosts, ssh_config=ssh_config_file(lab), limit=DEPLOY_LIMIT).require()
 
 
-def access_of(lab: Lab) -> Access:
-    """The cluster's API and the administrator's credentials, as the first server that answers has them.
-
-    They are kept nowhere.  Raises LabError when no server has any.
-    """
-    trouble: LabError | None = None
-    for server in lab.inventory.servers():
-        try:
-            found = lab.connection(server.name).run(["cat", KUBECONFIG], check=False)
-        except LabError as e:
-            trouble = trouble or e
-            continue
-        if found.status == 0:
-            here = read_access(found.stdout.decode(), f"{server.name}:{KUBECONFIG}")
-            return replace(here, host=api_address(lab.inventory), port=API_PORT)
-    first = lab.inventory.servers()[0].name
-    raise trouble or LabError(first, "read the cluster's kubeconfig", "there is none yet", "run: testbed up")
-
-
-def api_of(lab: Lab) -> KubeApi:
-    """A connection to the cluster's API, to be closed by the caller."""
-    return KubeApi(access_of(lab), lab.network.dial)
-
-
 def with_cluster(lab: Lab, observed: ObservedLab) -> ObservedLab:
     """``observed``, and what nodes and API tell of the cluster; a node that doesn't answer has nothing."""
     machines = dict(observed.machines)
@@ -229,12 +230,13 @@ def with_cluster(lab: Lab, observed: ObservedLab) -> ObservedLab:
     try:
         api = api_of(lab)
         try:
-            digests = LabObjects(api, lab.id).digests()
+            objects = LabObjects(api, lab.id)
+            digests, revisions = objects.digests(), objects.revisions()
         finally:
             api.close()
     except LabError:
         return observed
-    return replace(observed, control_plane=digests.get(CONTROL_PLANE), pods=digests.get(PODS))
+    return replace(observed, control_plane=digests.get(CONTROL_PLANE), pods=digests.get(PODS), revisions=revisions)
 
 
 def _has(lab: Lab, node: Node) -> tuple[str | None, str]:
@@ -242,8 +244,9 @@ def _has(lab: Lab, node: Node) -> tuple[str | None, str]:
     units = ["k3s.service" if node.cluster == "server" else "k3s-agent.service"]
     if node.cluster == "server" and len(lab.inventory.servers()) > 1:
         units.append(KEEPALIVED)
-    # asked of several at once, is-active says yes for any of them
-    look = f'for unit; do systemctl is-active --quiet "$unit" || exit 1; done; cat {APPLIED}'
+    # an agent tells systemd that it has started a minute after the API has it as Ready
+    state = '$(systemctl show --property SubState --value "$unit")'
+    look = f"for unit; do case {state} in running|start|start-post) ;; *) exit 1 ;; esac; done; cat {APPLIED}"
     said = lab.connection(node.name).run(["sh", "-c", look, "-", *units], check=False)
     digest, version = [*said.stdout.decode().split(), "", ""][:2]
     return digest or None, version

@@ -10,7 +10,10 @@ from typing import Any
 from testbed.backends.contract import Applied, Backend, MeshDiff
 from testbed.backends.istio.ambient_backend import AmbientBackend
 from testbed.backends.istio.backend import IstioBackend
+from testbed.backends.istio.homes import nodes_of
 from testbed.backends.istio.places import ClusterPlaces
+from testbed.backends.istio.reaching import api_of
+from testbed.backends.istio.revisions import revision_of
 from testbed.backends.standalone import StandaloneBackend
 from testbed.compiler.security import MeshConfig, SecurityInputs
 from testbed.errors import bad_input
@@ -21,7 +24,7 @@ from testbed.lab.snapshots.thawing import ask
 from testbed.resources import Key, ResourceSet, load
 from testbed.workflows.artifacts import require_releases
 from testbed.workflows.authority import lab_ca, require_ca
-from testbed.workflows.kubernetes import api_of
+from testbed.workflows.cluster import istio_version
 from testbed.workflows.loading import read_manifests
 from testbed.workflows.nodes import require_up
 
@@ -41,8 +44,8 @@ def backend_of(lab: Lab, *, lasting: bool = False) -> Backend:
         return standalone_of(lab, lasting=lasting)
     connections = {n.name: lab.connection(n.name) for n in lab.inventory.nodes}
     api = api_of(lab)
-    cluster = {n.name for n in lab.inventory.nodes if n.cluster is not None}
-    places = ClusterPlaces(api, lab.topology, cluster)
+    cluster = nodes_of(lab)
+    places = ClusterPlaces(api, lab.topology, cluster, revision_of(istio_version(lab.inventory)))
     addresses = {name: lab.inventory.mesh_address(name) for name in cluster}
     kind = AmbientBackend if lab.inventory.mesh.mode == "ambient" else IstioBackend
     return kind(lab.id, lab.topology, connections, api, places, node_addresses=addresses)
@@ -165,5 +168,6 @@ def access_log(lab: Lab, workload: str) -> str:
 
 def _backend_for(lab: Lab, workload: str) -> Backend:
     workload_named(lab, workload)
-    require_up(lab, lab.topology.workload(workload).node)
+    node = lab.topology.workload(workload).node
+    require_up(lab, None if node in nodes_of(lab) else node)  # a pod may be on another
     return backend_of(lab)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from testbed.backends.istio.homes import bring_home
 from testbed.backends.standalone import StandaloneBackend
 from testbed.compiler import compile_mesh
 from testbed.documents import parse
@@ -42,7 +43,9 @@ from testbed.plan.steps import (
     RemoveNetwork,
     RestoreMachine,
     ResumeMachines,
+    RetireControlPlanes,
     SaveLab,
+    SendHome,
     StartHypervisor,
     StartMachine,
     StopForward,
@@ -53,11 +56,12 @@ from testbed.plan.steps import (
 from testbed.resources import ResourceSet, load
 from testbed.workflows.bringing import bring
 from testbed.workflows.cloning import Templates, make_template
+from testbed.workflows.draining import upgrade_node
 from testbed.workflows.edges import Edge, ask_edges, edges_of
 from testbed.workflows.istio import deploy_pods, deploy_sidecars, install_control_plane
 from testbed.workflows.kubernetes import await_cluster, join
 from testbed.workflows.mesh import backend_of, security_of, standalone_of
-from testbed.workflows.upgrading import upgrade_node
+from testbed.workflows.upgrading import retire_control_planes
 from testbed.workflows.workloads import deploy_workloads, hand_over_workloads, workloads_document
 
 IN_FORCE_LIMIT = 120.0
@@ -133,15 +137,19 @@ class Performer:
                 upgrade_node(self.lab, node, cancel)
             case InstallControlPlane():
                 install_control_plane(self.lab, cancel)
+            case RetireControlPlanes():
+                retire_control_planes(self.lab, cancel)
             case DeployPods():
                 deploy_pods(self.lab, cancel)
+            case SendHome():
+                bring_home(self.lab, cancel=cancel)
             case DeployWorkloads(nodes):
                 if self.at_once:
                     self._hand_over(nodes)
                     return
                 deploy_workloads(self.lab, nodes)
                 if self.lab.has_cluster:
-                    deploy_sidecars(self.lab, nodes)
+                    deploy_sidecars(self.lab, nodes, cancel)
             case ApplyMesh():
                 self._apply(cancel)
             case Forward(gateway, port):

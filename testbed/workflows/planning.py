@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from testbed.artifacts import releases_of
+from testbed.backends.istio.revisions import refusal
 from testbed.compiler import compile_mesh
-from testbed.errors import bad_input
+from testbed.errors import Location, bad_input
 from testbed.faults.breaking import Breaker
 from testbed.host.probes import kvm
 from testbed.lab.lab import API_FORWARD, Lab
@@ -16,6 +17,7 @@ from testbed.model.upgrades import k3s_refusal
 from testbed.plan import ObservedLab, WantedLab, WantedMachine
 from testbed.resources import ResourceSet
 from testbed.workflows.cluster import wanted_cluster
+from testbed.workflows.homes import with_pods_away
 from testbed.workflows.istio import with_identities
 from testbed.workflows.kubernetes import with_cluster
 from testbed.workflows.mesh import backend_of, security_of
@@ -57,7 +59,7 @@ def look(lab: Lab, machines: Machines, resources: ResourceSet) -> ObservedLab:
     Breaker(lab).recover()
     observed = observe(lab, machines.disks)
     if lab.has_cluster:
-        observed = with_identities(lab, with_cluster(lab, observed))
+        observed = with_pods_away(lab, with_identities(lab, with_cluster(lab, observed)))
         _require_upgradable(lab, observed)
         if observed.pods is None:
             return observed
@@ -68,9 +70,11 @@ def look(lab: Lab, machines: Machines, resources: ResourceSet) -> ObservedLab:
 
 
 def _require_upgradable(lab: Lab, observed: ObservedLab) -> None:
-    """Raise BadInput when the cluster can't be taken from the k3s that it runs to the inventory's."""
-    target = releases_of(lab.inventory).k3s
+    """Raise BadInput when the cluster can't be taken from the k3s and Istio that it runs to the inventory's."""
+    target = releases_of(lab.inventory)
+    advice = "go by one minor version at a time, or make the lab anew: testbed down, then testbed up"
     for version in sorted({m.k3s for m in observed.machines.values() if m.k3s}):
-        if reason := k3s_refusal(version, target):
-            advice = "name another in cluster.version, or make the lab anew: testbed down, then testbed up"
-            raise bad_input(f"{lab.file}: cluster.version", reason, advice)
+        if reason := k3s_refusal(version, target.k3s):
+            raise bad_input(Location(lab.file, field="cluster.version"), reason, advice)
+    if reason := refusal(observed.revisions, target.istio):
+        raise bad_input(Location(lab.file, field="mesh.version"), reason, advice)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import closing
 
 from testbed.artifacts import releases_of
-from testbed.lab.executor import StepEvent, execute
+from testbed.backends.istio.reaching import api_of
+from testbed.lab.executor import execute
 from testbed.lab.lab import Lab
 from testbed.plan import Plan, plan_up
 from testbed.plan.steps import BringReleases, InstallControlPlane, UpgradeNode
 from testbed.resources import ResourceSet
-from testbed.workflows.kubernetes import api_of
 from testbed.workflows.performing import Performer
 from testbed.workflows.planning import look, machines_of, wanted
 
@@ -19,9 +18,8 @@ from testbed.workflows.planning import look, machines_of, wanted
 class LabUpgrade:
     """A lab brought to its inventory's releases while somebody else holds its lock, and sends traffic."""
 
-    def __init__(self, lab: Lab, progress: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, lab: Lab) -> None:
         self._lab = lab
-        self._progress = progress
 
     def pending(self) -> tuple[str, ...]:
         """The steps of the plan, were they done now, that are of releases."""
@@ -31,20 +29,16 @@ class LabUpgrade:
         )
 
     def perform(self) -> str:
-        """Do the whole plan; the version that each node of the cluster runs, and Istio's."""
+        """Do the whole plan; how long each step took, what each node of the cluster runs, and Istio's version."""
         plan, performer = self._plan()
-        execute(plan, performer, self._tell)
+        seconds = execute(plan, performer, lambda _: None)  # its steps are in the lab's log
         with closing(api_of(self._lab)) as api:
             nodes = api.every(api.path("v1", "Node"))
             runs = [f"{n['metadata']['name']} {n['status']['nodeInfo']['kubeletVersion']}" for n in nodes]
-        return f"{', '.join(sorted(runs))}; Istio {releases_of(self._lab.inventory).istio}"
+        took = ", ".join(f"{step} {lasted:.0f} s" for step, lasted in seconds.items())
+        return f"{took}; {', '.join(sorted(runs))}; Istio {releases_of(self._lab.inventory).istio}"
 
     def _plan(self) -> tuple[Plan, Performer]:
         machines, nothing = machines_of(self._lab), ResourceSet()
         observed = look(self._lab, machines, nothing)
         return plan_up(wanted(self._lab, machines), observed), Performer(self._lab, machines, nothing)
-
-    def _tell(self, event: StepEvent) -> None:
-        if not event.seen:
-            took = f" after {event.seconds:.1f} s" if event.seconds else ""
-            self._progress(f"{event.step.name} {event.state.value}{took}")

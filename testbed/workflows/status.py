@@ -13,6 +13,7 @@ from testbed.lab.disks import Disks
 from testbed.lab.lab import Lab
 from testbed.lab.observing import observe
 from testbed.plan import ObservedLab
+from testbed.workflows.homes import pods_away
 from testbed.workflows.mesh import backend_of
 from testbed.workflows.up import urls
 
@@ -25,6 +26,8 @@ class LabStatus:
     observed: ObservedLab
     proxies: tuple[ProxyState, ...] = ()
     urls: Mapping[str, str] = field(default_factory=dict)
+    away: Mapping[str, str] = field(default_factory=dict)
+    """Workload -> the node that its pod is on, where that is not its own."""
     busy: str = ""
     """Who holds the lab's lock, if anybody."""
 
@@ -52,6 +55,7 @@ class LabStatus:
                 for name, m in self.observed.machines.items()
             },
             "proxies": {p.workload: {"in_force": p.in_force, "summary": p.summary} for p in self.proxies},
+            "away": dict(self.away),
             "urls": dict(self.urls),
         }
 
@@ -71,4 +75,5 @@ def status(lab: Lab) -> LabStatus:
     observed = observe(lab, Disks.of(lab.made_of))
     asked = any(m.answers for m in observed.machines.values())
     proxies = _proxies(lab) if asked else ()
-    return LabStatus(lab, observed, proxies, urls(lab), str(holder(lab.directories) or ""))
+    away = pods_away(lab) if asked else {}
+    return LabStatus(lab, observed, proxies, urls(lab), away, str(holder(lab.directories) or ""))

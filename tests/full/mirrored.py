@@ -17,6 +17,9 @@ from commands import COMMAND  # noqa: E402
 VERSIONS = {"cluster": "k3s", "mesh": "istio"}
 """Part of an inventory -> the product whose version it names."""
 
+GROUPS = ("artifacts", "export", "snapshot")
+"""Commands of two words."""
+
 
 class MirroredLab:
     """An inventory of the project's, with versions that are there, and the program's commands for it."""
@@ -35,14 +38,15 @@ class MirroredLab:
 
     def run(self, *words, status=0, limit=300):
         """Its output; ``status`` None: whatever it ends with."""
-        argv = [*COMMAND, words[0], "-i", str(self.file), *words[1:]]
+        name = 2 if words[0] in GROUPS else 1  # the command's own name comes before its options
+        argv = [*COMMAND, *words[:name], "-i", str(self.file), *words[name:]]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=limit, check=False, cwd=ROOT)
         assert status is None or done.returncode == status, f"{words}: {done.stdout[-2000:]}\n{done.stderr[-4000:]}"
         return done.stdout
 
     def pull(self):
         """The releases that its inventory names, into the cache."""
-        subprocess.run([*COMMAND, "artifacts", "pull", "-i", str(self.file)], check=True, timeout=600, cwd=ROOT)
+        self.run("artifacts", "pull", limit=600)
 
     def build(self, limit):
         """`up` from nothing; what it reports is kept, and told with its stages."""

@@ -22,6 +22,8 @@ def test_up_passes_the_scenario_with_a_pod_and_a_machine_in_one_mesh(lab):
     status = json.loads(lab.run("status", "--json"))
     assert status["healthy"]
     assert sorted(status["proxies"]) == ["client-v1", "echo-v1", "echo-v2", "ingressgateway"]
+    for node in ("server", "agent", "machine"):
+        lab.tell(f"{node}: " + lab.run("ssh", node, "--", "sh", "-c", "free -m | grep Mem:"))
 
 
 def test_a_second_up_does_nothing(lab):
@@ -32,10 +34,22 @@ def test_the_scenario_fails_when_its_configuration_is_broken_on_purpose(lab):
     assert "not noticed" not in lab.run("verify", "--mutants", "echo-split", limit=600)
 
 
-@pytest.mark.parametrize("name", ["echo-mtls", "cluster-istiod-down", "cluster-machine-lost"])
+@pytest.mark.parametrize("name", ["echo-mtls", "cluster-istiod-down", "cluster-machine-lost", "cluster-pods-moved"])
 def test_a_scenario_passes_and_applies(lab, name):
-    """The wire, istiod's absence, a lost machine; NOT_APPLICABLE ends with 0 as well, and would say nothing."""
+    """The wire, istiod's absence, a lost machine, a lost node; NOT_APPLICABLE ends with 0 as well, and would say nothing."""
     assert lab.verdicts(name) == {name: "PASS"}
+
+
+KINDS = ("sidecar-restart", "sidecar-hang", "service-hang", "service-kill", "sidecar-kill")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fault_in_a_pod_takes_hold_and_is_mended(lab, kind):
+    """Its proof is measured, and it is over once the pod's program listens and its proxy says that it is ready."""
+    lasts = () if kind == "sidecar-restart" else ("--for", "15s")
+    told = lab.run("fault", kind, "echo-v1", *lasts, limit=900)
+    lab.tell(f"{kind}: {told.strip()}")
+    assert json.loads(lab.run("fault", "list", "--json")) == []
 
 
 def test_the_exported_kubeconfig_is_merged_and_leads_to_the_cluster(lab, tmp_path, monkeypatch):

@@ -176,6 +176,7 @@ when:
 """
 UNPROTECTED = """expect:
   timeToEject: {workload: reviews-v2, within: 1s}
+  rescheduled: {workload: reviews-v2, within: 1s}
   timeToFailover: {within: 500ms}
   errorsDuring: {atMost: 2}
   goodput: {during: 100, after: false}

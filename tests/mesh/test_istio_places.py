@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from harness import LocalConnection
 from harness_network import command, remove_namespace
 
 from testbed.backends.answers import body_of
-from testbed.backends.istio.places import Place, exchange
+from testbed.backends.istio.places import Place, exchange, named
 from testbed.guests import CommandFailed
 
 SERVER = """
@@ -66,6 +67,16 @@ def test_questions_come_to_the_namespace_that_has_the_address(pods):
     assert {address: ask(address) for address in pods} == {
         a: [f"{name} /stats?filter=a|b", f"{name} /info"] for a, name in pods.items()
     }
+
+
+def test_a_namespace_is_given_a_name_and_another_one_takes_it_over(pods):
+    link = Path(f"/run/netns/echo-{os.getpid()}")
+    try:
+        for address, name in pods.items():
+            LocalConnection("here").run(named(Place("pod.default", "here", address), link.name))
+            assert link.resolve().name == name
+    finally:
+        link.unlink(missing_ok=True)
 
 
 def test_an_address_that_no_namespace_has_is_named(pods):

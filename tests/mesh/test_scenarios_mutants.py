@@ -15,7 +15,7 @@ from testbed.scenarios.building import BUILDERS, walk
 from testbed.scenarios.mutants import run_mutants
 
 OVER_TIME = {name for name in BUILDERS if name.startswith("timeTo")}
-OVER_TIME |= {"errorsDuring", "noErrors", "goodput", "invariants", "isolation"}
+OVER_TIME |= {"rescheduled", "errorsDuring", "noErrors", "goodput", "invariants", "isolation"}
 """Expectations of steps with faults: seen failing on machines, and in test_faults_mesh.py."""
 SEEN_FAILING: set[str] = set()
 """Expectations that have failed on the Envoys of this run, each on a mesh that was broken on purpose."""

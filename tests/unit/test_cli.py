@@ -1,6 +1,7 @@
 """Whatever goes wrong, people get one line, what to do next, and an exit code; never a traceback."""
 
 import errno
+import json
 import re
 
 import pytest
@@ -141,6 +142,19 @@ def test_status_tells_a_machine_that_stands_still_from_one_that_is_off(capsys, i
     shown = capsys.readouterr().out
     assert re.search(r"left +paused", shown)
     assert re.search(r"right +off", shown)
+
+
+def test_status_says_where_a_pod_is_that_is_not_at_home(capsys, inventory, monkeypatch):
+    def seen(lab):
+        machines = {n.name: ObservedMachine("spec", True, answers=True) for n in lab.inventory.nodes}
+        return LabStatus(lab, ObservedLab(machines=machines), away={lab.topology.workloads[0].name: "right"})
+
+    monkeypatch.setattr("testbed.workflows.status.status", seen)
+    file = inventory(text=INVENTORY.replace("{{name: left}}", "{{name: left}}, {{name: right}}"))
+    run(["status", "-i", file])
+    assert re.search(r"left .*\(on right\)", capsys.readouterr().out)
+    run(["status", "--json", "-i", file])
+    assert list(json.loads(capsys.readouterr().out)["away"].values()) == ["right"]
 
 
 def test_help_lists_every_command(capsys):

@@ -4,13 +4,14 @@ import time
 
 import pytest
 
+from testbed.backends.istio.reaching import KUBECONFIG
 from testbed.errors import LabError, WaitTimeout
 from testbed.guests.connection import Completed
 from testbed.host.directories import testbed_home as home
 from testbed.lab.lab import Lab
 from testbed.model.reading import read_inventory
 from testbed.waiting import NotYet
-from testbed.workflows.kubernetes import KUBECONFIG, require_ready, set_clock
+from testbed.workflows.kubernetes import require_ready, set_clock
 
 TROUBLE = 'time="2026-11-29T22:00:05Z" level=error msg="x509: certificate is not yet valid"\n'
 LAST = 'time="2026-11-29T22:00:06Z" level=info msg="Waiting to retrieve agent configuration; server is not ready"\n'
@@ -43,7 +44,7 @@ def lab(**nodes):
 def test_a_node_that_is_not_there_yet_says_how_far_it_is_and_what_its_journal_complains_of():
     there = lab(agent={"is-active": f"activating\n{TROUBLE}{LAST}"})
     with pytest.raises(NotYet) as caught:
-        require_ready(there, "agent", "k3s-agent.service")
+        require_ready(there, "agent", "k3s-agent.service", "v1.35.6+k3s1")
     assert str(caught.value) == (
         "k3s-agent.service is activating, no API yet (there is none yet); its journal: error: x509: certificate is not"
         " yet valid | last: Waiting to retrieve agent configuration; server is not ready"
@@ -55,14 +56,14 @@ def test_a_unit_that_has_failed_ends_the_wait_with_its_reason():
     with pytest.raises(
         LabError, match=r"^agent: start k3s-agent.service: x509: certificate is not yet valid$"
     ) as caught:
-        require_ready(there, "agent", "k3s-agent.service")
+        require_ready(there, "agent", "k3s-agent.service", "v1.35.6+k3s1")
     assert "journalctl -u k3s-agent.service" in caught.value.next_step
 
 
 @pytest.mark.parametrize("error", [LabError("agent", "connect", "reset"), WaitTimeout("a command", 60, "nothing")])
 def test_a_busy_node_that_does_not_answer_is_waited_for(error):
     with pytest.raises(NotYet, match=str(error)):
-        require_ready(lab(agent={"is-active": error}), "agent", "k3s-agent.service")
+        require_ready(lab(agent={"is-active": error}), "agent", "k3s-agent.service", "v1.35.6+k3s1")
 
 
 def test_an_api_that_is_not_reached_is_waited_for():
@@ -70,7 +71,7 @@ def test_an_api_that_is_not_reached_is_waited_for():
         agent={"is-active": "active\n"}, server={KUBECONFIG: LabError("server", "connect", "no route to host")}
     )
     with pytest.raises(NotYet, match=r"k3s-agent.service is active, no API yet \(no route to host\)"):
-        require_ready(there, "agent", "k3s-agent.service")
+        require_ready(there, "agent", "k3s-agent.service", "v1.35.6+k3s1")
 
 
 @pytest.mark.parametrize("off", [0.0, 1.5, -1.5, 90.0, -86400.0])

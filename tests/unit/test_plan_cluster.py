@@ -11,7 +11,7 @@ from testbed.plan.steps import Stage
 from testbed.workflows.cluster import wanted_cluster
 
 NODES = ("one", "two", "three", "agent-1", "agent-2", "machine")
-CLUSTER = WantedCluster(NODES[:3], NODES[3:5], {n: f"c-{n}" for n in NODES[:5]}, "istio", "pods")
+CLUSTER = WantedCluster(NODES[:3], NODES[3:5], {n: f"c-{n}" for n in NODES[:5]}, "istio", "pods", "1-31-0")
 WANTED = WantedLab("lab", False, {}, {n: WantedMachine("m", "w") for n in NODES}, {}, CLUSTER)
 THERE = ObservedLab(
     image=True,
@@ -19,6 +19,7 @@ THERE = ObservedLab(
     machines={n: ObservedMachine("m", True, True, "w", CLUSTER.nodes.get(n)) for n in NODES},
     control_plane="istio",
     pods="pods",
+    revisions=frozenset({"1-31-0"}),
     mesh_in_force=True,
 )
 
@@ -65,11 +66,55 @@ def test_the_mesh_comes_after_its_control_plane_and_that_after_the_cluster():
         (replace(THERE, control_plane="other"), ["control-plane", "mesh"]),
         (replace(THERE, pods="other"), ["pods", "mesh"]),
         (replace(THERE, mesh_in_force=False), ["mesh"]),
+        (replace(THERE, away={"echo-v1": "agent-1"}), ["home", "mesh"]),
+        (replace(THERE, away={"echo-v1": "agent-1"}, pods="other"), ["pods", "mesh"]),
+        (replace(THERE, away={"echo-v1": "agent-1"}, control_plane="other"), ["control-plane", "home", "mesh"]),
     ],
-    ids=["agent's files", "agent gone", "server's files", "Istio's version", "workloads", "resources"],
+    ids=[
+        *("agent's files", "agent gone", "server's files", "Istio's version", "workloads", "resources"),
+        *("a pod away", "which the new one is not", "and Istio's version"),
+    ],
 )
 def test_only_what_differs_is_done(observed, does):
     assert list(steps(observed)) == does
+
+
+def upgraded(observed=THERE, revisions=("1-30-4",)):
+    """What is there when the inventory has another version of Istio than the lab."""
+    machines = {**observed.machines, "machine": replace(observed.machines["machine"], workloads="older")}
+    older = {"control_plane": "older", "pods": "older", "revisions": frozenset(revisions), "mesh_in_force": False}
+    return replace(observed, machines=machines, **older)
+
+
+def test_another_version_of_istio_is_installed_beside_and_the_one_before_is_removed_at_last():
+    found = steps(upgraded())
+    assert list(found) == ["control-plane", "pods", "workloads", "mesh", "retire-control-plane"]
+    assert found["control-plane"].does == (
+        "install Istio's control plane as 1-31-0 beside 1-30-4 and wait until it is available"
+    )
+    assert found["pods"].needs == {"control-plane"}
+    assert found["workloads"].needs == {"control-plane", "pods"}
+    assert found["retire-control-plane"].needs == {"control-plane", "pods", "workloads", "mesh"}
+
+
+def test_an_upgrade_that_was_interrupted_is_ended():
+    both = frozenset({"1-30-4", "1-31-0"})
+    found = steps(replace(THERE, revisions=both))
+    assert {n: s.needs for n, s in found.items()} == {"retire-control-plane": frozenset()}
+    assert list(steps(replace(THERE, revisions=both, pods="older"))) == ["pods", "mesh", "retire-control-plane"]
+
+
+def test_a_changed_setting_or_a_cluster_that_is_begun_anew_has_no_revision_to_remove():
+    assert "retire-control-plane" not in steps(replace(THERE, control_plane="other"))
+    old = replace(upgraded(), machines={n: replace(m, spec="old") for n, m in THERE.machines.items()})
+    assert "control-plane" in steps(old) and "retire-control-plane" not in steps(old)
+
+
+def test_pods_go_home_by_name_once_the_control_plane_is_there_and_before_the_mesh_is_looked_at():
+    found = steps(replace(THERE, away={"gate": "agent-2", "echo-v1": "agent-1"}, control_plane="other"))
+    assert found["home"].does == "send pods home, one after the other: echo-v1 to agent-1, gate to agent-2"
+    assert found["home"].needs == {"control-plane"}
+    assert "home" in found["mesh"].needs
 
 
 def test_a_machine_that_is_made_anew_joins_again_whatever_it_was_before():
@@ -130,3 +175,4 @@ def test_a_change_of_the_inventory_touches_what_it_is_about(new, nodes, control_
     before, after = wanted_cluster(inventory("k3s-small")), wanted_cluster(inventory("k3s-small", "mesh:\n", new))
     assert {n for n in after.nodes if after.nodes[n] != before.nodes[n]} == nodes
     assert (after.control_plane != before.control_plane) is control_plane
+    assert (after.pods != before.pods) is (after.revision != before.revision) is ("1.30.4" in new)

@@ -2,6 +2,8 @@
 
 import pytest
 
+from testbed.backends.istio import reaching
+from testbed.backends.istio.reaching import access_of
 from testbed.errors import LabError
 from testbed.guests.connection import Completed
 from testbed.host.directories import testbed_home as home
@@ -9,7 +11,6 @@ from testbed.lab.lab import Lab
 from testbed.model.reading import read_inventory
 from testbed.workflows import kubernetes
 from testbed.workflows.cluster import ClusterSecrets, node_units, wanted_cluster
-from testbed.workflows.kubernetes import access_of
 from testbed.workflows.mesh import require_backend
 
 KUBECONFIG = """\
@@ -58,7 +59,7 @@ def lab(nodes, there=()):
     return made
 
 
-HAS = {kubernetes.KUBECONFIG: KUBECONFIG}
+HAS = {reaching.KUBECONFIG: KUBECONFIG}
 
 
 def test_the_api_is_reached_at_its_own_address_whichever_server_is_lost():

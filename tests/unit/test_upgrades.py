@@ -1,5 +1,6 @@
 """Releases of a lab that is up: what is brought, in which order nodes are upgraded, and what is refused."""
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,10 +8,10 @@ import pytest
 
 from testbed.artifacts import Releases, with_releases
 from testbed.backends.istio.draining import movable
-from testbed.deploy.bringing import files_for
+from testbed.deploy.bringing import FINISH, files_for
 from testbed.errors import BadInput, LabError
 from testbed.faults.breaking import Breaker
-from testbed.faults.grips import grip_of
+from testbed.faults.grips import UpgradeGrip
 from testbed.host.directories import testbed_home as home
 from testbed.lab.lab import Lab
 from testbed.model.fault import Fault
@@ -23,7 +24,7 @@ from testbed.workflows.cluster import wanted_cluster
 
 OLD, NEW = "v1.35.6+k3s1", "v1.36.1+k3s1"
 NODES = ("server", "agent", "machine")
-BEFORE = WantedCluster(("server",), ("agent",), {"server": "s", "agent": "a"}, "istio", "pods", OLD)
+BEFORE = WantedCluster(("server",), ("agent",), {"server": "s", "agent": "a"}, "istio", "pods", k3s=OLD)
 BROUGHT = frozenset({f"k3s/{NEW}"})
 AFTER = replace(
     BEFORE, nodes={"server": "s2", "agent": "a2"}, k3s=NEW, brought={"server": BROUGHT, "agent": BROUGHT}
@@ -181,13 +182,13 @@ class Upgrading:
 def test_an_upgrade_proves_itself_by_nothing_being_left_to_do():
     done, half = Upgrading(0), Upgrading(1)
     for upgrading, held, words in ((done, True, "server v2"), (half, False, "left to do: upgrade:0")):
-        grip = grip_of(Upgrade("server"), Lab(small()), "id", upgrading)
+        grip = UpgradeGrip(Upgrade("server"), upgrading)
         grip.begin()
         proof = grip.prove()
         assert (proof.held, proof.words, upgrading.performed) == (held, words, 1)
         grip.end()
     with pytest.raises(LabError, match="nobody here can"):
-        grip_of(Upgrade("server"), Lab(small()), "id").begin()
+        UpgradeGrip(Upgrade("server"), None).begin()
 
 
 def test_an_upgrade_is_of_a_whole_cluster_that_has_something_to_upgrade():
@@ -200,3 +201,37 @@ def test_an_upgrade_is_of_a_whole_cluster_that_has_something_to_upgrade():
     assert "no cluster" in Breaker(Lab(read_inventory(text, "two-nodes.yaml"))).unable(fault)
     with pytest.raises(BadInput, match="an upgrade is no fault"):
         Breaker(Lab(small())).make(fault)
+
+
+def finish(top, folder):
+    """Let a node at ``top`` unpack what lies in the release's folder; its containerd does not run."""
+    script = FINISH.replace("/var/lib/rancher", f"{top}/rancher").replace("/run/k3s", f"{top}/run")
+    subprocess.run(["sh", "-c", script, "-", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("runs", [True, False], ids=["a node that runs", "a new machine"])
+def test_k3s_unpacks_itself_beside_what_runs(tmp_path, runs):
+    shared, own = tmp_path / "shared", tmp_path / "rancher" / "k3s"
+    own.mkdir(parents=True)
+    if runs:
+        (shared / "old" / "bin").mkdir(parents=True)
+        (shared / "cni").mkdir()
+        (shared / "cni" / "cni").symlink_to("../old/bin/cni")
+        (shared / "current").symlink_to("old")
+        (own / "data").symlink_to(shared)
+    folder = tmp_path / "releases" / "k3s" / NEW
+    for _ in range(2):  # as after a try that broke off
+        arriving = folder.with_name(f"{NEW}.new")
+        arriving.mkdir(parents=True)
+        (arriving / "k3s").write_text(f"#!/bin/sh\nmkdir -p {own}/data/new && ln -sfn new {own}/data/current\n")
+        (arriving / "images.tar").write_text("images")
+        finish(tmp_path, folder)
+    assert sorted(p.name for p in folder.parent.iterdir()) == [NEW]
+    assert [p.name for p in folder.iterdir()] == ["k3s"]
+    assert (own / "agent" / "images" / "k3s-images.tar").read_text() == "images"
+    assert (own / "data").readlink() == own / "data-own"
+    assert (own / "data" / "current").resolve() == own / "data-own" / "new"
+    if runs:
+        assert (own / "data" / "old").resolve() == shared / "old"
+        assert (own / "data" / "cni" / "cni").readlink() == Path("../old/bin/cni")
+    assert {p.name for p in (own / "data").iterdir()} == ({"old", "cni"} if runs else set()) | {"new", "current"}

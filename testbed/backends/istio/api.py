@@ -94,13 +94,15 @@ class KubeApi:
                 return
             query["continue"] = following
 
-    def apply(self, path: str, manifest: Mapping[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
-        """Server-side apply of the fields in ``manifest``; what the object is then.
+    def apply(
+        self, path: str, manifest: Mapping[str, Any], *, dry_run: bool = False, manager: str = FIELD_MANAGER
+    ) -> dict[str, Any]:
+        """Server-side apply of the fields in ``manifest``, which ``manager`` owns then; what the object is then.
 
         ``dry_run``: all of admission is gone through and nothing is stored.  Fields that somebody else manages
         are taken over: the files that are applied are what counts.
         """
-        query = {"fieldManager": FIELD_MANAGER, "force": "true", "fieldValidation": "Strict"}
+        query = {"fieldManager": manager, "force": "true", "fieldValidation": "Strict"}
         body = json.dumps(manifest).encode()
         query |= {"dryRun": "All"} if dry_run else {}
         return self._ask("PATCH", path, query, body, "application/apply-patch+yaml")

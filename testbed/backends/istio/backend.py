@@ -18,7 +18,7 @@ from testbed.backends.answers import body_of
 from testbed.backends.contract import Applied, MeshDiff, ProxyState
 from testbed.backends.guest import Guest
 from testbed.backends.istio.api import ApiRefused, KubeApi
-from testbed.backends.istio.applying import LabResources
+from testbed.backends.istio.applying import Change, LabResources
 from testbed.backends.istio.distribution import (
     CLUSTERS,
     SETTLING,
@@ -33,6 +33,7 @@ from testbed.backends.istio.distribution import (
     witness,
 )
 from testbed.backends.istio.places import ISTIOD_PORT, Place, Places, exchange
+from testbed.backends.istio.whereabouts import Whereabouts
 from testbed.errors import LabError, MeshError, TestbedError
 from testbed.guests import NodeConnection
 from testbed.guests.connection import CommandFailed
@@ -47,6 +48,9 @@ _CONTAINER = "istio-proxy"
 """Name that Istio gives the sidecar's container, and the gateway's."""
 
 _DRAINING = "_draining"
+
+_UNANSWERED = "failed calling webhook"
+"""In what the API says when nobody looked at a resource."""
 
 _LACKS = {
     "ejections": "Istio's proxies write no log of ejections",
@@ -76,6 +80,7 @@ class IstioBackend:
         self._connections = connections
         self._api = api
         self._places = places
+        self._whereabouts = Whereabouts(topology, connections, places)
         self._resources = LabResources(api, lab)
         self._guest = guest or Guest()
         self._node_addresses = node_addresses
@@ -103,7 +108,7 @@ class IstioBackend:
         """
         begun = time.monotonic()
         standing = self._standing()
-        change = self._resources.apply(wanted)
+        change = wait_until("the cluster's webhooks answer", lambda: self._change(wanted), limit=limit, interval=1)
         stored, content = self._resources.versions(), _content(self._resources.applied())
         touched = (*change.created, *change.changed, *change.removed)
         revision = standing
@@ -182,8 +187,9 @@ class IstioBackend:
         return self._api.text(f"/api/v1/namespaces/{namespace}/pods/{pod}/log", query)
 
     def connection(self, workload: str) -> NodeConnection:
-        """The connection to the workload's node; :class:`KeyError` when there is no such workload."""
-        return self._connections[self._topology.workload(workload).node]
+        """The connection to the node where the workload's pod is, whose namespace has the workload's name there; to
+        the workload's own node when no pod runs.  :class:`KeyError` when there is no such workload."""
+        return self._whereabouts.connection(workload)
 
     def reached_at(self, workload: str) -> IPv4Address:
         """The pod's address, or that of a machine's workload."""
@@ -221,6 +227,16 @@ class IstioBackend:
     def _proxy(self, workload: str) -> Place:
         """Where the workload's proxy is: with itself."""
         return self._place(workload)
+
+    def _change(self, wanted: ResourceSet) -> Change:
+        """Apply ``wanted`` inside a wait: the cluster takes nothing that istiod has not looked at, which may just
+        be starting.  An apply that ended in the middle is gone on with."""
+        try:
+            return self._resources.apply(wanted)
+        except MeshError as e:
+            if _UNANSWERED not in e.cause:
+                raise
+            raise NotYet(e.cause) from None
 
     def _place(self, workload: str) -> Place:
         found = self._places.proxies().get(workload)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from testbed.backends.istio.ambient import CAPTURED
 from testbed.backends.istio.api import ApiRefused, KubeApi
-from testbed.backends.istio.installing import SYSTEM
 from testbed.backends.istio.objects import pod_state
 from testbed.backends.istio.places import WORKLOAD_LABEL
+from testbed.backends.istio.revisions import SYSTEM
 from testbed.errors import LabError
 from testbed.model.topology import Topology
 from testbed.waiting import NotYet
@@ -18,19 +18,18 @@ _AGENTS = {"istio-cni-node": "k8s-app", "ztunnel": "app"}
 """What has to run on a pod's node -> the label that says so."""
 
 
-def require_mode(api: KubeApi, mode: str, lab: str) -> None:
-    """Raise :class:`LabError` when Istio is there in another mode: machines were made with that mode's images, and
-    what the other mode has installed stays."""
-    there = [_is_there(api, *what) for what in (("Deployment", "istiod"), ("DaemonSet", "ztunnel"))]
-    found = "ambient" if there[1] else "sidecar"
-    if any(there) and found != mode:
+def require_mode(api: KubeApi, mode: str, revisions: Collection[str], lab: str) -> None:
+    """Raise :class:`LabError` when Istio's ``revisions`` in the cluster are of another mode: machines were made with
+    that mode's images, and what the other mode has installed stays."""
+    found = "ambient" if _has_ztunnel(api) else "sidecar"
+    if revisions and found != mode:
         advice = "make the lab anew: testbed down, then testbed up"
         raise LabError(lab, f"use {mode} mode", f"its cluster has Istio in {found} mode", advice)
 
 
-def _is_there(api: KubeApi, kind: str, name: str) -> bool:
+def _has_ztunnel(api: KubeApi) -> bool:
     try:
-        api.get(api.path("apps/v1", kind, SYSTEM, name))
+        api.get(api.path("apps/v1", "DaemonSet", SYSTEM, "ztunnel"))
     except ApiRefused as e:
         if e.code == 404:
             return False

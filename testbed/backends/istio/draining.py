@@ -1,15 +1,13 @@
-"""Nodes that are emptied and used again, as ``kubectl drain`` and ``uncordon`` do it (Kubernetes' eviction API)."""
+"""Nodes that are emptied and used again, as ``kubectl drain`` and ``uncordon`` do it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from testbed.backends.istio.api import ApiRefused, KubeApi
+from testbed.backends.istio.api import KubeApi
+from testbed.backends.istio.leaving import let_go
 from testbed.waiting import NotYet
-
-_TOO_MANY = 429
-"""A PodDisruptionBudget allows no further eviction now."""
 
 Object = Mapping[str, Any]
 
@@ -34,26 +32,16 @@ class NodeDrain:
         manifest = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self._node}}
         self._api.apply(path, {**manifest, "spec": {"unschedulable": unschedulable}})
 
-    def evict(self) -> None:
-        """Ask for every pod that can run elsewhere to go; raises :class:`NotYet` while one is there."""
+    def empty(self) -> None:
+        """Let every pod go that can run elsewhere; raises :class:`NotYet` while one is there."""
         nodes = list(self._api.every(self._api.path("v1", "Node")))
         pods = self._api.every(self._api.path("v1", "Pod"))
         here = [p for p in pods if p.get("spec", {}).get("nodeName") == self._node]
         left = list(movable(here, nodes, self._node))
         for pod in left:
-            if not pod["metadata"].get("deletionTimestamp"):
-                self._evict(pod["metadata"])
+            let_go(self._api, pod["metadata"]["namespace"], pod["metadata"]["name"])
         if left:
             raise NotYet(f"{', '.join(p['metadata']['name'] for p in left)} are still on it")
-
-    def _evict(self, metadata: Object) -> None:
-        name = {"name": metadata["name"], "namespace": metadata["namespace"]}
-        path = self._api.path("v1", "Pod", name["namespace"], name["name"]) + "/eviction"
-        try:
-            self._api.post(path, {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": name})
-        except ApiRefused as e:
-            if e.code not in (404, _TOO_MANY):
-                raise
 
 
 def movable(pods: Iterable[Object], nodes: Iterable[Object], node: str) -> Iterator[Object]:

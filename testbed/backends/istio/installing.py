@@ -6,14 +6,14 @@ Pure.  ``istioctl manifest generate`` (of the release's archive, on the lab host
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from testbed.backends.istio.ambient import IDLE, PROXY_METADATA, in_ambient
+from testbed.backends.istio.revisions import SYSTEM, revision_of
 from testbed.compiler.accesslog import FIELDS
 from testbed.model.clusters import istiod_address
 from testbed.model.inventory import Inventory
-
-SYSTEM = "istio-system"
 
 ACCESS_LOG = "/var/log/testbed/access.log"
 """Of every proxy, in its container or unit; each has a folder of its own mounted there."""
@@ -30,7 +30,10 @@ SERVER_LABEL = "node-role.kubernetes.io/control-plane"
 Manifest = Mapping[str, Any]
 
 _FIRST = ("Namespace", "CustomResourceDefinition", "ServiceAccount", "ClusterRole", "Role", "Secret", "ConfigMap")
-_LAST = ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration")
+WEBHOOKS = ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration")
+
+_TAG_LABEL = "istio.io/tag"
+_VALIDATOR = "istiod-default-validator"
 
 
 def operator(inventory: Inventory, version: str, *, plain_envoy: bool) -> dict[str, Any]:
@@ -51,6 +54,7 @@ def operator(inventory: Inventory, version: str, *, plain_envoy: bool) -> dict[s
             "profile": "minimal",
             "hub": "docker.io/istio",
             "tag": version,
+            "revision": revision_of(version),
             "meshConfig": mesh_config(inventory),
             "values": {
                 "global": {
@@ -68,6 +72,9 @@ def operator(inventory: Inventory, version: str, *, plain_envoy: bool) -> dict[s
                     "resources": _requests("50m", "256Mi"),
                 },
                 "telemetry": {"enabled": not plain_envoy},
+                # resources that name no revision are checked by this one, pods that name none are injected by it
+                "defaultRevision": revision_of(version),
+                "revisionTags": ["default"],
             },
         },
     }
@@ -128,17 +135,47 @@ def around(inventory: Inventory, cacerts: Mapping[str, bytes]) -> list[dict[str,
     ]
 
 
-def in_order(manifests: Iterable[Manifest], inventory: Inventory) -> list[dict[str, Any]]:
-    """Generated objects as they go in: what others need first, webhooks last; istiod at its fixed address."""
-    found = [_fixed(m, inventory) for m in manifests if m]
-    return sorted(found, key=_rank)
+@dataclass(frozen=True)
+class Installation:
+    """A control plane's objects, in the order in which they go in."""
+
+    beside: tuple[Manifest, ...]
+    """What can stand beside another revision's."""
+    current: tuple[Manifest, ...]
+    """What says which revision is the one for whatever names none; they go in once istiod is available."""
+
+    @property
+    def webhooks(self) -> tuple[Manifest, ...]:
+        """What the API asks istiod by."""
+        return tuple(m for m in (*self.beside, *self.current) if m["kind"] in WEBHOOKS)
 
 
-def _fixed(manifest: Manifest, inventory: Inventory) -> dict[str, Any]:
+def installation(manifests: Iterable[Manifest], inventory: Inventory, version: str) -> Installation:
+    """Generated objects as they go in: what others need first, webhooks last.
+
+    The current revision's istiod has the fixed address that machines outside the cluster know, by the name
+    ``istiod``, which every revision's certificate has.
+    """
+    found = sorted((_lenient(m) for m in manifests if m), key=_rank)
+    current = [m for m in found if _is_current(m)]
+    own = f"istiod-{revision_of(version)}"
+    stable = [_stable(m, inventory) for m in found if (m["kind"], m["metadata"]["name"]) == ("Service", own)]
+    return Installation(tuple(m for m in found if m not in current), (*stable, *current))
+
+
+def _is_current(manifest: Manifest) -> bool:
+    metadata = manifest["metadata"]
+    return _TAG_LABEL in metadata.get("labels", {}) or metadata["name"] == _VALIDATOR
+
+
+def _stable(service: Manifest, inventory: Inventory) -> dict[str, Any]:
+    spec = {**service["spec"], "clusterIP": str(istiod_address(inventory))}
+    return {**service, "metadata": {**service["metadata"], "name": "istiod"}, "spec": spec}
+
+
+def _lenient(manifest: Manifest) -> dict[str, Any]:
     made = dict(manifest)
-    if made["kind"] == "Service" and made["metadata"]["name"] == "istiod":
-        made["spec"] = {**made["spec"], "clusterIP": str(istiod_address(inventory))}
-    if made["kind"] in _LAST:
+    if made["kind"] in WEBHOOKS:
         # istiod writes its certificate and how strict they are into these itself, under its own name
         made["webhooks"] = [{k: v for k, v in w.items() if k != "failurePolicy"} for w in made["webhooks"]]
     return made
@@ -148,7 +185,7 @@ def _rank(manifest: Manifest) -> int:
     kind = manifest["kind"]
     if kind in _FIRST:
         return _FIRST.index(kind)
-    return len(_FIRST) + 1 + _LAST.index(kind) if kind in _LAST else len(_FIRST)
+    return len(_FIRST) + 1 + WEBHOOKS.index(kind) if kind in WEBHOOKS else len(_FIRST)
 
 
 def _requests(cpu: str, memory: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """An inventory's services and workloads as objects of Kubernetes and Istio.  Pure.
 
-A workload on a node of the cluster is a Deployment of one pod that is bound to the node; one on a machine outside
-is a WorkloadGroup, into which its sidecar registers it and from which istiod takes it when it is gone.
+A workload on a node of the cluster is a Deployment of one pod that is at home on that node: it runs there unless
+the node is lost or takes no pods, and then on another one.  One on a machine outside is a WorkloadGroup, into which
+its sidecar registers it and from which istiod takes it when it is gone.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import Any
 
 from testbed.backends.istio.ambient import MODE_LABEL
 from testbed.backends.istio.applying import LAB_LABEL
-from testbed.backends.istio.installing import SYSTEM
+from testbed.backends.istio.installing import DRAIN, MOVED_AFTER
 from testbed.backends.istio.places import WORKLOAD_LABEL
+from testbed.backends.istio.revisions import REVISION_LABEL, SYSTEM
 from testbed.deploy.sidecar import probe
 from testbed.model.inventory import Inventory, Workload
 from testbed.model.reading import instance_name
@@ -22,30 +24,38 @@ from testbed.model.topology import MeshService, MeshWorkload, Protocol, ProxyKin
 LOGS = "/var/log/testbed"
 PROGRAMS = "/opt/testbed/programs"
 
+_LOST = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
+"""Taints of a node that counts as lost, or is not well; pods that say nothing of them stay for five minutes."""
+
 
 def log_folder(workload: str) -> str:
-    """Where the workload's access log lies on its node."""
+    """Where the workload's access log lies on each node of the cluster: it may run on any."""
     return f"{LOGS}/{workload}"
 
 
-def objects(inventory: Inventory, topology: Topology, image: str) -> list[dict[str, Any]]:
+def objects(inventory: Inventory, topology: Topology, image: str, revision: str) -> list[dict[str, Any]]:
     """Everything of the lab in the cluster beside its resources, in the order that it goes in.
 
-    ``image`` is the reference of the sample services' image.
+    ``image`` is the reference of the sample services' image, ``revision`` the one of Istio that serves the proxies.
     """
-    made = [*_namespaces(inventory, topology), *_accounts(topology), *(_service(s) for s in topology.services)]
-    made += _workloads(inventory, topology, image)
+    made = [*_namespaces(inventory, topology, revision), *_accounts(topology)]
+    made += [*map(_service, topology.services), *_workloads(inventory, topology, image)]
     for manifest in made:
         labels = manifest["metadata"].setdefault("labels", {})
         labels[LAB_LABEL] = inventory.id
+        if manifest["kind"] == "Deployment" and topology.workload(manifest["metadata"]["name"]).has_envoy:
+            # another revision is another pod; and in a namespace without the label it is what has the pod injected
+            manifest["spec"]["template"]["metadata"]["labels"][REVISION_LABEL] = revision
     return made
 
 
-def _namespaces(inventory: Inventory, topology: Topology) -> Iterator[dict[str, Any]]:
-    label = {MODE_LABEL: "ambient"} if inventory.mesh.mode == "ambient" else {"istio-injection": "enabled"}
+def _namespaces(inventory: Inventory, topology: Topology, revision: str) -> Iterator[dict[str, Any]]:
     names = {w.namespace for w in topology.workloads} | {s.namespace for s in topology.services}
     for name in sorted(names - {SYSTEM}):
-        metadata = {"name": name, "labels": dict(label)}
+        labels = {REVISION_LABEL: revision}
+        if inventory.mesh.mode == "ambient":
+            labels[MODE_LABEL] = "ambient"
+        metadata = {"name": name, "labels": labels}
         yield {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
 
 
@@ -117,10 +127,16 @@ def _workloads(inventory: Inventory, topology: Topology, image: str) -> Iterator
 
 
 def _deployment(workload: MeshWorkload, annotations: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, Any]:
-    """One pod, bound to its node, that is never beside its successor: they would be one workload."""
-    labels = {**workload.labels, WORKLOAD_LABEL: workload.name}
-    if workload.has_envoy:
-        labels["sidecar.istio.io/inject"] = "true"
+    """One pod that stays until its successor is ready: callers find one or the other.
+
+    One on a node that is lost and not dead (frozen, or cut off) may go on beside it until that node hears of it.
+    """
+    labels = {
+        **workload.labels,
+        WORKLOAD_LABEL: workload.name,
+        # said to pods in ambient mode too: the namespace's revision would give them a sidecar
+        "sidecar.istio.io/inject": "true" if workload.has_envoy else "false",
+    }
     metadata = {"name": workload.name, "namespace": workload.namespace}
     return {
         "apiVersion": "apps/v1",
@@ -128,18 +144,29 @@ def _deployment(workload: MeshWorkload, annotations: Mapping[str, str], spec: Ma
         "metadata": metadata,
         "spec": {
             "replicas": 1,
-            "strategy": {"type": "Recreate"},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "selector": {"matchLabels": {WORKLOAD_LABEL: workload.name}},
             "template": {
                 "metadata": {"labels": labels, "annotations": dict(annotations)},
                 "spec": {
                     "serviceAccountName": workload.service_account,
-                    "nodeSelector": {"kubernetes.io/hostname": workload.node},
-                    "terminationGracePeriodSeconds": 5,
+                    **_at_home_on(workload.node),
+                    "terminationGracePeriodSeconds": 5,  # programs as a container's first process ignore SIGTERM
                     **spec,
                 },
             },
         },
+    }
+
+
+def _at_home_on(node: str) -> dict[str, Any]:
+    """Preferred with the highest weight there is, and left soon after it counts as lost."""
+    here = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
+    preferred = {"weight": 100, "preference": {"matchExpressions": [here]}}
+    common = {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": MOVED_AFTER}
+    return {
+        "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [preferred]}},
+        "tolerations": [{"key": key, **common} for key in _LOST],
     }
 
 
@@ -158,7 +185,7 @@ def _pod(workload: MeshWorkload, declared: Workload, image: str) -> dict[str, An
         "image": image,
         "imagePullPolicy": "Never",
         "args": [f"{PROGRAMS}/{declared.program}.py"],
-        "env": [{"name": k, "value": v} for k, v in environment(workload, declared).items()],
+        "env": [*({"name": k, "value": v} for k, v in environment(workload, declared).items()), _NODE],
         "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
     }
     if declared.program == "none":
@@ -166,20 +193,27 @@ def _pod(workload: MeshWorkload, declared: Workload, image: str) -> dict[str, An
     return _deployment(workload, annotations, {"containers": [container]})
 
 
+_NODE = {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
+"""The node that the pod is on, which need not be the workload's."""
+
+
 def environment(workload: MeshWorkload, declared: Workload) -> dict[str, str]:
-    """What a program is told: as ``testbed_node.py`` does it on a machine."""
+    """What a program is told, beside its node: as ``testbed_node.py`` does it on a machine."""
     ports = [str(p.target) for p in workload.ports]
     return {
         "SERVICE": workload.service,
         "VERSION": workload.version,
         "NAMESPACE": workload.namespace,
         "INSTANCE": workload.name,
-        "NODE": workload.node,
         "PORT": ports[0] if ports else "",
         "PORTS": ",".join(ports),
         "PROGRAM": declared.program,
         **declared.settings,
     }
+
+
+_LEAVES_LAST = {"proxyMetadata": {"EXIT_ON_ZERO_ACTIVE_CONNECTIONS": "true", "MINIMUM_DRAIN_DURATION": DRAIN}}
+"""A gateway that has a successor ends after its callers' last connection (pilot-agent's own settings)."""
 
 
 def _gateway(workload: MeshWorkload) -> dict[str, Any]:
@@ -198,8 +232,10 @@ def _gateway(workload: MeshWorkload) -> dict[str, Any]:
         ],
         # low ports without a capability
         "securityContext": {"sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]},
+        "terminationGracePeriodSeconds": 30,  # at most, for requests that are under way
     }
-    return _deployment(workload, {"inject.istio.io/templates": "gateway"}, spec)
+    annotations = {"inject.istio.io/templates": "gateway", "proxy.istio.io/config": json.dumps(_LEAVES_LAST)}
+    return _deployment(workload, annotations, spec)
 
 
 def _gateway_service(workload: MeshWorkload) -> dict[str, Any]:
@@ -208,7 +244,8 @@ def _gateway_service(workload: MeshWorkload) -> dict[str, Any]:
         "kind": "Service",
         "metadata": {"name": workload.name, "namespace": workload.namespace, "labels": dict(workload.labels)},
         "spec": {
-            # an address of the mesh network that the gateway's node answers for: where callers outside find it
+            # an address of the mesh network that the gateway's own node answers for: where callers outside find it.
+            # kube-proxy there hands on to the pod wherever it is; without that node nobody answers
             "externalIPs": [str(workload.address)],
             "selector": {WORKLOAD_LABEL: workload.name},
             "ports": [

@@ -8,11 +8,15 @@ from typing import Any
 
 from testbed.backends.istio.api import ApiRefused, KubeApi
 from testbed.backends.istio.applying import LAB_LABEL
+from testbed.backends.istio.installing import WEBHOOKS
+from testbed.backends.istio.revisions import REVISION_LABEL, SYSTEM, Part
 from testbed.errors import LabError
 from testbed.waiting import NotYet
 
 DIGESTS_NAMESPACE, DIGESTS = "kube-system", "testbed"
 """The ConfigMap with the content hash of each part that was installed, written when the part is there."""
+
+_COMPONENT = "operator.istio.io/component"
 
 _PRUNED = (
     ("apps/v1", "Deployment"),
@@ -48,6 +52,25 @@ class LabObjects:
             on_each(f"{manifest['kind']} {manifest['metadata']['name']}")
             self._api.apply(self._path(manifest), manifest)
 
+    def remove(self, parts: Iterable[Part]) -> None:
+        """Delete what is there of ``parts``, in this order."""
+        for part in parts:
+            self._api.delete(self._api.path(part.api_version, part.kind, part.namespace, part.name))
+
+    def revisions(self) -> frozenset[str]:
+        """Istio's revisions in the cluster: from the settings that each begins with, and is removed with."""
+        found = self._api.every(self._api.path("v1", "ConfigMap", SYSTEM), REVISION_LABEL)
+        labels = [item["metadata"]["labels"] for item in found]
+        return frozenset(each[REVISION_LABEL] for each in labels if each.get(_COMPONENT) == "Pilot")
+
+    def vouched(self, manifests: Iterable[Mapping[str, Any]]) -> None:
+        """Raise :class:`NotYet` while the API has no certificate to know istiod by at its webhooks."""
+        for manifest in manifests:
+            if manifest["kind"] in WEBHOOKS:
+                there = self._api.get(self._path(manifest))
+                if not all(w["clientConfig"].get("caBundle") for w in there["webhooks"]):
+                    raise NotYet(f"{manifest['metadata']['name']} has no certificate of istiod")
+
     def prune(self, wanted: Iterable[Mapping[str, Any]]) -> None:
         """Delete what carries the lab's label and is not among ``wanted``."""
         keep = {(m["kind"], m["metadata"].get("namespace", ""), m["metadata"]["name"]) for m in wanted}
@@ -74,14 +97,13 @@ class LabObjects:
                 if not health.ready:
                     raise NotYet(f"{manifest['metadata']['name']}: {health.seen}")
 
+    def is_available(self, deployment: Mapping[str, Any]) -> bool:
+        """Whether a Deployment of this name is there, with all its pods ready."""
+        return self._there(self._path(deployment)) is not None and self._deployment(deployment).ready
+
     def digests(self) -> Mapping[str, str]:
         """Part -> content hash of what was installed."""
-        try:
-            found = self._api.get(self._digests_path)
-        except ApiRefused as e:
-            if e.code == 404:
-                return {}
-            raise
+        found = self._there(self._digests_path) or {}
         return dict(found.get("data") or {})
 
     def note(self, part: str, digest: str) -> None:
@@ -97,6 +119,14 @@ class LabObjects:
         spec = {"audiences": [audience], "expirationSeconds": seconds}
         request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
         return str(self._api.post(path, request)["status"]["token"])
+
+    def _there(self, path: str) -> dict[str, Any] | None:
+        try:
+            return self._api.get(path)
+        except ApiRefused as e:
+            if e.code == 404:
+                return None
+            raise
 
     @property
     def _digests_path(self) -> str:

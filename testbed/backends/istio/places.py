@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from testbed.backends.istio.api import KubeApi
+from testbed.backends.istio.revisions import REVISION_LABEL
 from testbed.backends.looking import request_of
 from testbed.errors import MeshError
 from testbed.model.topology import Topology
@@ -29,6 +30,16 @@ for net in /run/netns/*; do
   exec nsenter "--net=$net" timeout 20 bash -c "$2" - "${@:3}"
 done
 echo "no namespace here has the address $1" >&2
+exit 1
+"""
+
+_NAME = """
+for net in /run/netns/*; do
+  [ -L "$net" ] && continue
+  [ -n "$(ip -n "${net##*/}" -4 -o address show to "$1" 2>/dev/null)" ] || continue
+  exec ln -sfn "$net" "/run/netns/$2"
+done
+echo "no namespace has the address $1" >&2
 exit 1
 """
 
@@ -68,6 +79,11 @@ def within(place: Place, script: str, *argv: str) -> list[str]:
     return ["bash", "-c", _AT, "-", place.address, script, *argv]
 
 
+def named(place: Place, workload: str) -> list[str]:
+    """The command, for the place's node, that gives its namespace the workload's name."""
+    return ["bash", "-c", _NAME, "-", place.address, workload]
+
+
 class Places(Protocol):
     """Where everything of a mesh is now."""
 
@@ -87,15 +103,16 @@ class Places(Protocol):
 class ClusterPlaces:
     """Pods as the API lists them, and workloads on machines outside the cluster as the topology has them."""
 
-    def __init__(self, api: KubeApi, topology: Topology, cluster: Collection[str]) -> None:
-        """``cluster``: names of the nodes that are in it."""
+    def __init__(self, api: KubeApi, topology: Topology, cluster: Collection[str], revision: str = "") -> None:
+        """``cluster``: names of the nodes that are in it; ``revision``: of istiod, when more than one may run."""
         self._api = api
         self._topology = topology
         self._cluster = frozenset(cluster)
+        self._revision = revision
 
     def proxies(self) -> Mapping[str, Place]:
         """By workload; one without a running pod is left out."""
-        pods = dict(self._running(WORKLOAD_LABEL))
+        pods = {labels[WORKLOAD_LABEL]: place for labels, place in self._running(WORKLOAD_LABEL)}
         found = {}
         for workload in self._topology.workloads:
             if workload.node not in self._cluster:
@@ -110,20 +127,33 @@ class ClusterPlaces:
         return {place.node: place for label, place in self._running("app") if label == "ztunnel"}
 
     def istiod(self) -> Place:
-        """The one istiod: its figures are of the proxies that are connected to it, so a lab has one."""
-        running = [place for label, place in self._running("app") if label == "istiod"]
+        """The one istiod of the revision: its figures are of the proxies that are connected to it, so it is one.
+
+        Before an upgrade has begun it is the one that there is.
+        """
+        running = self.control_planes(self._revision) or self.control_planes("")
         if len(running) != 1:
             cause = f"{len(running)} of them run, one is expected"
             raise MeshError("istiod", "find its pod", cause, "testbed status")
         return running[0]
 
-    def _running(self, label: str) -> list[tuple[str, Place]]:
-        """Pods that have ``label``, with its value; one that is being deleted has lost its place already."""
+    def control_planes(self, revision: str) -> list[Place]:
+        """Every istiod of a revision that runs; of all revisions when it is empty."""
+        running = [(labels, place) for labels, place in self._running("app") if labels["app"] == "istiod"]
+        return [place for labels, place in running if not revision or labels.get(REVISION_LABEL) == revision]
+
+    def _running(self, label: str) -> list[tuple[Mapping[str, str], Place]]:
+        """Pods that have ``label``, with all their labels, the newest last: while one pod of a workload takes over
+        from another, it is the one that counts.  One that is being deleted has lost its place."""
         found = []
-        for pod in self._api.every(_PODS, label):
+        for pod in sorted(self._api.every(_PODS, label), key=_age):
             metadata, status = pod["metadata"], pod.get("status", {})
             if metadata.get("deletionTimestamp") or status.get("phase") != "Running" or not status.get("podIP"):
                 continue
             name = f"{metadata['name']}.{metadata['namespace']}"
-            found.append((metadata["labels"][label], Place(name, pod["spec"]["nodeName"], status["podIP"])))
+            found.append((metadata["labels"], Place(name, pod["spec"]["nodeName"], status["podIP"])))
         return found
+
+
+def _age(pod: Mapping[str, Any]) -> str:
+    return str(pod["metadata"].get("creationTimestamp", ""))

@@ -9,21 +9,36 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from testbed.deploy.files import Found, commands
-from testbed.deploy.sidecar import Identity, hosts_file, routes, sidecar_files
+from testbed.deploy.sidecar import Identity, SidecarRelease, hosts_file, routes, sidecar_files
 from testbed.host.directories import testbed_home as home
 from testbed.model.reading import read_inventory, topology_of
 
 GOLDEN = home() / "tests" / "golden" / "k3s" / "k3s-small-sidecar-echo-v2.txt"
 SECRET = Identity("secret-token", "root\n", 1234)
+RELEASE = SidecarRelease("1.31.0")
 
 
 def small():
     return read_inventory((home() / "inventories" / "k3s-small.yaml").read_text(), "k3s-small")
 
 
-def files(identity=SECRET):
+def files(identity=SECRET, release=RELEASE):
     there = small()
-    return sidecar_files(there, topology_of(there).workload("echo-v2"), identity, '{"concurrency": 1}')
+    return sidecar_files(there, topology_of(there).workload("echo-v2"), identity, release, '{"concurrency": 1}')
+
+
+def test_another_release_restarts_with_its_own_programs_and_is_noted_on_the_machine():
+    has = Found({f.path: (f.digest, f.mode) for f in files().files}, {}, "active")
+    newer = files(release=SidecarRelease("1.32.0", "/opt/istio-1.32.0"))
+    steps = commands(newer, has)
+    assert [c.text for c in steps if "restart" in c.text] == [
+        "systemctl restart --no-block testbed-sidecar@echo-v2.service"
+    ]
+    assert [f.content for f in newer.files if f.path == "/etc/testbed/istio/echo-v2/release"] == ["1.32.0\n"]
+    programs = [line for f in newer.files for line in f.content.splitlines() if "/usr/local/bin/" in line]
+    assert len(programs) == 2
+    assert all("/opt/istio-1.32.0/" in line and "/opt/testbed" not in line for line in programs)
+    assert not commands(files(), has)
 
 
 def test_a_machines_sidecar_gets_these_files():

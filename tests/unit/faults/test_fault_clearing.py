@@ -37,7 +37,12 @@ class Cleared(Breaker):
         inventory = SimpleNamespace(mesh=SimpleNamespace(backend="standalone"))
         super().__init__(
             SimpleNamespace(
-                inventory=inventory, topology=TOPOLOGY, id="bookinfo", tag="abc", hypervisor_if_up=lambda: True
+                inventory=inventory,
+                topology=TOPOLOGY,
+                id="bookinfo",
+                tag="abc",
+                hypervisor_if_up=lambda: True,
+                has_cluster=False,
             )
         )
         self.stands = {f"{n:06x}": f for n, f in enumerate(faults)}

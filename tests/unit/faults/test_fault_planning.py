@@ -100,7 +100,7 @@ def test_nft_takes_the_rules(port):
     assert done.returncode == 0, done.stderr
 
 
-OTHERS = (FaultKind.PARTITION, FaultKind.CONTROL_PLANE_KILL)
+OTHERS = (FaultKind.PARTITION, FaultKind.CONTROL_PLANE_KILL, FaultKind.UPGRADE)
 
 
 @pytest.mark.parametrize("kind", [k for k in FaultKind if k not in OTHERS])

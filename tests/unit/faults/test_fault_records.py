@@ -44,6 +44,13 @@ def test_a_note_is_read_back_as_it_was_written(owned):
     assert (again.fault, again.owner, again.since, again.nodes) == (made.fault, made.owner, made.since, ("one",))
 
 
+def test_a_note_says_where_a_pod_was_that_was_broken_and_an_older_one_does_not():
+    made = new_standing(fault("sidecar-kill", "reviews-v1"), owned=False, places={"reviews-v1": "two"})
+    assert Standing.decode(made.id, made.encode(), ("two",)).places == {"reviews-v1": "two"}
+    older = {k: v for k, v in json.loads(made.encode()).items() if k != "places"}
+    assert Standing.decode(made.id, json.dumps(older), ("two",)).places == {}
+
+
 @pytest.mark.parametrize("text", ["", "{}", json.dumps({"fault": {"kind": "melt"}, "owner": None, "since": 0})])
 def test_a_note_that_makes_no_sense_is_an_error_of_the_lab(text):
     with pytest.raises(LabError, match="fault abc"):

@@ -9,6 +9,7 @@ import json
 import re
 import ssl
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
@@ -29,6 +30,16 @@ _KINDS = {
         "AuthorizationPolicy": "authorizationpolicies",
     },
     "apps": {"Deployment": "deployments", "DaemonSet": "daemonsets"},
+    "rbac.authorization.k8s.io": {
+        "ClusterRole": "clusterroles",
+        "ClusterRoleBinding": "clusterrolebindings",
+        "Role": "roles",
+        "RoleBinding": "rolebindings",
+    },
+    "admissionregistration.k8s.io": {
+        "MutatingWebhookConfiguration": "mutatingwebhookconfigurations",
+        "ValidatingWebhookConfiguration": "validatingwebhookconfigurations",
+    },
     "": {
         "Namespace": "namespaces",
         "ConfigMap": "configmaps",
@@ -58,6 +69,10 @@ class FakeApi:
     """What tokens were asked for."""
     version: int = 0
     """Of the last object that was stored."""
+    evicted: list = field(default_factory=list)
+    """Paths of pods."""
+    on_evicted: Callable = lambda path: None
+    """Is told the path of a pod that was evicted, and is gone already."""
     logs: dict = field(default_factory=dict)
     """Path -> text."""
     access: Access | None = None
@@ -73,6 +88,8 @@ class FakeApi:
         self.asked.append((method, url.path, query))
         if url.path in self.logs:
             return 200, self.logs[url.path].encode()
+        if url.path.endswith("/eviction"):
+            return self._evict(url.path.removesuffix("/eviction"))
         if url.path.endswith("/token"):
             self.tokens.append(json.loads(body)["spec"])
             return 201, {"status": {"token": f"token-{len(self.tokens)}"}}
@@ -103,6 +120,13 @@ class FakeApi:
             }
             self.objects[url.path] = stored
         return 200, manifest
+
+    def _evict(self, path):
+        if self.objects.pop(path, None) is None:
+            return 404, self.status(404, "not found")
+        self.evicted.append(path)
+        self.on_evicted(path)
+        return 201, self.status(201, "evicted")
 
     def _listed(self, plural, query):
         name, _, value = query.get("labelSelector", "").partition("=")

@@ -80,12 +80,16 @@ class FakeNode:
         self.node = name
         self.mesh = mesh
         self.commands = []
+        self.named = []
 
     def run(self, argv, *, stdin=b"", limit=60, check=True):
         self.commands.append(list(argv))
         if argv[0] == "journalctl":
             return Completed(0, b"a line of the unit\n", b"")
         if argv[5].startswith("ss "):
+            return Completed(0, b"", b"")
+        if len(argv) == 6:  # a namespace is given a name
+            self.named.append((argv[4], argv[5]))
             return Completed(0, b"", b"")
         address, _, port, *requests = argv[4:]
         if address in self.mesh.dying:

@@ -229,12 +229,11 @@ def test_pods_are_waited_for_until_they_are_captured_and_who_sees_to_it_is_named
 
 def test_a_cluster_keeps_the_mode_that_it_was_made_with(api, server):
     for mode in ("sidecar", "ambient"):
-        require_mode(api, mode, "small")  # nothing is there yet
-    server.objects["/apis/apps/v1/namespaces/istio-system/deployments/istiod"] = {"metadata": {"name": "istiod"}}
-    require_mode(api, "sidecar", "small")
+        require_mode(api, mode, (), "small")  # nothing is there yet
+    require_mode(api, "sidecar", {"1-31-0"}, "small")
     with pytest.raises(LabError, match="small: use ambient mode: its cluster has Istio in sidecar mode"):
-        require_mode(api, "ambient", "small")
+        require_mode(api, "ambient", {"1-31-0"}, "small")
     server.objects["/apis/apps/v1/namespaces/istio-system/daemonsets/ztunnel"] = {"metadata": {"name": "ztunnel"}}
-    require_mode(api, "ambient", "small")
+    require_mode(api, "ambient", {"1-31-0"}, "small")
     with pytest.raises(LabError, match="small: use sidecar mode: its cluster has Istio in ambient mode"):
-        require_mode(api, "sidecar", "small")
+        require_mode(api, "sidecar", {"1-31-0"}, "small")

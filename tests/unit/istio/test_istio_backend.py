@@ -4,6 +4,7 @@ tests/full/test_cluster_backend.py tries the same on real ones.
 """
 
 import inspect
+import threading
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
 
@@ -15,7 +16,7 @@ from testbed.backends.contract import Backend
 from testbed.backends.istio.backend import IstioBackend
 from testbed.backends.istio.places import WORKLOAD_LABEL, ClusterPlaces
 from testbed.documents import parse
-from testbed.errors import BadInput, MeshError, WaitTimeout
+from testbed.errors import BadInput, LabError, MeshError, WaitTimeout
 from testbed.model.topology import MeshWorkload, Topology
 from testbed.resources import ResourceSet, load
 
@@ -216,6 +217,105 @@ def test_a_pod_has_its_own_address_on_the_wire_and_its_nodes_and_a_machines_work
     assert [str(found.reached_at(w)) for w in ("echo-v1", "echo-v2")] == ["10.42.1.7", "10.78.0.253"]
     assert {str(a) for a in found.wire_addresses("echo-v1")} == {"10.42.1.7", "10.78.0.11"}
     assert {str(a) for a in found.wire_addresses("echo-v2")} == {"10.78.0.253"}
+
+
+def istiods(server, *revisions):
+    for i, revision in enumerate(revisions):
+        labels = {"app": "istiod", "istio.io/rev": revision}
+        pod(server, f"istiod-{revision}-x", labels, f"10.42.0.{i + 3}", namespace="istio-system", node="server")
+
+
+def test_of_two_control_planes_the_wanted_one_is_asked(server, api):
+    del server.objects["/api/v1/namespaces/istio-system/pods/istiod-1"]
+    istiods(server, "1-30-4", "1-31-0")
+    places = ClusterPlaces(api, TOPOLOGY, {"server", "agent"}, "1-31-0")
+    assert places.istiod().address == "10.42.0.4"
+    assert [p.address for p in places.control_planes("1-30-4")] == ["10.42.0.3"]
+    later = ClusterPlaces(api, TOPOLOGY, {"server", "agent"}, "1-32-0")
+    with pytest.raises(MeshError, match="2 of them run, one is expected"):
+        later.istiod()
+    del server.objects["/api/v1/namespaces/istio-system/pods/istiod-1-30-4-x"]
+    assert later.istiod().address == "10.42.0.4", "an upgrade has not begun"
+
+
+def test_while_a_pod_takes_over_from_another_it_is_the_one_that_counts(server, api):
+    times = {"echo-v1-zzz": "2026-11-30T06:00:00Z", "echo-v1-aaa": "2026-11-30T06:00:20Z"}
+    del server.objects["/api/v1/namespaces/default/pods/echo-v1-abc"]
+    for i, (name, at) in enumerate(times.items()):
+        pod(server, name, {WORKLOAD_LABEL: "echo-v1"}, f"10.42.1.{i + 8}", creationTimestamp=at)
+    assert ClusterPlaces(api, TOPOLOGY, {"agent"}).proxies()["echo-v1"].proxy == "echo-v1-aaa.default"
+
+
+def test_while_istiod_can_not_look_at_resources_they_wait(backend, server):
+    message = 'Internal error occurred: failed calling webhook "validation.istio.io": connect: connection refused'
+    server.refusals["echo"] = (500, server.status(500, message))
+    with pytest.raises(WaitTimeout, match=r"the cluster's webhooks answer.*connection refused"):
+        backend.apply(resources(), limit=0.2)
+    threading.Timer(0.5, server.refusals.clear).start()
+    assert backend.apply(resources(), limit=20).changed
+
+
+def test_what_istiod_refuses_is_bad_input_at_once(backend, server):
+    message = 'admission webhook "validation.istio.io" denied the request: configuration is invalid: no hosts'
+    server.refusals["echo"] = (400, server.status(400, message))
+    with pytest.raises(
+        BadInput, match=r"mesh\.yaml:3:.*the cluster refuses it: configuration is invalid: no hosts"
+    ):
+        backend.apply(resources(), limit=20)
+
+
+def test_a_workload_is_spoken_to_where_its_pod_is_and_at_home_without_one(backend, server, nodes):
+    assert [backend.connection(w).node for w in ("echo-v1", "echo-v2")] == ["agent", "machine"]
+    pod(server, "echo-v1-abc", {WORKLOAD_LABEL: "echo-v1"}, "10.42.0.9", node="server")
+    backend._whereabouts._until = 0
+    assert backend.connection("echo-v1").node == "server"
+    assert nodes["agent"].named == [("10.42.1.7", "echo-v1")]
+    assert nodes["server"].named == [("10.42.0.9", "echo-v1")]
+    server.objects.clear()
+    backend._whereabouts._until = 0
+    assert backend.connection("echo-v1").node == "agent"
+    with pytest.raises(KeyError):
+        backend.connection("nobody")
+
+
+def test_the_api_is_asked_once_for_many_and_a_namespace_is_named_once(backend, server, nodes):
+    for _ in range(3):
+        backend.connection("echo-v1"), backend.connection("echo-v2")
+    assert len([path for _, path, _ in server.asked if path == "/api/v1/pods"]) == 1
+    backend._whereabouts._until = 0
+    backend.connection("echo-v1")
+    assert len([path for _, path, _ in server.asked if path == "/api/v1/pods"]) == 2
+    assert nodes["agent"].named == [("10.42.1.7", "echo-v1")]
+
+
+def test_without_an_answer_of_the_api_a_pod_counts_as_being_where_it_was(backend, server, api, monkeypatch):
+    pod(server, "echo-v1-abc", {WORKLOAD_LABEL: "echo-v1"}, "10.42.0.9", node="server")
+    assert backend.connection("echo-v1").node == "server"
+
+    def silent(*_):
+        raise LabError("API", "GET", "it does not answer")
+
+    monkeypatch.setattr(api, "every", silent)
+    backend._whereabouts._until = 0
+    assert backend.connection("echo-v1").node == "server"
+
+
+def test_a_namespace_that_could_not_be_named_is_named_after_the_next_look(backend, nodes, monkeypatch):
+    run, refused = nodes["agent"].run, []
+
+    def once(argv, **rest):
+        if not refused:
+            refused.append(argv)
+            raise LabError("agent", "run", "it does not answer")
+        return run(argv, **rest)
+
+    monkeypatch.setattr(nodes["agent"], "run", once)
+    assert backend.connection("echo-v1").node == "agent"
+    backend.connection("echo-v1")
+    assert nodes["agent"].named == []
+    backend._whereabouts._until = 0
+    backend.connection("echo-v1")
+    assert nodes["agent"].named == [("10.42.1.7", "echo-v1")]
 
 
 def test_what_istios_proxies_lack_is_said(backend):

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from testbed.backends.istio.ambient import plain_hbone
-from testbed.backends.istio.installing import around, in_order, mesh_config, operator
+from testbed.backends.istio.installing import around, installation, mesh_config, operator
 from testbed.backends.istio.manifests import objects
 from testbed.host.directories import testbed_home as home
 from testbed.model.reading import read_inventory, topology_of
@@ -36,9 +36,19 @@ def golden(name, values):
     assert text == path.read_text()
 
 
+def preferred(pod):
+    affinity = pod["affinity"]["nodeAffinity"]
+    assert list(affinity) == ["preferredDuringSchedulingIgnoredDuringExecution"], "it may run elsewhere"
+    [found] = affinity["preferredDuringSchedulingIgnoredDuringExecution"]
+    [expression] = found["preference"]["matchExpressions"]
+    assert (found["weight"], expression["key"]) == (100, "kubernetes.io/hostname")
+    [node] = expression["values"]
+    return node
+
+
 def lab_objects(name):
     there = inventory(name)
-    return objects(there, topology_of(there), "testbed.dev/samples:key")
+    return objects(there, topology_of(there), "testbed.dev/samples:key", "1-31-0")
 
 
 @pytest.mark.parametrize("lab", ["k3s-small", "k3s-istio", "k3s-ambient"])
@@ -93,6 +103,15 @@ def test_of_several_servers_another_one_gets_istiod_when_its_own_is_lost():
     assert waits == [{}, {"unreachable": 20, "not-ready": 20}]
 
 
+def test_a_pod_leaves_a_lost_node_soon_and_tells_the_node_that_it_is_on():
+    pods = [m["spec"]["template"]["spec"] for m in lab_objects("k3s-small") if m["kind"] == "Deployment"]
+    waits = [{t["key"].partition("/")[2]: t["tolerationSeconds"] for t in p["tolerations"]} for p in pods]
+    assert waits == [{"unreachable": 20, "not-ready": 20}] * 2
+    told = [c.get("env", []) for p in pods for c in p["containers"]]
+    nodes = [e["valueFrom"]["fieldRef"]["fieldPath"] for env in told for e in env if e["name"] == "NODE"]
+    assert nodes == ["spec.nodeName"], "of the program; a gateway has none"
+
+
 def test_istiod_signs_with_the_labs_ca(tmp_path):
     ca = LabCa.create("lab")
     namespace, secret = around(inventory("k3s-small"), ca.as_files())
@@ -105,30 +124,52 @@ def test_istiod_signs_with_the_labs_ca(tmp_path):
     assert set(secret["stringData"]) == {"ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem"}
 
 
-def test_objects_go_in_in_the_order_that_they_need_each_other_and_istiod_gets_its_address():
+def generated(kind, name, labels=(), **rest):
+    return {"kind": kind, "metadata": {"name": name, "labels": dict(labels)}, **rest}
+
+
+def test_objects_go_in_in_the_order_that_they_need_each_other():
     webhook = {"name": "w", "failurePolicy": "Ignore", "rules": []}
     made = [
-        {"kind": "MutatingWebhookConfiguration", "metadata": {"name": "m"}, "webhooks": [webhook]},
-        {"kind": "Deployment", "metadata": {"name": "istiod"}},
+        generated("MutatingWebhookConfiguration", "m", webhooks=[webhook]),
+        generated("Deployment", "istiod-1-31-0"),
         None,
-        {"kind": "Service", "metadata": {"name": "istiod"}, "spec": {"selector": {"app": "istiod"}}},
-        {"kind": "CustomResourceDefinition", "metadata": {"name": "c"}},
-        {"kind": "Namespace", "metadata": {"name": "n"}},
+        generated("CustomResourceDefinition", "c"),
+        generated("Namespace", "n"),
     ]
-    found = in_order(made, inventory("k3s-small"))
-    kinds = ["Namespace", "CustomResourceDefinition", "Deployment", "Service", "MutatingWebhookConfiguration"]
-    assert [m["kind"] for m in found] == kinds
-    assert found[3]["spec"] == {"selector": {"app": "istiod"}, "clusterIP": "10.43.0.20"}
-    assert found[4]["webhooks"] == [{"name": "w", "rules": []}], "istiod sets how strict they are"
+    found = installation(made, inventory("k3s-small"), "1.31.0")
+    kinds = ["Namespace", "CustomResourceDefinition", "Deployment", "MutatingWebhookConfiguration"]
+    assert [m["kind"] for m in found.beside] == kinds
+    assert found.webhooks[0]["webhooks"] == [{"name": "w", "rules": []}], "istiod sets how strict they are"
+
+
+def test_what_names_no_revision_goes_over_at_last_and_istiods_address_with_it():
+    labels, selector = {"istio.io/rev": "1-31-0"}, {"app": "istiod", "istio.io/rev": "1-31-0"}
+    made = [
+        generated("Service", "istiod-1-31-0", labels, spec={"selector": selector}),
+        generated("Service", "istiod-revision-tag-default", {**labels, "istio.io/tag": "default"}),
+        generated("MutatingWebhookConfiguration", "istio-sidecar-injector-1-31-0", labels, webhooks=[]),
+        generated("MutatingWebhookConfiguration", "istio-revision-tag-default", {**labels, "istio.io/tag": "default"}, webhooks=[]),
+        generated("ValidatingWebhookConfiguration", "istiod-default-validator", labels, webhooks=[]),
+    ]  # fmt: skip
+    found = installation(made, inventory("k3s-small"), "1.31.0")
+    assert [m["metadata"]["name"] for m in found.beside] == ["istiod-1-31-0", "istio-sidecar-injector-1-31-0"]
+    assert "clusterIP" not in found.beside[0]["spec"]
+    stable, *others = found.current
+    assert (stable["metadata"]["name"], stable["metadata"]["labels"]) == ("istiod", labels)
+    assert stable["spec"] == {"selector": selector, "clusterIP": "10.43.0.20"}
+    assert [m["metadata"]["name"] for m in others] == [
+        "istiod-revision-tag-default",
+        "istiod-default-validator",
+        "istio-revision-tag-default",
+    ]
 
 
 def test_every_workload_is_in_the_cluster_once_and_where_the_inventory_has_it():
     there = inventory("k3s-istio")
     made = lab_objects("k3s-istio")
     pods = {
-        m["metadata"]["name"]: m["spec"]["template"]["spec"]["nodeSelector"]["kubernetes.io/hostname"]
-        for m in made
-        if m["kind"] == "Deployment"
+        m["metadata"]["name"]: preferred(m["spec"]["template"]["spec"]) for m in made if m["kind"] == "Deployment"
     }
     groups = {m["metadata"]["name"] for m in made if m["kind"] == "WorkloadGroup"}
     assert groups == {"reviews-v3", "ratings-v1", "client-v1"}

@@ -5,8 +5,10 @@ from fake_api import serving
 
 from testbed.backends.istio.api import KubeApi
 from testbed.backends.istio.objects import LabObjects, node_state, pod_state
+from testbed.backends.istio.revisions import parts
 from testbed.host.namespaces import HostNetwork
 from testbed.waiting import NotYet
+from testbed.workflows.upgrading import roll_pods
 
 
 @pytest.fixture
@@ -74,6 +76,70 @@ def test_a_deployment_is_waited_for_and_its_pods_say_why(cluster, status):
         LabObjects(api, "lab").available([made])
     fake.objects["/apis/apps/v1/namespaces/default/deployments/echo"] = deployment("echo", **DONE)
     LabObjects(api, "lab").available([made, manifest("Service", "echo")])
+
+
+def settings(fake, revision, **labels):
+    labels = {"istio.io/rev": revision, "operator.istio.io/component": "Pilot", **labels}
+    path = f"/api/v1/namespaces/istio-system/configmaps/istio-{revision}"
+    fake.objects[path] = {"metadata": {"name": f"istio-{revision}", "namespace": "istio-system", "labels": labels}}
+
+
+def test_revisions_are_those_whose_settings_are_there(cluster):
+    fake, api = cluster
+    assert LabObjects(api, "lab").revisions() == frozenset()
+    settings(fake, "1-30-4")
+    settings(fake, "1-31-0")
+    settings(fake, "somebodys", **{"operator.istio.io/component": "theirs"})
+    assert LabObjects(api, "lab").revisions() == {"1-30-4", "1-31-0"}
+
+
+def test_a_revision_is_removed_whole_and_nothing_else(cluster):
+    fake, api = cluster
+    settings(fake, "1-30-4")
+    settings(fake, "1-31-0")
+    objects = LabObjects(api, "lab")
+    for group in parts("1-30-4"):
+        objects.remove(group)
+    assert objects.revisions() == {"1-31-0"}
+    assert len([w for w in fake.writes() if w[0] == "DELETE"]) == sum(map(len, parts("1-30-4"))), (
+        "absent is as good"
+    )
+
+
+def test_webhooks_are_waited_for_until_istiod_has_written_its_certificate_into_them(cluster):
+    fake, api = cluster
+    path = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/istiod-default-validator"
+    made = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "istiod-default-validator"},
+    }
+    fake.objects[path] = {**made, "webhooks": [{"name": "a", "clientConfig": {}}]}
+    with pytest.raises(NotYet, match="istiod-default-validator has no certificate of istiod"):
+        LabObjects(api, "lab").vouched([made])
+    fake.objects[path] = {**made, "webhooks": [{"name": "a", "clientConfig": {"caBundle": "LS0t"}}]}
+    LabObjects(api, "lab").vouched([made, manifest("Service", "echo")])
+
+
+def test_what_serves_is_rolled_one_after_the_other_and_what_does_not_at_once(cluster):
+    fake, api = cluster
+    for name in ("a", "c"):
+        fake.objects[f"/apis/apps/v1/namespaces/default/deployments/{name}"] = deployment(name, **DONE)
+    log = []
+    roll_pods(
+        LabObjects(api, "lab"),
+        [deployment(n) for n in "abcd"],
+        lambda m: log.append((m["metadata"]["name"], len(fake.writes()))),
+    )
+    assert [name for _, name in fake.writes()] == ["b", "d", "a", "c"]
+    assert log == [("b", 2), ("d", 2), ("a", 3), ("c", 4)], "each is waited for before the next is touched"
+
+
+def test_nothing_is_waited_for_in_turn_where_nothing_serves_yet(cluster):
+    fake, api = cluster
+    log = []
+    roll_pods(LabObjects(api, "lab"), [deployment(n) for n in "ab"], log.append)
+    assert ([name for _, name in fake.writes()], log) == (["a", "b"], [])
 
 
 def test_parts_are_noted_one_beside_the_other(cluster):

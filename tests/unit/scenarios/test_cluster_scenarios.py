@@ -18,6 +18,7 @@ LABS = {
     "cluster-machine-lost": "k3s-small",
     "cluster-istiod-down": "k3s-small",
     "cluster-node-lost": "k3s-istio",
+    "cluster-pods-moved": "k3s-small",
     "cluster-server-lost": "k3s-ha",
     "cluster-upgrade": "k3s-small",
 }
@@ -96,6 +97,7 @@ def test_one_server_is_none_of_three():
     [
         ("cluster-machine-lost", ["machine"]),
         ("cluster-node-lost", ["agent-1"]),
+        ("cluster-pods-moved", ["agent"]),
         ("cluster-server-lost", ["server-1"]),
         ("cluster-istiod-down", ["server"]),
     ],

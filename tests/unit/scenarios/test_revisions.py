@@ -10,6 +10,7 @@ from testbed.errors import LabError
 from testbed.report.record import ClockRecord
 from testbed.scenarios import revisions
 from testbed.scenarios.clocks import GuestClock
+from testbed.scenarios.lab import LabUnderTest
 from testbed.scenarios.revisions import clocks_of, compared, taken_up
 
 HOST = 1_795_383_000.0
@@ -28,6 +29,9 @@ class Backend:
     def __init__(self, **said):
         self.said = said
 
+    def connection(self, workload):
+        return SimpleNamespace(node=TOPOLOGY.workload(workload).node)
+
     def admin(self, workload, path):
         assert path == revisions.TAKEN_UP
         said = self.said.get(workload.replace("-", "_"), dump())
@@ -37,8 +41,7 @@ class Backend:
 
 
 def lab(**said):
-    backend = Backend(**said)
-    return SimpleNamespace(topology=TOPOLOGY, backend=backend)
+    return LabUnderTest(Backend(**said))
 
 
 def test_a_proxy_that_took_up_its_configuration_during_the_run_is_marked_by_its_own_machines_clock():
@@ -66,12 +69,11 @@ def test_every_guests_clock_is_measured_and_compared(monkeypatch):
     now = {"one": GuestClock(0.0, 0.25, 0.01), "two": GuestClock(0.0, -2.0, 0.02)}
 
     def measure(connection):
-        if connection not in now:
-            raise LabError(connection, "ask it", "it is off")
-        return now[connection]
+        if connection.node not in now:
+            raise LabError(connection.node, "ask it", "it is off")
+        return now[connection.node]
 
-    nodes = {w.name: w.node for w in TOPOLOGY.workloads}
-    seen = SimpleNamespace(topology=TOPOLOGY, backend=SimpleNamespace(connection=nodes.__getitem__))
+    seen = lab()
     monkeypatch.setattr(GuestClock, "measure", measure)
     before = clocks_of(seen)
     now["two"] = GuestClock(0.0, -3.0, 0.01)
@@ -81,3 +83,15 @@ def test_every_guests_clock_is_measured_and_compared(monkeypatch):
         ClockRecord("one", 0.25, None, 0.01),
         ClockRecord("two", -2.0, -3.0, 0.02),
     )
+
+
+def test_what_is_asked_of_a_node_is_asked_of_whom_it_has_now():
+    moved = lab()
+    moved.backend.connection = lambda name: SimpleNamespace(
+        node="one" if name == "ratings-v1" else TOPOLOGY.workload(name).node
+    )
+    assert moved.by_node(TOPOLOGY.workloads) == {
+        "one": ["reviews-v1", "ratings-v1"],
+        "two": ["reviews-v2"],
+        "three": ["client-v1", "gateway"],
+    }

@@ -88,6 +88,13 @@ def hurt(first, last, n=120, **fields):
     return [sample(i, **({"status": 503, "version": ""} if first <= i / 10 < last else fields)) for i in range(n)]
 
 
+def moved(at, node="node-v1"):
+    """A request each tenth of a second; reviews-v2 answers from its own node until 2 s, and from ``node`` since
+    ``at``."""
+    away = [sample(i, "v2", x_node=node if i / 10 >= at else "node-v2") for i in range(120)]
+    return [s if s.sent < 2 or s.sent >= at else sample(s.seq, x_node="node-v1") for s in away]
+
+
 def freeze(target):
     return Fault.model_validate({"kind": "freeze", "target": target})
 
@@ -276,6 +283,13 @@ CASES = [
     ("timeToReadmit", {"workload": "reviews-v2", "within": "500ms"}, [*many(50), *(sample(i, "v2") for i in range(50, 60))], F, BROKEN),
     ("timeToReadmit", {"workload": "reviews-v2", "within": "1s"}, many(), F, BROKEN),
     ("timeToReadmit", {"workload": "reviews-v2", "within": "9s"}, many(), U, BROKEN),
+    ("rescheduled", {"workload": "reviews-v2", "within": "1s"}, moved(2.8), P, BROKEN),
+    ("rescheduled", {"workload": "reviews-v2", "within": "500ms"}, moved(2.8), F, BROKEN),
+    ("rescheduled", {"workload": "reviews-v2", "within": "1s"}, moved(4.1), F, BROKEN),
+    ("rescheduled", {"workload": "reviews-v2", "within": "1s"}, moved(2.8, node="node-v2"), F, BROKEN),
+    ("rescheduled", {"workload": "reviews-v2", "within": "9s"}, moved(4.1), U, BROKEN),
+    ("rescheduled", {"workload": "reviews-v2", "within": "1s"}, moved(1), U, BROKEN),
+    ("rescheduled", {"workload": "reviews-v3", "within": "1s"}, moved(2.8), F, BROKEN),
     ("timeToFailover", {"within": "1s"}, hurt(2, 2.6), P, BROKEN),
     ("timeToFailover", {"within": "300ms"}, hurt(2, 2.6), F, BROKEN),
     ("timeToFailover", {"within": "1s"}, hurt(2, 4), F, BROKEN),
