@@ -79,10 +79,11 @@ def install_control_plane(lab: Lab, cancel: threading.Event) -> None:
         beside = made.beside
         if goes_back(there, version):
             beside = tuple(m for m in beside if m["kind"] != "CustomResourceDefinition")
-        objects.apply([*around(inventory, ca.as_files()), *beside])
+        first = partial(objects.apply, [*around(inventory, ca.as_files()), *beside])
+        await_api("the API takes Istio's objects", first, cancel)
         await_api("the API serves Istio's kinds", partial(_known, objects), cancel)
         await_api("istiod is available", partial(objects.available, beside), cancel)
-        objects.apply(made.current)
+        await_api("the API takes the current revision's objects", partial(objects.apply, made.current), cancel)
         await_api("istiod's webhooks have its certificate", partial(objects.vouched, made.webhooks), cancel)
         if plain and inventory.mesh.mode == "ambient":
             hbone = partial(objects.apply, [plain_hbone()])

@@ -51,7 +51,15 @@ class MirroredLab:
     def build(self, limit):
         """`up` from nothing; what it reports is kept, and told with its stages."""
         self.pull()
-        self.report = json.loads(self.run("up", "--cold", "--json", limit=limit))
+        try:
+            self.report = json.loads(self.run("up", "--cold", "--json", limit=limit))
+        except AssertionError:
+            nodes = yaml.safe_load(self.file.read_text())["nodes"]
+            for name in (n["name"] for n in nodes if n.get("cluster") == "server"):
+                self.tell(
+                    self.run("ssh", name, "--", "journalctl", "-u", "k3s", "-n", "200", "-o", "cat", status=None)
+                )
+            raise
         self.tell(f"up {self.report['seconds']} s: {self.report['stages']}")
 
     def tell(self, what):
