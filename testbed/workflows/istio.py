@@ -97,7 +97,7 @@ def _known(objects: LabObjects) -> None:
 
 
 def deploy_pods(lab: Lab, cancel: threading.Event) -> None:
-    """Apply the workloads in the cluster; wait until their pods are available at home, with sidecars or captured."""
+    """Apply the workloads in the cluster; wait until pods are available at home, with sidecars or captured."""
     wanted = wanted_cluster(lab.inventory, registries_access(lab.inventory, lab.file), lab.began_with)
     assert wanted is not None  # noqa: S101 the step is of a cluster's plan
     folders = [log_folder(workload.name) for workload in pods_of(lab)]

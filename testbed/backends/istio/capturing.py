@@ -19,8 +19,10 @@ _AGENTS = {"istio-cni-node": "k8s-app", "ztunnel": "app"}
 
 
 def require_mode(api: KubeApi, mode: str, revisions: Collection[str], lab: str) -> None:
-    """Raise :class:`LabError` when Istio's ``revisions`` in the cluster are of another mode: machines were made with
-    that mode's images, and what the other mode has installed stays."""
+    """Raise :class:`LabError` when Istio's ``revisions`` in the cluster are of another mode.
+
+    Machines were made with that mode's images, and what the other mode has installed stays.
+    """
     found = "ambient" if _has_ztunnel(api) else "sidecar"
     if revisions and found != mode:
         advice = "make the lab anew: testbed down, then testbed up"

@@ -124,7 +124,7 @@ class ClusterPlaces:
 
     def ztunnels(self) -> Mapping[str, Place]:
         """By node: what stands for its pods in ambient mode."""
-        return {place.node: place for label, place in self._running("app") if label == "ztunnel"}
+        return {place.node: place for labels, place in self._running("app") if labels["app"] == "ztunnel"}
 
     def istiod(self) -> Place:
         """The one istiod of the revision: its figures are of the proxies that are connected to it, so it is one.

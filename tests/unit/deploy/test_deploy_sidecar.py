@@ -55,7 +55,7 @@ def test_a_machines_sidecar_gets_these_files():
 def test_the_agent_is_told_what_the_mesh_tells_pods():
     there = small()
     settings = '{"proxyMetadata": {"ISTIO_META_ENABLE_HBONE": "true"}}'
-    found = sidecar_files(there, topology_of(there).workload("echo-v2"), SECRET, settings)
+    found = sidecar_files(there, topology_of(there).workload("echo-v2"), SECRET, RELEASE, settings)
     [text] = (f.content for f in found.files if f.path.endswith("/env"))
     assert 'ISTIO_META_ENABLE_HBONE="true"\n' in text
 

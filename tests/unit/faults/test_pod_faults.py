@@ -50,6 +50,8 @@ def test_a_pod_in_ambient_mode_has_a_program_to_break_and_no_sidecar():
     assert actions_of(fault("service-kill", "reviews-v2"), CLUSTER, ambient, "istio")
     with pytest.raises(NothingToBreak, match="reviews-v2 is a pod in ambient mode and has no sidecar"):
         actions_of(fault("sidecar-kill", "reviews-v2"), CLUSTER, ambient, "istio")
+
+
 def test_what_breaks_a_workload_breaks_it_where_its_pod_is_and_a_machine_named_by_it_is_its_own():
     away = {"reviews-v2": "one"}
     [pod] = actions_of(fault("sidecar-kill", "reviews-v2"), CLUSTER, TOPOLOGY, "istio", away)

@@ -84,14 +84,15 @@ def test_plain_envoy_takes_hbone_by_this_filter():
 def test_in_ambient_mode_only_gateways_get_an_envoy_and_machines_keep_theirs():
     made = lab_objects("k3s-ambient")
     injected = {
-        m["metadata"]["name"]: "sidecar.istio.io/inject" in m["spec"]["template"]["metadata"]["labels"]
+        m["metadata"]["name"]: m["spec"]["template"]["metadata"]["labels"]["sidecar.istio.io/inject"]
         for m in made
         if m["kind"] == "Deployment"
     }
-    assert injected == {"ingressgateway": True, "echo-v1": False, "client-v2": False}
+    assert injected == {"ingressgateway": "true", "echo-v1": "false", "client-v2": "false"}
     [namespace] = (m for m in made if m["kind"] == "Namespace")
     assert namespace["metadata"]["labels"] == {
         "istio.io/dataplane-mode": "ambient",
+        "istio.io/rev": "1-31-0",
         "testbed.dev/lab": "k3s-ambient",
     }
     assert {m["metadata"]["name"] for m in made if m["kind"] == "WorkloadGroup"} == {"echo-v2", "client-v1"}
