@@ -1,0 +1,64 @@
+"""A lab in Istio's ambient mode on machines, from the mirror that TESTBED_MIRROR names.  In file order."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.full
+
+LAB = "k3s-ambient"
+UP_LIMIT = 1800
+
+
+def test_up_passes_the_scenario_with_pods_that_have_no_sidecars(lab):
+    assert lab.report["verdict"] == "PASS"
+    assert json.loads(lab.run("status", "--json"))["healthy"]
+    kubectl = ("ssh", "server", "--", "k3s", "kubectl", "get", "pods", "-n", "default", "-o", "json")
+    pods = {p["metadata"]["labels"]["testbed.dev/workload"]: p for p in json.loads(lab.run(*kubectl))["items"]}
+    containers = {
+        name: [c["name"] for c in (*p["spec"].get("initContainers", []), *p["spec"]["containers"])]
+        for name, p in pods.items()
+    }
+    assert containers == {"ingressgateway": ["istio-proxy"], "echo-v1": ["program"], "client-v2": ["program"]}
+    for node in ("server", "agent", "machine"):
+        lab.tell(f"{node}: " + lab.run("ssh", node, "--", "sh", "-c", "free -m | grep Mem:"))
+
+
+def test_a_second_up_does_nothing(lab):
+    assert json.loads(lab.run("up", "--json"))["steps"] == {}
+
+
+@pytest.mark.parametrize("name", ["ambient-mtls", "cluster-istiod-down"])
+def test_a_scenario_passes_and_applies(lab, name):
+    assert lab.verdicts(name) == {name: "PASS"}
+
+
+def test_mutants_of_what_tunnels_promise_are_noticed(lab):
+    assert "not noticed" not in lab.run("verify", "--mutants", "ambient-mtls", limit=1500)
+
+
+def test_what_needs_sidecars_does_not_apply(lab):
+    assert lab.verdicts("echo-mtls") == {"echo-mtls": "NOT_APPLICABLE"}
+
+
+def test_a_policy_for_a_pod_is_its_ztunnels(lab, tmp_path):
+    """Who is not in it is cut off as soon as `apply` returns, also on a connection that was there before."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: echo-v1}\n"
+        "spec:\n  selector: {matchLabels: {app: echo, version: v1}}\n"
+        "  rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/nobody]}}]}]\n"
+    )
+    lab.run("apply", str(policy), limit=300)
+    assert "echo-v1" in lab.run("proxy", "echo-v1", "config")
+    assert lab.verdicts("echo-split") == {"echo-split": "FAIL"}
+
+
+def test_it_comes_back_from_the_cache(lab):
+    """Ztunnels and all; what was applied since is gone."""
+    lab.run("reset", limit=600)
+    lab.run("down", limit=120)
+    warm = json.loads(lab.run("up", "--json", limit=600))
+    lab.tell(f"warm up {warm['seconds']} s")
+    assert warm["restored"]
+    assert lab.verdicts("echo-split") == {"echo-split": "PASS"}
