@@ -23,8 +23,17 @@ RECEIVE = 'cat >"$1"'
 
 UNPACK = 'mkdir -p "$1" && tar -x -C "$1"'
 
+UNANSWERED = 75
+"""How :data:`FINISH` ends while containerd does not answer, as when k3s is starting anew: it can be run again."""
+
 FINISH = f"""
 set -e
+asked() {{
+  k3s ctr --namespace k8s.io "$@" && return
+  k3s ctr version >/dev/null 2>&1 && exit 1
+  echo "containerd does not answer" >&2
+  exit {UNANSWERED}
+}}
 dir=$1 data={DATA} own={OWN_DATA} images={_IMAGES}
 if [ -f "$dir.new/k3s" ]; then
   chmod 755 "$dir.new/k3s"
@@ -36,7 +45,7 @@ fi
 for archive in "$dir.new"/*.tar; do
   [ -e "$archive" ] || continue
   if [ -S /run/k3s/containerd/containerd.sock ]; then
-    k3s ctr --namespace k8s.io images import "$archive" >/dev/null
+    asked images import "$archive" >/dev/null
     rm "$archive"
   else
     # k3s brings them in when it starts
@@ -45,10 +54,11 @@ for archive in "$dir.new"/*.tar; do
   fi
 done
 if [ -f "$dir.new/k3s" ] && [ -S /run/k3s/containerd/containerd.sock ]; then
-  for name in $(k3s ctr --namespace k8s.io images list --quiet); do
+  names=$(asked images list --quiet)
+  for name in $names; do
     # containerd takes a pod's first image by the very name in its configuration
     case $name in docker.io/*pause*)
-      k3s ctr --namespace k8s.io images tag --force "$name" "${{name#docker.io/}}" ;;
+      asked images tag --force "$name" "${{name#docker.io/}}" ;;
     esac
   done >/dev/null
 fi

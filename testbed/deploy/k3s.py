@@ -29,6 +29,9 @@ _AUDIT_POLICY = "/etc/rancher/k3s/audit.yaml"
 _AUDIT_LOG = "/var/log/kubernetes/audit.log"
 _PACKAGED = ("traefik", "servicelb", "metrics-server", "local-storage")
 _MESH_DEVICE = "eth1"
+_COMPACTION = "30m"
+"""Kubernetes' own is 5 min.  With SQLite k3s ends when one takes more than 5 s, as on a busy emulated server (kine:
+"Transaction commit failed")."""
 _STATE = "/var/lib/rancher/k3s"
 _STORE = f"{_STATE}/agent/containerd"
 DATA = f"{_STATE}/data"
@@ -133,8 +136,9 @@ def _server(inventory: Inventory, node: Node, *, is_first: bool) -> dict[str, ob
     }
     if len(inventory.servers()) > 1 and is_first:
         config["cluster-init"] = True
+    config["kube-apiserver-arg"] = [f"etcd-compaction-interval={_COMPACTION}"]
     if cluster.audit_log:
-        config["kube-apiserver-arg"] = [
+        config["kube-apiserver-arg"] += [
             f"audit-policy-file={_AUDIT_POLICY}",
             f"audit-log-path={_AUDIT_LOG}",
             "audit-log-maxage=7",

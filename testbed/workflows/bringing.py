@@ -7,17 +7,20 @@ import tarfile
 import tempfile
 import threading
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from testbed.artifacts import Releases, releases_of
-from testbed.deploy.bringing import BEGIN, FINISH, RECEIVE, UNPACK, files_for, place_of
+from testbed.deploy.bringing import BEGIN, FINISH, RECEIVE, UNANSWERED, UNPACK, files_for, place_of
 from testbed.deploy.k3s import BROUGHT
+from testbed.errors import LabError
 from testbed.guests import NodeConnection
 from testbed.images.packaged import packaged_images
 from testbed.images.shared import unpack_package, unpacked_name
 from testbed.lab.disks import Disks
 from testbed.lab.lab import Lab
 from testbed.model.inventory import Inventory
+from testbed.waiting import NotYet, wait_until
 
 SEND_LIMIT = 300.0
 """Seconds for one file to be on a node."""
@@ -59,7 +62,19 @@ def bring(lab: Lab, name: str, releases: Iterable[str], cancel: threading.Event)
             if cancel.is_set():
                 return
             _send(connection, source, f"{folder}.new/{file}")
-        connection.run(["sh", "-c", FINISH, "-", folder], limit=FINISH_LIMIT)
+        wait_until(
+            f"{name} has unpacked {release}", partial(_finish, connection, folder),
+            limit=FINISH_LIMIT, interval=2, cancel=cancel, next_step="see: testbed status",
+        )  # fmt: skip
+
+
+def _finish(connection: NodeConnection, folder: str) -> None:
+    done = connection.run(["sh", "-c", FINISH, "-", folder], limit=FINISH_LIMIT, check=False)
+    said = done.stderr.decode(errors="replace").strip()
+    if done.status == UNANSWERED:
+        raise NotYet(said.splitlines()[-1])
+    if done.status:
+        raise LabError(connection.node, f"unpack {folder}", said[-2000:] or f"exit status {done.status}")
 
 
 def _send(connection: NodeConnection, source: Path, target: str) -> None:

@@ -1,5 +1,7 @@
 """Releases of a lab that is up: what is brought, in which order nodes are upgraded, and what is refused."""
 
+import os
+import socket
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +10,7 @@ import pytest
 
 from testbed.artifacts import Releases, with_releases
 from testbed.backends.istio.draining import movable
-from testbed.deploy.bringing import FINISH, files_for
+from testbed.deploy.bringing import FINISH, UNANSWERED, files_for
 from testbed.errors import BadInput, LabError
 from testbed.faults.breaking import Breaker
 from testbed.faults.grips import UpgradeGrip
@@ -203,10 +205,13 @@ def test_an_upgrade_is_of_a_whole_cluster_that_has_something_to_upgrade():
         Breaker(Lab(small())).make(fault)
 
 
-def finish(top, folder):
-    """Let a node at ``top`` unpack what lies in the release's folder; its containerd does not run."""
+def finish(top, folder, programs=""):
+    """Let a node at ``top`` unpack what lies in the release's folder, with what is in the folder ``programs``."""
     script = FINISH.replace("/var/lib/rancher", f"{top}/rancher").replace("/run/k3s", f"{top}/run")
-    subprocess.run(["sh", "-c", script, "-", str(folder)], check=True)
+    env = {"PATH": f"{programs}:{os.environ['PATH']}"}
+    return subprocess.run(
+        ["sh", "-c", script, "-", str(folder)], capture_output=True, text=True, env=env, check=False
+    )
 
 
 @pytest.mark.parametrize("runs", [True, False], ids=["a node that runs", "a new machine"])
@@ -225,7 +230,7 @@ def test_k3s_unpacks_itself_beside_what_runs(tmp_path, runs):
         arriving.mkdir(parents=True)
         (arriving / "k3s").write_text(f"#!/bin/sh\nmkdir -p {own}/data/new && ln -sfn new {own}/data/current\n")
         (arriving / "images.tar").write_text("images")
-        finish(tmp_path, folder)
+        assert finish(tmp_path, folder).returncode == 0
     assert sorted(p.name for p in folder.parent.iterdir()) == [NEW]
     assert [p.name for p in folder.iterdir()] == ["k3s"]
     assert (own / "agent" / "images" / "k3s-images.tar").read_text() == "images"
@@ -235,3 +240,33 @@ def test_k3s_unpacks_itself_beside_what_runs(tmp_path, runs):
         assert (own / "data" / "old").resolve() == shared / "old"
         assert (own / "data" / "cni" / "cni").readlink() == Path("../old/bin/cni")
     assert {p.name for p in (own / "data").iterdir()} == ({"old", "cni"} if runs else set()) | {"new", "current"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "status"),
+    [("true", 0), ("false", 1), ("gone", UNANSWERED)],
+    ids=["takes it", "refuses it", "is away"],
+)
+def test_a_containerd_that_is_away_is_told_from_one_that_refuses_an_image(tmp_path, answers, status):
+    """It is away while k3s starts anew; then the same is said again, and goes on with what is left."""
+    programs, run = tmp_path / "bin", tmp_path / "run" / "containerd"
+    programs.mkdir()
+    run.mkdir(parents=True)
+    (programs / "k3s").write_text(
+        f"#!/bin/sh\ncase $* in *version*) exit {int(answers == 'gone')};; esac\n{answers}\n"
+    )
+    (programs / "k3s").chmod(0o755)
+    folder = tmp_path / "releases" / "istio" / "1.31.0"
+    arriving = folder.with_name("1.31.0.new")
+    arriving.mkdir(parents=True)
+    (arriving / "pilot.tar").write_text("an image")
+    with socket.socket(socket.AF_UNIX) as containerd:
+        containerd.bind(str(run / "containerd.sock"))
+        done = finish(tmp_path, folder, programs)
+        assert done.returncode == status
+        assert ("containerd does not answer" in done.stderr) is (status == UNANSWERED)
+        assert (arriving / "pilot.tar").exists() is (status != 0)
+        (programs / "k3s").write_text("#!/bin/sh\ntrue\n")
+        if status == UNANSWERED:
+            assert finish(tmp_path, folder, programs).returncode == 0
+            assert list(folder.iterdir()) == []
