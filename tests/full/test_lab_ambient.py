@@ -13,7 +13,8 @@ UP_LIMIT = 1800
 def test_up_passes_the_scenario_with_pods_that_have_no_sidecars(lab):
     assert lab.report["verdict"] == "PASS"
     assert json.loads(lab.run("status", "--json"))["healthy"]
-    kubectl = ("ssh", "server", "--", "k3s", "kubectl", "get", "pods", "-n", "default", "-o", "json")
+    pods_of_lab = ("get", "pods", "-A", "-l", "testbed.dev/workload", "-o", "json")
+    kubectl = ("ssh", "server", "--", "k3s", "kubectl", *pods_of_lab)
     pods = {p["metadata"]["labels"]["testbed.dev/workload"]: p for p in json.loads(lab.run(*kubectl))["items"]}
     containers = {
         name: [c["name"] for c in (*p["spec"].get("initContainers", []), *p["spec"]["containers"])]
