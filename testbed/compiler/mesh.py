@@ -86,7 +86,7 @@ class _Listeners:
 @dataclass(frozen=True)
 class _Mesh(Sight):
     def _views(self, workload: MeshWorkload, seen: Scope) -> _Views:
-        sidecar = workload.kind is ProxyKind.SIDECAR
+        sidecar = workload.kind is not ProxyKind.GATEWAY
         labels = self.selector_view(workload)
         key = ("views", seen.services_digest, labels, self.rules_digest, self.registry.digest, self.peers_digest,
                seen.namespace, sidecar)  # fmt: skip

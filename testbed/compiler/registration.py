@@ -156,7 +156,7 @@ def _of_workload(workload: MeshWorkload, port: int, trust_domain: str) -> Endpoi
         1,
         workload.namespace,
         workload.spiffe_id(trust_domain),
-        workload.kind is ProxyKind.SIDECAR,
+        workload.kind is not ProxyKind.GATEWAY,
         workload,
     )
 

@@ -23,6 +23,7 @@ from testbed.workflows.mesh import default_resources
     [
         ("bookinfo", 60, {"/login": 1, "/logout": 1, "/productpage": 2}),
         ("two-nodes", None, {"/health": 2}),
+        ("k3s-ambient", 4, {"/health": 2}),
     ],
 )
 def test_every_caller_asks_every_service_and_every_route_through_a_gateway_is_asked(name, inside, ways_in):
@@ -33,6 +34,7 @@ def test_every_caller_asks_every_service_and_every_route_through_a_gateway_is_as
     assert {e.path: len(e.workloads) for e in through} == ways_in
     assert {(e.address, e.port) for e in through} == {(str(through[0].caller.address), 80)}
     assert inside is None or len(edges) - len(through) == inside
+    assert name == "bookinfo" or {len(e.workloads) for e in edges} == {2}, "both versions, whatever proxy is theirs"
 
 
 def test_what_the_configuration_refuses_is_no_edge():

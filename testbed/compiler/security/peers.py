@@ -72,8 +72,8 @@ def accepts_mutual_tls(resources: ResourceSet, workload: MeshWorkload, port: int
 
     Every sidecar takes it unless the port's mode is DISABLE.
     """
-    is_sidecar = workload.kind is ProxyKind.SIDECAR
-    return is_sidecar and peer_mode(resources, workload, port, topology) is not PeerMode.DISABLE
+    takes_it = workload.kind is not ProxyKind.GATEWAY  # in Istio's ambient mode a tunnel is mutual TLS, too
+    return takes_it and peer_mode(resources, workload, port, topology) is not PeerMode.DISABLE
 
 
 def _mode(mtls: MutualTLS | None, parent: PeerMode) -> PeerMode:
