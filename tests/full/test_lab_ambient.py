@@ -52,7 +52,9 @@ def test_a_policy_for_a_pod_is_its_ztunnels(lab, tmp_path):
     )
     lab.run("apply", str(policy), limit=300)
     assert "echo-v1" in lab.run("proxy", "echo-v1", "config")
-    assert lab.verdicts("echo-split") == {"echo-split": "FAIL"}
+    [verdict] = json.loads(lab.run("verify", "--json", "echo-split", status=1, limit=600))
+    assert verdict["verdict"] == "FAIL"
+    assert verdict["numbers"]["share of v1"] == 0
 
 
 def test_it_comes_back_from_the_cache(lab):
