@@ -136,15 +136,16 @@ def _server(inventory: Inventory, node: Node, *, is_first: bool) -> dict[str, ob
     }
     if len(inventory.servers()) > 1 and is_first:
         config["cluster-init"] = True
-    config["kube-apiserver-arg"] = [f"etcd-compaction-interval={_COMPACTION}"]
+    api = [f"etcd-compaction-interval={_COMPACTION}"]
     if cluster.audit_log:
-        config["kube-apiserver-arg"] += [
+        api += [
             f"audit-policy-file={_AUDIT_POLICY}",
             f"audit-log-path={_AUDIT_LOG}",
             "audit-log-maxage=7",
             "audit-log-maxbackup=2",
             "audit-log-maxsize=50",
         ]
+    config["kube-apiserver-arg"] = api
     return config
 
 
