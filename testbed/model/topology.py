@@ -151,6 +151,14 @@ class Topology:
                 return workload
         raise KeyError(name)
 
+    def of_service(self, name: str) -> tuple[MeshWorkload, ...]:
+        """The workloads that carry the label ``app: name``, gateways left out."""
+        return tuple(w for w in self.workloads if w.labels.get("app") == name and w.kind is not ProxyKind.GATEWAY)
+
+    def of_name(self, name: str) -> tuple[MeshWorkload, ...]:
+        """The workload of that name, or all of the service of that name; a gateway by its name."""
+        return tuple(w for w in self.workloads if w.name == name) or self.of_service(name)
+
     def service(self, host: str) -> MeshService:
         """The service with that fully qualified host; :class:`KeyError` when there is none."""
         for service in self.services:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from testbed.model.scenario import Step
-from testbed.model.topology import MeshWorkload, ProxyKind, Topology
+from testbed.model.topology import Topology
 from testbed.model.verdict import Verdict, not_applicable
 from testbed.resources import ResourceSet
 from testbed.scenarios.evidence import Evidence
@@ -20,7 +20,7 @@ _READS = {"identity": "service", "telemetry": "at", "config": "workload", "denie
 def unread(name: str, value: Any, topology: Topology) -> str:
     """Why the leaf ``name`` of an expectation is not judged; empty when it is."""
     asked = getattr(value, _READS.get(name, ""), None)
-    without = next((w.name for w in _called(asked, topology) if not w.has_envoy), "")
+    without = _without_envoy(asked, topology)
     return f"{without} is in ambient mode: no Envoy of its own has or tells it" if without else ""
 
 
@@ -35,7 +35,7 @@ def why_not(step: Step, wanted: ResourceSet, lab: LabUnderTest) -> str:
             return f"{of_caller}no Envoy of its own tells whom it met"
         for ignored in _rules_for(wanted, when.service or when.host or ""):
             return f"{of_caller}without a waypoint {ignored} does not count for what it sends"
-    callee = next((w.name for w in _called(when.service, lab.topology) if not w.has_envoy), "")
+    callee = _without_envoy(when.service, lab.topology)
     if callee and any(name == "denied" and value.by in ("rbac", "jwt") for name, value in leaves):
         return f"{callee} is in ambient mode: its ztunnel refuses connections, and answers no request"
     return ""
@@ -54,12 +54,9 @@ class Unread(Afterwards):
         return not_applicable(self.reason)
 
 
-def _called(name: str | None, topology: Topology) -> Iterator[MeshWorkload]:
-    """The workload, or all of the service; see :meth:`LabUnderTest.of_name`."""
-    for workload in topology.workloads:
-        of_service = workload.labels.get("app") == name and workload.kind is not ProxyKind.GATEWAY
-        if name and (workload.name == name or of_service):
-            yield workload
+def _without_envoy(name: str | None, topology: Topology) -> str:
+    """The first workload of that name, or of the service of that name, that has no Envoy; empty when all have."""
+    return next((w.name for w in topology.of_name(name) if not w.has_envoy), "") if name else ""
 
 
 def _rules_for(wanted: ResourceSet, host: str) -> Iterator[str]:

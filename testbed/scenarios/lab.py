@@ -14,7 +14,7 @@ from testbed.backends.guest import Guest
 from testbed.errors import LabError
 from testbed.faults.breaking import Made
 from testbed.model.fault import Fault
-from testbed.model.topology import MeshWorkload, ProxyKind, Topology
+from testbed.model.topology import MeshWorkload, Topology
 from testbed.scenarios.processors import Threads
 from testbed.traffic import AGENT, HostConnection
 
@@ -111,11 +111,8 @@ class LabUnderTest:
 
     def of_service(self, name: str) -> tuple[MeshWorkload, ...]:
         """The workloads that carry the label ``app: name``, gateways left out."""
-        return tuple(
-            w for w in self.topology.workloads if w.labels.get("app") == name and w.kind is not ProxyKind.GATEWAY
-        )
+        return self.topology.of_service(name)
 
     def of_name(self, name: str) -> tuple[MeshWorkload, ...]:
         """The workload of that name, or all of the service of that name; a gateway by its name."""
-        exact = tuple(w for w in self.topology.workloads if w.name == name)
-        return exact or self.of_service(name)
+        return self.topology.of_name(name)

@@ -12,6 +12,8 @@ from testbed.errors import LabError
 
 LINK_HEADERS = {1: (12, 14), 113: (14, 16), 276: (0, 20)}
 """libpcap's link type -> where the EtherType stands, and how long the header is (Ethernet, SLL, SLL2)."""
+HBONE_PORT = 15008
+"""Where ztunnels, and Envoys that speak with them, take tunnels; their handshakes name nobody."""
 SYN = 0x02
 PLAINTEXT = re.compile(rb"(?:GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS|CONNECT|TRACE) |HTTP/1\.|PRI \* HTTP/2")
 """How one direction of a connection begins that is HTTP without TLS (RFC 9112 3 and 4, RFC 9113 3.4)."""
@@ -73,7 +75,7 @@ def _segment(ip: bytes) -> Iterator[Segment]:
 def server_name(payload: bytes) -> str:
     """The SNI of a TLS ClientHello (RFC 8446 4.1.2, RFC 6066 3); empty when there is none."""
     try:
-        if payload[0] != 22 or payload[5] != 1:
+        if not is_client_hello(payload):
             return ""
         at = 5 + 4 + 2 + 32
         at += 1 + payload[at]  # session id
@@ -90,10 +92,6 @@ def server_name(payload: bytes) -> str:
     except (IndexError, struct.error):
         pass
     return ""
-
-
-HBONE_PORT = 15008
-"""Where ztunnels, and Envoys that speak with them, take tunnels; their handshakes name nobody."""
 
 
 def is_client_hello(payload: bytes) -> bool:
