@@ -66,6 +66,19 @@ class MirroredLab:
         """A figure for who runs pytest with -s."""
         sys.stdout.write(f"{self.name}: {what}\n")
 
+    def tell_memory(self, *nodes):
+        """What each of them uses."""
+        for node in nodes:
+            self.tell(f"{node}: " + self.run("ssh", node, "--", "sh", "-c", "free -m | grep Mem:"))
+
+    def build_again(self):
+        """`up` after everything of the lab was taken down; what it reports."""
+        self.run("reset", limit=600)
+        self.run("down", limit=120)
+        warm = json.loads(self.run("up", "--json", limit=600))
+        self.tell(f"warm up {warm['seconds']} s")
+        return warm
+
     def verdicts(self, *words, limit=1500):
         """Scenario -> its verdict."""
         return {v["scenario"]: v["verdict"] for v in json.loads(self.run("verify", "--json", *words, limit=limit))}

@@ -22,8 +22,7 @@ def test_up_passes_the_scenario_with_a_pod_and_a_machine_in_one_mesh(lab):
     status = json.loads(lab.run("status", "--json"))
     assert status["healthy"]
     assert sorted(status["proxies"]) == ["client-v1", "echo-v1", "echo-v2", "ingressgateway"]
-    for node in ("server", "agent", "machine"):
-        lab.tell(f"{node}: " + lab.run("ssh", node, "--", "sh", "-c", "free -m | grep Mem:"))
+    lab.tell_memory("server", "agent", "machine")
 
 
 def test_a_second_up_does_nothing(lab):
@@ -77,11 +76,7 @@ def test_a_machines_workload_keeps_its_identity_over_a_reboot(lab):
 
 def test_it_comes_back_from_the_cache(lab):
     """With its state, its pods and its machine: `up` restores what the first one verified."""
-    lab.run("reset", limit=600)
-    lab.run("down", limit=120)
-    warm = json.loads(lab.run("up", "--json", limit=600))
-    lab.tell(f"warm up {warm['seconds']} s")
-    assert warm["restored"]
+    assert lab.build_again()["restored"]
     assert json.loads(lab.run("status", "--json"))["healthy"]
     assert lab.verdicts("echo-split") == {"echo-split": "PASS"}
 

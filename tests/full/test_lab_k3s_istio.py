@@ -44,8 +44,7 @@ def test_up_passes_the_scenario_with_workloads_in_pods_and_on_machines(lab):
     status = json.loads(lab.run("status", "--json"))
     assert status["healthy"]
     assert {"reviews-v1", "reviews-v2", "reviews-v3", "ratings-v1"} <= set(status["proxies"])
-    for node in ("server", "agent-1", "agent-2", "machine-1", "machine-2"):
-        lab.tell(f"{node}: " + lab.run("ssh", node, "--", "sh", "-c", "free -m | grep Mem:"))
+    lab.tell_memory("server", "agent-1", "agent-2", "machine-1", "machine-2")
 
 
 @pytest.mark.parametrize("workload", ["reviews-v2", "reviews-v3"])
