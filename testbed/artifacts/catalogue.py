@@ -88,6 +88,10 @@ class Catalogue:
         """Versions of ``product`` (``k3s``, ``istio``), oldest first."""
         return tuple(self._products[product].versions)
 
+    def has(self, product: str, version: str) -> bool:
+        """Whether it is declared, or another patch release of a minor version that is."""
+        return version.rpartition(".")[0] in {v.rpartition(".")[0] for v in self._products[product].versions}
+
     def default(self, product: str) -> str:
         """The version for who names none."""
         return self._products[product].default

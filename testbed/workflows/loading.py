@@ -63,7 +63,7 @@ def check_mesh_config(inventory: Inventory, document: Document) -> None:
 
 
 def check_versions(inventory: Inventory, document: Document) -> None:
-    """Refuse versions that are not among those declared in ``constraints/releases.yaml``."""
+    """Refuse minor versions that are not among those declared in ``constraints/releases.yaml``."""
     places: dict[str, tuple[str, DocumentPath]] = {
         "k3s": (inventory.cluster.version or "", ("cluster", "version")),
         "istio": (inventory.mesh.version or "", ("mesh", "version")),
@@ -77,10 +77,10 @@ def check_versions(inventory: Inventory, document: Document) -> None:
         Problem(
             document.locate(where),
             f"{product} {version} is not declared in constraints/releases.yaml",
-            f"one of: {', '.join(catalogue.versions(product))}",
+            f"one of: {', '.join(catalogue.versions(product))}, or another patch release of these",
         )
         for product, (version, where) in places.items()
-        if version and version not in catalogue.versions(product)
+        if version and not catalogue.has(product, version)
     ]
     if unknown:
         raise BadInput(unknown)

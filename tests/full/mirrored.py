@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ import yaml
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "tests"))
 from commands import COMMAND  # noqa: E402
+
+from testbed.artifacts import read_catalogue  # noqa: E402
 
 VERSIONS = {"cluster": "k3s", "mesh": "istio"}
 """Part of an inventory -> the product whose version it names."""
@@ -96,16 +99,17 @@ def mirrored(name, folder, limit):
 
 
 def mirrored_versions(product):
-    """Those in the mirror, oldest first, as they are listed in ``constraints/releases.yaml``."""
-    known = yaml.safe_load((ROOT / "constraints/releases.yaml").read_text())[product]["versions"]
-    return [version for version in known if (Path(os.environ["TESTBED_MIRROR"]) / product / version).is_dir()]
+    """Those in the mirror that an inventory may name, oldest first."""
+    catalogue = read_catalogue()
+    there = (entry.name for entry in (Path(os.environ["TESTBED_MIRROR"]) / product).iterdir())
+    return sorted((v for v in there if catalogue.has(product, v)), key=lambda v: [*map(int, re.findall(r"\d+", v))])
 
 
 def with_versions(text):
     """The inventory, with the newest version in the mirror where the project's own is not there."""
-    releases = yaml.safe_load((ROOT / "constraints/releases.yaml").read_text())
+    catalogue = read_catalogue()
     found = {product: mirrored_versions(product) for product in VERSIONS.values()}
-    newest = {p: there[-1] for p, there in found.items() if there and releases[p]["default"] not in there}
+    newest = {p: there[-1] for p, there in found.items() if there and catalogue.default(p) not in there}
     return naming(text, newest)
 
 

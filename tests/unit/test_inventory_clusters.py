@@ -155,6 +155,18 @@ def test_a_version_that_is_not_declared_is_located_with_those_that_are(tmp_path)
     assert "1.31.0" in caught.value.next_step
 
 
+def test_another_patch_release_of_a_version_that_is_declared_may_be_named(tmp_path):
+    file = tmp_path / "lab.yaml"
+    versions = "{backend: istio, version: 1.31.7}\ncluster: {version: v1.35.9+k3s2}"
+    file.write_text(CLUSTER.replace("{backend: istio}", versions))
+    assert {"istio/1.31.7/pilot.tar", "k3s/v1.35.9+k3s2/k3s"} <= {
+        a.path for a in needed(load_lab(str(file)).inventory)
+    }
+    file.write_text(file.read_text().replace("v1.35.9", "v1.3.9"))
+    with pytest.raises(BadInput, match=r"cluster.version: k3s v1.3.9\+k3s2 is not declared"):
+        load_lab(str(file))
+
+
 def test_a_lab_needs_the_releases_that_it_names_or_the_defaults():
     named = CLUSTER.replace("{backend: istio}", "{backend: istio, version: 1.30.4, mode: ambient}")
     paths = {a.path for a in needed(read_inventory(named, "lab.yaml"))}
