@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from testbed.backends.istio.api import KubeApi
 from testbed.backends.istio.leaving import let_go
+from testbed.backends.istio.nodes import Object, cluster_node
 from testbed.waiting import NotYet
-
-Object = Mapping[str, Any]
 
 
 class NodeDrain:
@@ -50,22 +48,17 @@ def movable(pods: Iterable[Object], nodes: Iterable[Object], node: str) -> Itera
     A DaemonSet's and a static pod would come back at once, one that no other node may run would only be gone, and a
     finished one does nothing.
     """
-    others = [n["metadata"].get("labels", {}) for n in nodes if n["metadata"]["name"] != node and _takes(n)]
+    others = (n["metadata"] for n in nodes if cluster_node(n).takes_pods)
+    labels_of_others = [other.get("labels", {}) for other in others if other["name"] != node]
     for pod in pods:
         metadata = pod["metadata"]
         owners = {owner["kind"] for owner in metadata.get("ownerReferences", [])}
         if not owners or owners & {"DaemonSet", "Node"} or _ended(pod):
             continue
         wanted = (pod["spec"].get("nodeSelector") or {}).items()
-        if any(wanted <= labels.items() for labels in others):
+        if any(wanted <= labels.items() for labels in labels_of_others):
             yield pod
 
 
 def _ended(pod: Object) -> bool:
     return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
-
-
-def _takes(node: Object) -> bool:
-    """Whether pods are put on it."""
-    conditions = {c["type"]: c["status"] for c in node.get("status", {}).get("conditions", [])}
-    return conditions.get("Ready") == "True" and not node.get("spec", {}).get("unschedulable")

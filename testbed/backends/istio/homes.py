@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from testbed.backends.istio.api import KubeApi
 from testbed.backends.istio.leaving import let_go
+from testbed.backends.istio.nodes import ClusterNode, cluster_nodes, is_true
 from testbed.backends.istio.places import WORKLOAD_LABEL, ClusterPlaces, named
 from testbed.backends.istio.reaching import api_of
 from testbed.errors import LabError
@@ -45,22 +46,6 @@ class BoundPod:
         return self.node != self.home
 
 
-@dataclass(frozen=True)
-class ClusterNode:
-    """A node as the cluster has it."""
-
-    name: str
-    ready: bool
-    cordoned: bool = False
-    tainted: bool = False
-    """Whether pods are kept off by a taint, as Kubernetes sets it on a node that is lost."""
-
-    @property
-    def takes_pods(self) -> bool:
-        """Whether a new pod may be bound to it."""
-        return self.ready and not self.cordoned and not self.tainted
-
-
 def to_send_home(pods: Iterable[BoundPod], nodes: Iterable[ClusterNode]) -> tuple[BoundPod, ...]:
     """The pods that are away and whose home takes pods, by workload."""
     homes = {n.name for n in nodes if n.takes_pods}
@@ -86,26 +71,14 @@ class Homes:
             status = pod.get("status") or {}
             if status.get("phase") in ("Failed", "Succeeded"):  # the kubelet turned it away; it has a successor
                 continue
-            home, available = self._homes[workload], _condition(status, "Ready")
+            home, available = self._homes[workload], is_true(pod, "Ready")
             found.append(BoundPod(workload, home, metadata["name"], metadata["namespace"], node, available))
         return tuple(sorted(found, key=lambda p: p.workload))
-
-    def nodes(self) -> tuple[ClusterNode, ...]:
-        """All of the cluster."""
-        found = []
-        for node in self._api.every("/api/v1/nodes"):
-            spec = node.get("spec") or {}
-            taints = {t["key"] for t in spec.get("taints") or [] if t.get("effect") in ("NoSchedule", "NoExecute")}
-            cordoned = bool(spec.get("unschedulable"))
-            tainted = bool(taints - {"node.kubernetes.io/unschedulable"})
-            ready = _condition(node.get("status") or {}, "Ready")
-            found.append(ClusterNode(node["metadata"]["name"], ready, cordoned, tainted))
-        return tuple(found)
 
     def to_send(self) -> tuple[BoundPod, ...]:
         """See :func:`to_send_home`."""
         away = [pod for pod in self.pods() if pod.is_away]
-        return to_send_home(away, self.nodes()) if away else ()
+        return to_send_home(away, cluster_nodes(self._api)) if away else ()
 
     def send(self, cancel: threading.Event | None = None) -> tuple[str, ...]:
         """Let go what :meth:`to_send` has, one after the other, each once the one before is available at home; the
@@ -121,7 +94,7 @@ class Homes:
 
     def require_pods_taken(self, nodes: Collection[str]) -> None:
         """Raise :class:`NotYet` unless all of these are Ready and free of taints; what is cordoned stays so."""
-        for node in self.nodes():
+        for node in cluster_nodes(self._api):
             if node.name in nodes and not (node.ready and not node.tainted):
                 raise NotYet(f"{node.name} is {'tainted' if node.ready else 'not Ready'}")
 
@@ -131,12 +104,6 @@ class Homes:
             raise NotYet("its pod has no node")
         if found.is_away or not found.available:
             raise NotYet(f"{found.name} is on {found.node}{'' if found.available else ', not available'}")
-
-
-def _condition(status: dict[str, object], name: str) -> bool:
-    conditions = status.get("conditions") or []
-    assert isinstance(conditions, list)  # noqa: S101 as Kubernetes defines it
-    return any(c["type"] == name and c["status"] == "True" for c in conditions)
 
 
 def pods_of(lab: Lab) -> tuple[MeshWorkload, ...]:

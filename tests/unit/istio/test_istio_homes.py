@@ -6,8 +6,9 @@ import pytest
 from fake_api import serving
 
 from testbed.backends.istio import homes
-from testbed.backends.istio.homes import BoundPod, ClusterNode, Homes, to_send_home
+from testbed.backends.istio.homes import BoundPod, Homes, to_send_home
 from testbed.backends.istio.leaving import let_go
+from testbed.backends.istio.nodes import ClusterNode, cluster_nodes
 from testbed.backends.istio.places import WORKLOAD_LABEL
 from testbed.errors import WaitTimeout
 from testbed.model.topology import MeshWorkload
@@ -140,10 +141,10 @@ def test_a_pod_that_leaves_is_nowhere_and_its_successor_counts(server, there):
     ids=["well", "lost", "a wish", "cordoned"],
 )  # fmt: skip
 def test_a_node_takes_pods_when_neither_cordoned_nor_tainted_and_is_waited_for_while_lost(
-    server, there, spec, takes, lost
+    server, api, there, spec, takes, lost
 ):
     node(server, "agent", **spec)
-    [agent] = [n for n in there.nodes() if n.name == "agent"]
+    [agent] = [n for n in cluster_nodes(api) if n.name == "agent"]
     assert agent.takes_pods is takes
     if lost:
         with pytest.raises(NotYet, match="agent is tainted"):
