@@ -84,7 +84,7 @@ def k3s_files(
     files += registry_files(inventory.cluster.registries, registries)
     if node.cluster == "server" and inventory.cluster.audit_log:
         files.append(NodeFile(_AUDIT_POLICY, _yaml(_AUDIT), 0o600))
-    ambient = inventory.mesh.mode == "ambient"
+    ambient = inventory.mesh.is_ambient
     if ambient:
         files.append(NodeFile(_OWN_DATA_FILE, _BEFORE_AMBIENT))
     files.append(NodeFile(f"/etc/systemd/system/{unit}", _unit(inventory, node)))
@@ -198,7 +198,7 @@ def _unit(inventory: Inventory, node: Node) -> str:
         # containerd's folder begins with every image in it; a copy that was cut off is made again
         f"ExecStartPre=/bin/sh -c 'test -d {_STORE} || {{ rm -rf {_STORE}.new && mkdir -p {_STATE}/agent && "
         f"cp -a {SHARED}/k3s/store/start {_STORE}.new && mv {_STORE}.new {_STORE}; }}'",
-        *([f"ExecStartPre=/bin/sh {_OWN_DATA_FILE}"] if inventory.mesh.mode == "ambient" else []),
+        *([f"ExecStartPre=/bin/sh {_OWN_DATA_FILE}"] if inventory.mesh.is_ambient else []),
         f"ExecStart=/usr/local/bin/k3s {role}",
         # pods outlive a restart of k3s
         "KillMode=process",

@@ -118,6 +118,11 @@ class Mesh(_Model):
     config: dict[str, Any] = {}
     """Mesh-wide settings under the names of Istio's MeshConfig; of these ``extensionProviders`` is read."""
 
+    @property
+    def is_ambient(self) -> bool:
+        """Whether pods have no sidecars of their own."""
+        return self.mode == "ambient"
+
 
 class Secret(_Model):
     """Where a secret is: a file that only its owner can read, or an environment variable.  Never the secret."""

@@ -212,7 +212,7 @@ def topology_of(inventory: Inventory, scale: Mapping[str, int] = MappingProxyTyp
     )
     ports = {(s.namespace, s.name): s.ports for s in services}
     localities = {n.name: Locality.parse(n.locality) for n in inventory.nodes}
-    ambient = {n.name for n in inventory.nodes if n.cluster is not None and inventory.mesh.mode == "ambient"}
+    ambient = {n.name for n in inventory.nodes if n.cluster is not None and inventory.mesh.is_ambient}
     workloads: list[MeshWorkload] = []
     top = int(inventory.networks.mesh.broadcast_address) - WORKLOADS_START
     for gateway in inventory.gateways:

@@ -85,10 +85,11 @@ def install_control_plane(lab: Lab, cancel: threading.Event) -> None:
         await_api("istiod is available", partial(objects.available, beside), cancel)
         await_api("the API takes the current revision's objects", partial(objects.apply, made.current), cancel)
         await_api("istiod's webhooks have its certificate", partial(objects.vouched, made.webhooks), cancel)
-        if plain and inventory.mesh.mode == "ambient":
+        if plain and inventory.mesh.is_ambient:
             hbone = partial(objects.apply, [plain_hbone()])
             await_api("the API takes what lets plain Envoy take HBONE", hbone, cancel)
-        objects.note(CONTROL_PLANE, wanted.control_plane)
+        noted = partial(objects.note, CONTROL_PLANE, wanted.control_plane)
+        await_api("the API keeps a note of the control plane", noted, cancel)
 
 
 def _known(objects: LabObjects) -> None:
@@ -111,12 +112,12 @@ def deploy_pods(lab: Lab, cancel: threading.Event) -> None:
         objects = LabObjects(api, lab.id)
         await_api("the API takes what pods need", partial(objects.apply, others), cancel)
         roll_pods(objects, pods, lambda one: _available(objects, one, cancel))
-        objects.prune(manifests)
+        await_api("the API lets go of workloads that are not wanted", partial(objects.prune, manifests), cancel)
         limit = AVAILABLE_LIMIT + POD_LIMIT * len(pods)
         await_api("the pods are available", partial(objects.available, pods), cancel, limit=limit)
-        if lab.inventory.mesh.mode == "ambient":
+        if lab.inventory.mesh.is_ambient:
             await_api("the pods are captured", partial(require_captured, api, lab.topology), cancel)
-        objects.note(PODS, wanted.pods)
+        await_api("the API keeps a note of the pods", partial(objects.note, PODS, wanted.pods), cancel)
     bring_home(lab, nodes_of(lab), cancel)
     name_namespaces(lab)
 

@@ -47,7 +47,7 @@ def backend_of(lab: Lab, *, lasting: bool = False) -> Backend:
     cluster = nodes_of(lab)
     places = ClusterPlaces(api, lab.topology, cluster, revision_of(istio_version(lab.inventory)))
     addresses = {name: lab.inventory.mesh_address(name) for name in cluster}
-    kind = AmbientBackend if lab.inventory.mesh.mode == "ambient" else IstioBackend
+    kind = AmbientBackend if lab.inventory.mesh.is_ambient else IstioBackend
     return kind(lab.id, lab.topology, connections, api, places, node_addresses=addresses)
 
 

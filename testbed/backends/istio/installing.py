@@ -78,7 +78,7 @@ def operator(inventory: Inventory, version: str, *, plain_envoy: bool) -> dict[s
             },
         },
     }
-    return in_ambient(document) if inventory.mesh.mode == "ambient" else document
+    return in_ambient(document) if inventory.mesh.is_ambient else document
 
 
 def _moves(inventory: Inventory) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def mesh_config(inventory: Inventory) -> dict[str, Any]:
         **own.pop("defaultConfig", {}),
     }
     ambient: dict[str, Any] = {}
-    if inventory.mesh.mode == "ambient":
+    if inventory.mesh.is_ambient:
         ambient = {"hboneIdleTimeout": IDLE}
         proxy["proxyMetadata"] = {**PROXY_METADATA, **proxy.get("proxyMetadata", {})}
     return {

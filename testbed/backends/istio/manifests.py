@@ -53,7 +53,7 @@ def _namespaces(inventory: Inventory, topology: Topology, revision: str) -> Iter
     names = {w.namespace for w in topology.workloads} | {s.namespace for s in topology.services}
     for name in sorted(names - {SYSTEM}):
         labels = {REVISION_LABEL: revision}
-        if inventory.mesh.mode == "ambient":
+        if inventory.mesh.is_ambient:
             labels[MODE_LABEL] = "ambient"
         metadata = {"name": name, "labels": labels}
         yield {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
