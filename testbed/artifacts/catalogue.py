@@ -30,6 +30,8 @@ class Artifact:
     sums: str
     """Name of the file of SHA-256 sums that lies beside it."""
     is_image: bool = False
+    keys: tuple[str, ...] = ()
+    """Addresses of its project's public keys: an image is signed with one of them.  None: it is not signed."""
 
     @property
     def path(self) -> str:
@@ -70,6 +72,8 @@ class _Product(_Model):
     address: str = Field(pattern=r"^https://.*\{file\}.*$")
     files: list[_File]
     images: list[_Image] = []
+    keys: list[Annotated[str, Field(pattern="^https://")]] = []
+    """Public keys that its images are signed with, by Cosign."""
 
 
 class _Releases(_Model):
@@ -102,7 +106,15 @@ class Catalogue:
         values = {"version": version}
         files = [_file(product, version, found, f) for f in found.files]
         images = [
-            Artifact(product, version, i.name, i.image.format(**values), f"{i.name}.sha256", is_image=True)
+            Artifact(
+                product,
+                version,
+                i.name,
+                i.image.format(**values),
+                f"{i.name}.sha256",
+                is_image=True,
+                keys=tuple(found.keys),
+            )
             for i in found.images
             if i.mode in (None, mode)
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -99,10 +100,24 @@ class Releases:
     def fetch(self, artifact: Artifact, part: Path, on_bytes: OnBytes) -> None:
         """Download it, or copy it from its registry."""
         if artifact.is_image:
-            copy_image(artifact.address, part)
+            copy_image(artifact.address, part, _public_keys(artifact))
             on_bytes(part.stat().st_size, part.stat().st_size)
         else:
             download(artifact.address, part, on_bytes)
+
+
+def _public_keys(artifact: Artifact) -> tuple[str, ...]:
+    """Those of its project's keys that are published: older releases are signed with an older one."""
+    found = []
+    for address in artifact.keys:
+        with suppress(NotFound):
+            found.append(read_small(address))
+    if artifact.keys and not found:
+        raise LabError(
+            artifact.address, "find its project's keys", f"none at {' or '.join(artifact.keys)}",
+            "check constraints/releases.yaml, or use a mirror (TESTBED_MIRROR)",
+        )  # fmt: skip
+    return tuple(found)
 
 
 MIRROR_VARIABLE = "TESTBED_MIRROR"

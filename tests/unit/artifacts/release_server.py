@@ -9,6 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 
+def digest_of(body):
+    """As registries name content."""
+    return f"sha256:{hashlib.sha256(body).hexdigest()}"
+
+
 @dataclass
 class ReleaseServer:
     """``files`` by path.  The other fields are what it does wrong."""
@@ -39,43 +44,36 @@ class ReleaseServer:
         self.files[f"{base}/sha256sum-amd64.txt"] = "".join(lines).encode()
 
     def put_image(self, name, tag, layer):
-        """An image as a registry serves it: index, manifest, configuration, one layer."""
+        """An image as a registry serves it: manifest, configuration, one layer; the manifest's digest."""
+        rootfs = {"type": "layers", "diff_ids": [digest_of(layer)]}
+        config = {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs, "history": []}
+        layers = [("application/vnd.oci.image.layer.v1.tar", layer, {})]
+        return self.put_artifact(name, tag, "application/vnd.oci.image.config.v1+json", config, layers)
 
-        def blob(body):
-            digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
-            self.files[f"/v2/{name}/blobs/{digest}"] = body
-            return digest, len(body)
+    def put_artifact(self, name, tag, config_type, config, layers):
+        """A manifest, at its tag unless that is empty and at its digest, and its blobs; the digest.  ``layers``:
+        (media type, content, annotations)."""
 
-        config = json.dumps(
-            {
-                "architecture": "amd64",
-                "os": "linux",
-                "config": {},
-                "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
-                "history": [],
-            }
-        ).encode()
-        (config_digest, config_size), (layer_digest, layer_size) = blob(config), blob(layer)
-        manifest = json.dumps(
-            {
-                "schemaVersion": 2,
-                "mediaType": "application/vnd.oci.image.manifest.v1+json",
-                "config": {
-                    "mediaType": "application/vnd.oci.image.config.v1+json",
-                    "digest": config_digest,
-                    "size": config_size,
-                },
-                "layers": [
-                    {
-                        "mediaType": "application/vnd.oci.image.layer.v1.tar",
-                        "digest": layer_digest,
-                        "size": layer_size,
-                    }
-                ],
-            }
-        ).encode()
+        def blob(media_type, body):
+            self.files[f"/v2/{name}/blobs/{digest_of(body)}"] = body
+            return {"mediaType": media_type, "digest": digest_of(body), "size": len(body)}
+
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": blob(config_type, json.dumps(config).encode()),
+            "layers": [blob(kind, body) | ({"annotations": a} if a else {}) for kind, body, a in layers],
+        }
+        return self.put_manifest(name, tag, manifest)
+
+    def put_manifest(self, name, tag, manifest):
+        """A manifest or an index at its digest, and at its tag unless that is empty; the digest."""
+        body = json.dumps(manifest).encode()
+        digest = digest_of(body)
         self.files["/v2/"] = b"{}"
-        self.files[f"/v2/{name}/manifests/{tag}"] = manifest
+        for place in filter(None, (tag, digest)):
+            self.files[f"/v2/{name}/manifests/{place}"] = body
+        return digest
 
     def respond(self, handler):
         path = re.sub(r"^http://[^/]+", "", handler.path)  # a proxy is asked for whole addresses
