@@ -17,7 +17,8 @@ from testbed.backends.istio.installing import DRAIN, MOVED_AFTER
 from testbed.backends.istio.places import WORKLOAD_LABEL
 from testbed.backends.istio.revisions import REVISION_LABEL, SYSTEM
 from testbed.deploy.sidecar import probe
-from testbed.model.inventory import Inventory, Workload
+from testbed.model.clusters import SERVER_TAINT
+from testbed.model.inventory import Inventory, Node, Workload
 from testbed.model.reading import instance_name
 from testbed.model.topology import MeshService, MeshWorkload, Protocol, ProxyKind, Topology
 
@@ -115,18 +116,21 @@ def _protocol(protocol: Protocol) -> dict[str, str]:
 
 def _workloads(inventory: Inventory, topology: Topology, image: str) -> Iterator[dict[str, Any]]:
     declared = {instance_name(w, replica): w for w in inventory.workloads for replica in range(w.replicas)}
-    inside = {n.name for n in inventory.nodes if n.cluster is not None}
+    inside = {n.name: n for n in inventory.nodes if n.cluster is not None}
     for workload in topology.workloads:
-        if workload.node not in inside:
+        home = inside.get(workload.node)
+        if home is None:
             yield _group(workload)
         elif workload.kind is ProxyKind.GATEWAY:
-            yield _gateway(workload)
+            yield _gateway(workload, home)
             yield _gateway_service(workload)
         else:
-            yield _pod(workload, declared[workload.name], image)
+            yield _pod(workload, declared[workload.name], image, home)
 
 
-def _deployment(workload: MeshWorkload, annotations: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, Any]:
+def _deployment(
+    workload: MeshWorkload, home: Node, annotations: Mapping[str, str], spec: Mapping[str, Any]
+) -> dict[str, Any]:
     """One pod that stays until its successor is ready: callers find one or the other.
 
     One on a node that is lost and not dead (frozen, or cut off) may go on beside it until that node hears of it.
@@ -150,7 +154,7 @@ def _deployment(workload: MeshWorkload, annotations: Mapping[str, str], spec: Ma
                 "metadata": {"labels": labels, "annotations": dict(annotations)},
                 "spec": {
                     "serviceAccountName": workload.service_account,
-                    **_at_home_on(workload.node),
+                    **_at_home_on(home),
                     "terminationGracePeriodSeconds": 5,  # programs as a container's first process ignore SIGTERM
                     **spec,
                 },
@@ -159,18 +163,23 @@ def _deployment(workload: MeshWorkload, annotations: Mapping[str, str], spec: Ma
     }
 
 
-def _at_home_on(node: str) -> dict[str, Any]:
+def _at_home_on(node: Node) -> dict[str, Any]:
     """Preferred with the highest weight there is, and left soon after it counts as lost."""
-    here = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
+    here = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node.name]}
     preferred = {"weight": 100, "preference": {"matchExpressions": [here]}}
     common = {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": MOVED_AFTER}
     return {
         "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [preferred]}},
-        "tolerations": [{"key": key, **common} for key in _LOST],
+        "tolerations": [{"key": key, **common} for key in _LOST]
+        + (_ON_SERVERS if node.cluster == "server" else []),
     }
 
 
-def _pod(workload: MeshWorkload, declared: Workload, image: str) -> dict[str, Any]:
+_ON_SERVERS = [{"key": SERVER_TAINT, "operator": "Exists", "effect": "PreferNoSchedule"}]
+"""Of a pod that is at home on one; that taint would count more than its preference."""
+
+
+def _pod(workload: MeshWorkload, declared: Workload, image: str, home: Node) -> dict[str, Any]:
     # the injected container is no part of the template: its volumes are asked for by annotation
     volumes = {"access-log": {"hostPath": {"path": log_folder(workload.name), "type": "Directory"}}}
     mounts = {"access-log": {"mountPath": LOGS}}
@@ -190,7 +199,7 @@ def _pod(workload: MeshWorkload, declared: Workload, image: str) -> dict[str, An
     }
     if declared.program == "none":
         container["args"] = ["-c", "import signal; signal.pause()"]
-    return _deployment(workload, annotations, {"containers": [container]})
+    return _deployment(workload, home, annotations, {"containers": [container]})
 
 
 _NODE = {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
@@ -216,7 +225,7 @@ _LEAVES_LAST = {"proxyMetadata": {"EXIT_ON_ZERO_ACTIVE_CONNECTIONS": "true", "MI
 """A gateway that has a successor ends after its callers' last connection (pilot-agent's own settings)."""
 
 
-def _gateway(workload: MeshWorkload) -> dict[str, Any]:
+def _gateway(workload: MeshWorkload, home: Node) -> dict[str, Any]:
     # Istio's gateway template makes the container: "auto" is replaced by the release's proxy
     container = {
         "name": "istio-proxy",
@@ -235,7 +244,7 @@ def _gateway(workload: MeshWorkload) -> dict[str, Any]:
         "terminationGracePeriodSeconds": 30,  # at most, for requests that are under way
     }
     annotations = {"inject.istio.io/templates": "gateway", "proxy.istio.io/config": json.dumps(_LEAVES_LAST)}
-    return _deployment(workload, annotations, spec)
+    return _deployment(workload, home, annotations, spec)
 
 
 def _gateway_service(workload: MeshWorkload) -> dict[str, Any]:
