@@ -32,6 +32,9 @@ _MESH_DEVICE = "eth1"
 _COMPACTION = "30m"
 """Kubernetes' own is 5 min.  With SQLite k3s ends when one takes more than 5 s, as on a busy emulated server (kine:
 "Transaction commit failed")."""
+_LEADERS = ("leader-elect-lease-duration=40s", "leader-elect-renew-deadline=30s", "leader-elect-retry-period=5s")
+"""Kubernetes' own are 15, 10 and 2 s.  k3s ends when one of its controllers could not renew in time, as while a
+second server joins an emulated first one: the two are etcd's majority then."""
 _STATE = "/var/lib/rancher/k3s"
 _STORE = f"{_STATE}/agent/containerd"
 DATA = f"{_STATE}/data"
@@ -137,8 +140,11 @@ def _server(inventory: Inventory, node: Node, *, is_first: bool) -> dict[str, ob
         "write-kubeconfig-mode": "0600",
         "kube-controller-manager-arg": ["terminated-pod-gc-threshold=10"],
     }
-    if len(inventory.servers()) > 1 and is_first:
-        config["cluster-init"] = True
+    if len(inventory.servers()) > 1:
+        config["kube-controller-manager-arg"] = ["terminated-pod-gc-threshold=10", *_LEADERS]
+        config |= {f"kube-{name}-arg": [*_LEADERS] for name in ("scheduler", "cloud-controller-manager")}
+        if is_first:
+            config["cluster-init"] = True
     api = [f"etcd-compaction-interval={_COMPACTION}"]
     if cluster.audit_log:
         api += [
