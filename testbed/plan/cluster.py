@@ -20,8 +20,8 @@ from testbed.plan.steps import (
 def cluster_steps(wanted: WantedLab, observed: ObservedLab, renewed: frozenset[str]) -> Iterator[Step]:
     """What makes ``wanted.cluster``; ``renewed`` are nodes whose machine is made anew in this plan.
 
-    etcd takes one new member at a time, so servers join in turn; an agent needs only the first one.  Begun with the
-    server, it was no sooner there in the one run that tried it: it asks a server that still starts over and over.
+    etcd takes one new member at a time, so servers join in turn.  Agents join when servers are there: one that begins
+    sooner asks a server that still starts over and over, or one that waits for the next member of etcd to keep up.
 
     Nodes with another k3s are upgraded in turn, servers first: a kubelet may be older than its API, never newer
     (Kubernetes' version skew policy).
@@ -42,7 +42,7 @@ def cluster_steps(wanted: WantedLab, observed: ObservedLab, renewed: frozenset[s
             upgraded = f"upgrade:{node}"
             continue
         if node in cluster.agents:
-            needs |= {_name(first), *([upgraded] if upgraded else [])}
+            needs |= {*map(_name, cluster.servers), *([upgraded] if upgraded else [])}
             yield _node(node, "let it join the cluster", "the API says that it is Ready", needs)
             continue
         needs |= {before} if before else set()

@@ -36,13 +36,13 @@ def test_nothing_to_do_is_an_empty_plan():
     assert steps(THERE) == {}
 
 
-def test_servers_join_in_turn_and_agents_all_at_once():
+def test_servers_join_in_turn_and_then_agents_all_at_once():
     found = steps(ObservedLab())
     assert found["cluster:one"].needs == {"boot:one"}
     assert found["cluster:two"].needs == {"boot:two", "cluster:one"}
     assert found["cluster:three"].needs == {"boot:three", "cluster:two"}
     for agent in ("agent-1", "agent-2"):
-        assert found[f"cluster:{agent}"].needs == {f"boot:{agent}", "cluster:one"}
+        assert found[f"cluster:{agent}"].needs == {f"boot:{agent}", *(f"cluster:{n}" for n in NODES[:3])}
     assert "cluster:machine" not in found
 
 
