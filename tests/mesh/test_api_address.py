@@ -7,33 +7,19 @@ the administrator's certificate, and is ready as long as a file is there.
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from harness_network import RUN_ROOT, command, new_tag, remove_leftovers, remove_namespace
+from harness_network import command, remove_leftovers
+from harness_servers import ADDRESS, INVENTORY, ROUTER, SECRET, SERVERS, Servers
 
-from testbed.deploy.keepalived import CHECK, CONFIG, keepalived_files
-from testbed.host.directories import testbed_home as home
-from testbed.host.namespaces import run_in
-from testbed.model.clusters import api_address, router_address
-from testbed.model.reading import read_inventory
 from testbed.waiting import NotYet, wait_until
 
 pytestmark = [
     pytest.mark.mesh,
     pytest.mark.skipif(shutil.which("keepalived") is None, reason="needs keepalived: run scripts/setup test"),
 ]
-
-INVENTORY = read_inventory((home() / "inventories" / "k3s-ha.yaml").read_text(), "k3s-ha.yaml")
-SERVERS = [n.name for n in INVENTORY.servers()]
-ADDRESS = api_address(INVENTORY)
-ROUTER = router_address(INVENTORY)
-SECRET = "0123456789abcdef"
-VRRP = 112
-"""The protocol's number in IP (RFC 3768)."""
 
 API = """
 import http.server, pathlib, ssl, sys
@@ -53,25 +39,20 @@ server.serve_forever()
 """
 
 
-class Servers:
-    def __init__(self) -> None:
-        self.tag = new_tag()
-        self.folder = RUN_ROOT / self.tag
-        self.bridge = f"{self.tag}-bridge"
-        self.keepalived: dict[str, subprocess.Popen[bytes]] = {}
-
-    def namespace(self, server: str) -> str:
-        return f"{self.tag}-{server}"
-
-    def ready(self, server: str) -> Path:
+class PlayedServers(Servers):
+    def ready(self, server):
         return self.folder / f"{server}.ready"
 
-    def log(self, server: str) -> str:
-        return (self.folder / f"{server}.log").read_text()
+    def tls(self, node):
+        return self.folder / "tls"
 
-    def create(self) -> None:
+    def api(self, node):
+        return [sys.executable, "-c", API, node.name, str(self.ready(node.name)), str(self.tls(node))]
+
+    def create(self):
+        super().create()
         tls = self.folder / "tls"
-        tls.mkdir(parents=True)
+        tls.mkdir()
         # one certificate is authority, server and administrator
         request = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=api"
         names = f"subjectAltName=IP:127.0.0.1,IP:{ADDRESS}"
@@ -85,104 +66,8 @@ class Servers:
             f"{tls}/client-admin.crt",
         )
         shutil.copy(tls / "client-admin.crt", tls / "server-ca.crt")
-        command("ip", "netns", "add", self.bridge)
-        links = [
-            "link set lo up",
-        ]
-        networks = (INVENTORY.networks.management, INVENTORY.networks.mesh)
-        for card, network in enumerate(networks):
-            links += [
-                f"link add br{card} type bridge forward_delay 0 mcast_snooping 0",
-                f"addr add {network.network_address + 1}/24 dev br{card}",
-                f"link set br{card} up",
-            ]
-        for number, server in enumerate(SERVERS):
-            command("ip", "netns", "add", self.namespace(server))
-            for card in range(len(networks)):
-                end = f"v{number}{card}"
-                links += [
-                    f"link add {end} type veth peer name eth{card} netns {self.namespace(server)}",
-                    f"link set {end} master br{card} up",
-                ]
-        command("ip", "-n", self.bridge, "-batch", "-", stdin="\n".join(links))
         for node in INVENTORY.servers():
-            self._start(node, tls)
-
-    def _start(self, node, tls: Path) -> None:
-        namespace = self.namespace(node.name)
-        lines = [
-            "link set lo up",
-            f"addr add {INVENTORY.management_address(node.name)}/24 dev eth0",
-            f"addr add {INVENTORY.mesh_address(node.name)}/24 dev eth1",
-            "link set eth0 up",
-            "link set eth1 up",
-        ]
-        command("ip", "-n", namespace, "-batch", "-", stdin="\n".join(lines))
-        # `ip netns exec` lays this folder over /etc, so everything is where a server has it
-        for file in keepalived_files(INVENTORY, node, SECRET, str(tls)).files:
-            if file.path in (CHECK, CONFIG):
-                path = Path(f"/etc/netns/{namespace}") / Path(file.path).relative_to("/etc")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.touch(mode=file.mode)
-                path.write_text(file.content)
-        enter = ["ip", "netns", "exec", namespace]
-        api = [*enter, sys.executable, "-c", API, node.name, str(self.ready(node.name)), str(tls)]
-        pids = [f"--{kind}={self.folder}/{node.name}.{kind}" for kind in ("pid", "vrrp_pid")]
-        program = [*enter, "keepalived", "--dont-fork", "--log-console", "--vrrp", *pids]
-        with (self.folder / f"{node.name}.log").open("wb") as log:
-            subprocess.Popen(api, stdout=log, stderr=log)
-            self.keepalived[node.name] = subprocess.Popen(program, stdout=log, stderr=log)
-
-    def destroy(self) -> None:
-        for namespace in (*map(self.namespace, SERVERS), self.bridge):
-            remove_namespace(namespace)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def holders(self, address=ADDRESS) -> set[str]:
-        show = ["-4", "-o", "address", "show", "to", f"{address}/32"]
-        return {s for s in SERVERS if command("ip", "-n", self.namespace(s), *show).strip()}
-
-    def wait_for_holder(self, among: set[str], address=ADDRESS) -> str:
-        """The one server that has the address, once it is one of ``among``."""
-
-        def look() -> str:
-            holders = self.holders(address)
-            if len(holders) != 1 or not holders <= among:
-                raise NotYet(f"it is on {sorted(holders) or 'none'}\n" + "\n".join(map(self.log, SERVERS)))
-            return holders.pop()
-
-        return wait_until(f"{address} is on one of {sorted(among)}", look, limit=60)
-
-    def wait_for_settled_holder(self, address: str) -> str:
-        """The server that has the address and goes on having it: of two that take it at once, one gives way as soon
-        as it hears of the other, which says so every second."""
-        before: set[str] = set()
-
-        def look() -> str:
-            nonlocal before
-            holders, before = before, self.holders(address)
-            if len(before) != 1 or before != holders:
-                raise NotYet(f"it is on {sorted(before) or 'none'}, and was on {sorted(holders) or 'none'}")
-            return next(iter(before))
-
-        return wait_until(f"{address} stays on one server", look, limit=60, interval=4)
-
-    def hears(self, server: str, other: str) -> bytes:
-        """The next packet of VRRP that ``server`` gets from ``other``; TimeoutError when none comes."""
-        namespace = Path(f"/run/netns/{self.namespace(server)}")
-        with run_in(namespace, lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, VRRP)) as listening:
-            listening.settimeout(60)
-            while True:
-                packet, (source, _) = listening.recvfrom(2048)
-                if source == str(INVENTORY.management_address(other)):
-                    return packet
-
-    def wait_for_nobody(self) -> None:
-        def look() -> None:
-            if holders := self.holders():
-                raise NotYet(f"it is on {sorted(holders)}")
-
-        wait_until(f"{ADDRESS} is nowhere", look, limit=60)
+            self.start(node)
 
     def wait_for_answer(self, among: set[str]) -> None:
         """From the lab host's end of the network."""
@@ -219,7 +104,7 @@ class Servers:
 @pytest.fixture
 def servers():
     remove_leftovers()
-    made = Servers()
+    made = PlayedServers()
     try:
         made.create()
         yield made
