@@ -20,8 +20,8 @@ from testbed.plan.steps import (
 def cluster_steps(wanted: WantedLab, observed: ObservedLab, renewed: frozenset[str]) -> Iterator[Step]:
     """What makes ``wanted.cluster``; ``renewed`` are nodes whose machine is made anew in this plan.
 
-    etcd takes one new member at a time, so servers join in turn.  Agents join when servers are there: one that begins
-    sooner asks a server that still starts over and over, or one that waits for the next member of etcd to keep up.
+    etcd takes one new member at a time, so servers join in turn.  Agents join when servers are there: one that
+    begins sooner asks a server that still starts over and over, or that waits for etcd's next member to keep up.
 
     Nodes with another k3s are upgraded in turn, servers first: a kubelet may be older than its API, never newer
     (Kubernetes' version skew policy).
