@@ -67,7 +67,9 @@ class K3sServers(Servers):
             "disable-agent": True,
         }
         own.write_text(yaml.safe_dump(config | here))
-        return [str(self.program), "server", "--config", str(own)]
+        # as its unit does it: k3s ends when there is no majority for long
+        again = 'while :; do "$@"; sleep 5; done'
+        return ["sh", "-c", again, "-", str(self.program), "server", "--config", str(own)]
 
     def begin(self, server):
         """Start it, and wait until its own check finds its API ready."""
@@ -152,8 +154,10 @@ def test_the_api_answers_at_its_address_after_the_server_that_had_it_is_lost(ser
 
 def test_without_a_majority_nobody_has_the_address_and_a_server_that_is_back_makes_one(servers):
     servers.lose("server-2")
-    servers.wait_for_nobody()
-    assert servers.holders(ROUTER) == {"server-3"}, "packets need no API"
+    servers.wait_for_holder({"server-3"}, ROUTER)  # packets need no API
+    servers.wait_for_nobody(
+        lasts=20
+    )  # at first it is nowhere in any case, and then may be on the last one for a while
     for server in ("server-1", "server-2"):
         servers.connect(NODES[server])
         servers.begin(server)

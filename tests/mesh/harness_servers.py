@@ -3,6 +3,7 @@
 import shutil
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 from harness_network import RUN_ROOT, command, new_tag, remove_namespace
@@ -144,9 +145,17 @@ class Servers:
                 if source == str(INVENTORY.management_address(other)):
                     return packet
 
-    def wait_for_nobody(self) -> None:
-        def look() -> None:
-            if holders := self.holders():
-                raise NotYet(f"it is on {sorted(holders)}")
+    def wait_for_nobody(self, lasts: float = 0) -> None:
+        """Until nobody has the address, and has had it for so many seconds."""
+        since = None
 
-        wait_until(f"{ADDRESS} is nowhere", look, limit=60)
+        def look() -> None:
+            nonlocal since
+            if holders := self.holders():
+                since = None
+                raise NotYet(f"it is on {sorted(holders)}")
+            since = since or time.monotonic()
+            if time.monotonic() - since < lasts:
+                raise NotYet(f"it has been nowhere for {time.monotonic() - since:.0f} s")
+
+        wait_until(f"{ADDRESS} is nowhere", look, limit=60 + lasts)
