@@ -6,6 +6,7 @@ import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
@@ -111,13 +112,19 @@ def _public_keys(artifact: Artifact) -> tuple[str, ...]:
     found = []
     for address in artifact.keys:
         with suppress(NotFound):
-            found.append(read_small(address))
+            found.append(_public_key(address))
     if artifact.keys and not found:
         raise LabError(
             artifact.address, "find its project's keys", f"none at {' or '.join(artifact.keys)}",
             "check constraints/releases.yaml, or use a mirror (TESTBED_MIRROR)",
         )  # fmt: skip
     return tuple(found)
+
+
+@cache
+def _public_key(address: str) -> str:
+    """Asked for once, however many images a pull brings; one that is not there is asked for again."""
+    return read_small(address)
 
 
 MIRROR_VARIABLE = "TESTBED_MIRROR"

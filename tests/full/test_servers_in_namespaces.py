@@ -155,9 +155,8 @@ def test_the_api_answers_at_its_address_after_the_server_that_had_it_is_lost(ser
 def test_without_a_majority_nobody_has_the_address_and_a_server_that_is_back_makes_one(servers):
     servers.lose("server-2")
     servers.wait_for_holder({"server-3"}, ROUTER)  # packets need no API
-    servers.wait_for_nobody(
-        lasts=20
-    )  # at first it is nowhere in any case, and then may be on the last one for a while
+    # at first it is nowhere in any case, and then may be on the last one for a while
+    servers.wait_for_nobody(lasts=20)
     for server in ("server-1", "server-2"):
         servers.connect(NODES[server])
         servers.begin(server)

@@ -4,6 +4,7 @@ import shutil
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 from harness_network import RUN_ROOT, command, new_tag, remove_namespace
@@ -24,7 +25,7 @@ VRRP = 112
 """The protocol's number in IP (RFC 3768)."""
 
 
-class Servers:
+class Servers(ABC):
     """Of ``inventories/k3s-ha.yaml``; what their API is, who uses it says."""
 
     def __init__(self) -> None:
@@ -33,13 +34,13 @@ class Servers:
         self.bridge = f"{self.tag}-bridge"
         self.keepalived: dict[str, subprocess.Popen[bytes]] = {}
 
+    @abstractmethod
     def api(self, node) -> list[str]:
         """The program that plays a server's API, in its namespace."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tls(self, node) -> Path:
         """Where its check finds what it shows that API."""
-        raise NotImplementedError
 
     def namespace(self, server: str) -> str:
         return f"{self.tag}-{server}"
