@@ -12,7 +12,7 @@ import yaml
 
 from testbed.deploy.files import NodeFile, UnitFiles
 from testbed.deploy.registries import REGISTRIES, RegistriesAccess, registry_files
-from testbed.model.clusters import API_PORT, SERVER_TAINT, api_address
+from testbed.model.clusters import API_PORT, SERVER_ROLE, api_address
 from testbed.model.inventory import Inventory, Node
 from testbed.model.reading import topology_of
 from testbed.model.topology import Locality, ProxyKind
@@ -115,7 +115,7 @@ def _config(inventory: Inventory, node: Node) -> dict[str, object]:
         config["server"] = f"https://{api_address(inventory)}:{API_PORT}"
     if node.cluster == "server" and inventory.agents():
         # pods of a lost agent go to other agents first: a server that is busy with them answers nobody
-        config["node-taint"] = [f"{SERVER_TAINT}=true:PreferNoSchedule"]
+        config["node-taint"] = [f"{SERVER_ROLE}=true:PreferNoSchedule"]
     if node.cluster == "server":
         config |= _server(inventory, node, is_first=node.name == first.name)
     return config

@@ -12,8 +12,9 @@ Finding = tuple[Path, str, str]
 
 API_PORT = 6443
 
-SERVER_TAINT = "node-role.kubernetes.io/control-plane"
-"""Of servers beside agents, with the effect PreferNoSchedule: pods go there when no agent is left for them."""
+SERVER_ROLE = "node-role.kubernetes.io/control-plane"
+"""Kubernetes' name for servers: their label, which k3s sets to ``true``, and beside agents their taint, with the
+effect PreferNoSchedule: pods go there when no agent is left for them."""
 
 SERVER_MEMORY = 1536 * 1024**2
 """Bytes below which k3s's server, Istio's control plane and a kernel don't fit (measured: 0.9-1.3 GiB in use)."""

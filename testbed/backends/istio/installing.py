@@ -12,7 +12,7 @@ from typing import Any
 from testbed.backends.istio.ambient import IDLE, PROXY_METADATA, in_ambient
 from testbed.backends.istio.revisions import SYSTEM, revision_of
 from testbed.compiler.accesslog import FIELDS
-from testbed.model.clusters import istiod_address
+from testbed.model.clusters import SERVER_ROLE, istiod_address
 from testbed.model.inventory import Inventory
 
 ACCESS_LOG = "/var/log/testbed/access.log"
@@ -23,9 +23,6 @@ DRAIN = "3s"
 
 MOVED_AFTER = 20
 """Seconds that istiod stays on a server that is lost to the cluster, which takes some 40 s to call it so."""
-
-SERVER_LABEL = "node-role.kubernetes.io/control-plane"
-"""k3s sets it to ``true`` on servers."""
 
 Manifest = Mapping[str, Any]
 
@@ -66,7 +63,7 @@ def operator(inventory: Inventory, version: str, *, plain_envoy: bool) -> dict[s
                 "pilot": {
                     "autoscaleEnabled": False,
                     "env": env,
-                    "nodeSelector": {SERVER_LABEL: "true"},
+                    "nodeSelector": {SERVER_ROLE: "true"},
                     **_moves(inventory),
                     # a request is what the scheduler keeps free, and a lab's machines are small
                     "resources": _requests("50m", "256Mi"),

@@ -17,7 +17,7 @@ from testbed.backends.istio.installing import DRAIN, MOVED_AFTER
 from testbed.backends.istio.places import WORKLOAD_LABEL
 from testbed.backends.istio.revisions import REVISION_LABEL, SYSTEM
 from testbed.deploy.sidecar import probe
-from testbed.model.clusters import SERVER_TAINT
+from testbed.model.clusters import SERVER_ROLE
 from testbed.model.inventory import Inventory, Node, Workload
 from testbed.model.reading import instance_name
 from testbed.model.topology import MeshService, MeshWorkload, Protocol, ProxyKind, Topology
@@ -175,7 +175,7 @@ def _at_home_on(node: Node) -> dict[str, Any]:
     }
 
 
-_ON_SERVERS = [{"key": SERVER_TAINT, "operator": "Exists", "effect": "PreferNoSchedule"}]
+_ON_SERVERS = [{"key": SERVER_ROLE, "operator": "Exists", "effect": "PreferNoSchedule"}]
 """Of a pod that is at home on one; that taint would count more than its preference."""
 
 
