@@ -63,8 +63,10 @@ def test_only_ambient_needs_the_node_proxy():
 
 
 def test_a_default_that_is_not_listed_is_located(tmp_path):
-    (tmp_path / "releases.yaml").write_text(RELEASES.read_text().replace("default: 1.31.0", "default: 1.2.3"))
-    with pytest.raises(BadInput, match=r"releases.yaml:13:\d+: istio.default: 1.2.3 is none"):
+    text = RELEASES.read_text().replace("default: 1.31.0", "default: 1.2.3")
+    (tmp_path / "releases.yaml").write_text(text)
+    line = text[: text.index("default: 1.2.3")].count("\n") + 1
+    with pytest.raises(BadInput, match=rf"releases.yaml:{line}:\d+: istio.default: 1.2.3 is none"):
         read_catalogue(tmp_path / "releases.yaml")
 
 
