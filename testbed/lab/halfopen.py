@@ -17,6 +17,8 @@ from testbed.lab.lab import Lab
 LIMIT = 30.0
 """Seconds for one node to close its own."""
 
+_NAMESPACES = "/run/netns"
+
 
 def close_half_open(lab: Lab, lost: Collection[str]) -> int:
     """Close the connections to nodes that lost what they knew, on all others of the lab; how many there were."""
@@ -41,4 +43,6 @@ def close_half_open(lab: Lab, lost: Collection[str]) -> int:
 def _script(addresses: Collection[str]) -> str:
     """Closes what leads to ``addresses`` in every network namespace of a node, and prints a line for each."""
     kill = shlex.join(["ss", "-HtK", "state", "connected", " or ".join(f"dst {a}" for a in addresses)])
-    return f"{kill}\nfor path in /run/netns/*; do nsenter --net=$path {kill}; done"
+    # a node without pods has none, and one may go meanwhile
+    each = f'[ -e "$path" ] || continue; nsenter --net="$path" {kill} || [ ! -e "$path" ] || exit'
+    return f"{kill} || exit\nfor path in {_NAMESPACES}/*; do {each}; done"
