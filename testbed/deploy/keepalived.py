@@ -28,6 +28,8 @@ _PASSWORD_LENGTH = 8
 """VRRP sends no more characters of a password."""
 
 _TLS = "/var/lib/rancher/k3s/server/tls"
+_ANSWER = 15
+"""Seconds; longer than the API itself waits for etcd (:mod:`testbed.deploy.k3s`)."""
 
 
 def keepalived_files(inventory: Inventory, node: Node, secret: str, tls: str = _TLS) -> UnitFiles:
@@ -67,9 +69,10 @@ def _config(inventory: Inventory, node: Node, password: str) -> str:
         "",
         "vrrp_script api {",
         f'    script "{CHECK}"',
-        "    interval 2",
-        "    timeout 10",
-        # an emulated server under load is late now and then: twice in a row counts, 20 s at most
+        # each look takes an emulated server perhaps half a second of a processor
+        "    interval 5",
+        "    timeout 20",
+        # an emulated server under load is late now and then: twice in a row counts
         "    fall 2",
         "    rise 1",
         "    init_fail",
@@ -118,6 +121,6 @@ def _instance(
 def _check(tls: str) -> str:
     return f"""#!/bin/sh
 # Whether this server's own API is ready (it says no while it stops, and while etcd has no majority).
-exec curl --silent --fail --output /dev/null --max-time 8 --noproxy '*' --cacert {tls}/server-ca.crt \\
+exec curl --silent --fail --output /dev/null --max-time {_ANSWER} --noproxy '*' --cacert {tls}/server-ca.crt \\
     --cert {tls}/client-admin.crt --key {tls}/client-admin.key https://127.0.0.1:{API_PORT}/readyz
 """
