@@ -16,7 +16,7 @@ import yaml
 from testbed.artifacts import needed
 from testbed.artifacts.istio import generate, has_istio_filters, istioctl
 from testbed.backends.istio.ambient import plain_hbone
-from testbed.backends.istio.capturing import require_captured, require_mode
+from testbed.backends.istio.capturing import mode_of, require_captured, require_mode
 from testbed.backends.istio.homes import bring_home, name_namespaces, nodes_of, pods_of
 from testbed.backends.istio.installing import around, installation, mesh_config, operator
 from testbed.backends.istio.manifests import log_folder
@@ -74,8 +74,9 @@ def install_control_plane(lab: Lab, cancel: threading.Event) -> None:
     assert wanted is not None  # noqa: S101 the step is of a cluster's plan
     with closing(api_of(lab)) as api:
         objects = LabObjects(api, lab.id)
-        there = objects.revisions()
-        require_mode(api, inventory.mesh.mode, there, lab.id)
+        there = await_api("the API says which revisions of Istio it has", objects.revisions, cancel)
+        mode = await_api("the API says which mode of Istio it has", partial(mode_of, api), cancel)
+        require_mode(mode, inventory.mesh.mode, there, lab.id)
         beside = made.beside
         if goes_back(there, version):
             beside = tuple(m for m in beside if m["kind"] != "CustomResourceDefinition")

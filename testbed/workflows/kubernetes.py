@@ -24,7 +24,7 @@ from testbed.model.clusters import API_PORT, api_address
 from testbed.model.inventory import Node
 from testbed.pki.token import join_token
 from testbed.plan import ObservedLab
-from testbed.waiting import NotYet, wait_until
+from testbed.waiting import NotYet, Seen, wait_until
 from testbed.workflows.bringing import has_been_brought, newer
 from testbed.workflows.cluster import CONTROL_PLANE, PODS, ClusterSecrets, node_digest, node_units
 from testbed.workflows.nodes import ssh_config_file
@@ -133,17 +133,20 @@ def _asked(connection: NodeConnection, argv: list[str]) -> Completed:
 
 def await_api(
     name: str,
-    probe: Callable[[], None],
+    probe: Callable[[], Seen],
     cancel: threading.Event,
     *,
     limit: float = AVAILABLE_LIMIT,
     next_step: str = "see: testbed status",
-) -> None:
-    """Wait until ``probe`` passes, whatever the API and machines have their hands full with meanwhile."""
+) -> Seen:
+    """Wait until ``probe`` passes, whatever the API and machines have their hands full with meanwhile.
 
-    def look() -> None:
+    Returns what it returned.
+    """
+
+    def look() -> Seen:
         try:
-            probe()
+            return probe()
         except ApiRefused as e:
             if e.code < 500:
                 raise
@@ -151,7 +154,7 @@ def await_api(
         except (LabError, MeshError) as e:
             raise NotYet(str(e)) from None
 
-    wait_until(name, look, limit=limit, interval=2, cancel=cancel, next_step=next_step)
+    return wait_until(name, look, limit=limit, interval=2, cancel=cancel, next_step=next_step)
 
 
 def await_cluster(lab: Lab, cancel: threading.Event) -> None:

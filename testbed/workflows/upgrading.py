@@ -73,12 +73,13 @@ def retire_control_planes(lab: Lab, cancel: threading.Event) -> None:
     """Remove every revision but the wanted one, each once no proxy is connected to its istiod."""
     with closing(api_of(lab)) as api:
         objects, places = LabObjects(api, lab.id), _places(lab, api)
-        for revision in sorted(objects.revisions() - {_revision(lab)}):
+        there = await_api("the API says which revisions of Istio it has", objects.revisions, cancel)
+        for revision in sorted(there - {_revision(lab)}):
             _await_unused(lab, places, revision, cancel)
             first, rest = parts(revision)
-            objects.remove(first)
+            await_api(f"the API lets go of istiod {revision}", partial(objects.remove, first), cancel)
             await_api(f"istiod {revision} has ended", partial(_ended, api, revision), cancel)
-            objects.remove(rest)
+            await_api(f"the API lets go of what {revision} had", partial(objects.remove, rest), cancel)
 
 
 def _await_unused(lab: Lab, places: ClusterPlaces, revision: str, cancel: threading.Event) -> None:

@@ -18,25 +18,25 @@ _AGENTS = {"istio-cni-node": "k8s-app", "ztunnel": "app"}
 """What has to run on a pod's node -> the label that says so."""
 
 
-def require_mode(api: KubeApi, mode: str, revisions: Collection[str], lab: str) -> None:
-    """Raise :class:`LabError` when Istio's ``revisions`` in the cluster are of another mode.
-
-    Machines were made with that mode's images, and what the other mode has installed stays.
-    """
-    found = "ambient" if _has_ztunnel(api) else "sidecar"
-    if revisions and found != mode:
-        advice = "make the lab anew: testbed down, then testbed up"
-        raise LabError(lab, f"use {mode} mode", f"its cluster has Istio in {found} mode", advice)
-
-
-def _has_ztunnel(api: KubeApi) -> bool:
+def mode_of(api: KubeApi) -> str:
+    """The mode of what is installed of Istio; where nothing is, ``sidecar``."""
     try:
         api.get(api.path("apps/v1", "DaemonSet", SYSTEM, "ztunnel"))
     except ApiRefused as e:
         if e.code == 404:
-            return False
+            return "sidecar"
         raise
-    return True
+    return "ambient"
+
+
+def require_mode(found: str, mode: str, revisions: Collection[str], lab: str) -> None:
+    """Raise :class:`LabError` when Istio's ``revisions`` in the cluster are of ``found``, another mode.
+
+    Machines were made with that mode's images, and what the other mode has installed stays.
+    """
+    if revisions and found != mode:
+        advice = "make the lab anew: testbed down, then testbed up"
+        raise LabError(lab, f"use {mode} mode", f"its cluster has Istio in {found} mode", advice)
 
 
 def require_captured(api: KubeApi, topology: Topology) -> None:

@@ -12,7 +12,7 @@ from fake_mesh import FakeMesh, FakeNode, pod
 
 from testbed.backends.istio.ambient import Tunnel, read_tunnel, tunnel_witness
 from testbed.backends.istio.ambient_backend import AmbientBackend
-from testbed.backends.istio.capturing import require_captured, require_mode
+from testbed.backends.istio.capturing import mode_of, require_captured, require_mode
 from testbed.backends.istio.places import WORKLOAD_LABEL, ClusterPlaces
 from testbed.documents import parse
 from testbed.errors import LabError, MeshError, WaitTimeout
@@ -228,12 +228,11 @@ def test_pods_are_waited_for_until_they_are_captured_and_who_sees_to_it_is_named
 
 
 def test_a_cluster_keeps_the_mode_that_it_was_made_with(api, server):
-    for mode in ("sidecar", "ambient"):
-        require_mode(api, mode, (), "small")  # nothing is there yet
-    require_mode(api, "sidecar", {"1-31-0"}, "small")
-    with pytest.raises(LabError, match="small: use ambient mode: its cluster has Istio in sidecar mode"):
-        require_mode(api, "ambient", {"1-31-0"}, "small")
+    assert mode_of(api) == "sidecar"
     server.objects["/apis/apps/v1/namespaces/istio-system/daemonsets/ztunnel"] = {"metadata": {"name": "ztunnel"}}
-    require_mode(api, "ambient", {"1-31-0"}, "small")
-    with pytest.raises(LabError, match="small: use sidecar mode: its cluster has Istio in ambient mode"):
-        require_mode(api, "sidecar", {"1-31-0"}, "small")
+    assert mode_of(api) == "ambient"
+    for mode, other in (("sidecar", "ambient"), ("ambient", "sidecar")):
+        require_mode(mode, other, (), "small")  # nothing is there yet
+        require_mode(mode, mode, {"1-31-0"}, "small")
+        with pytest.raises(LabError, match=f"small: use {other} mode: its cluster has Istio in {mode} mode"):
+            require_mode(mode, other, {"1-31-0"}, "small")
