@@ -173,6 +173,11 @@ CASES: dict[str, tuple[list[Plain], str, list[Plain]]] = {
         "spec.trafficPolicy.loadBalancer.localityLbSetting",
         [failover(outlierDetection={"consecutive5xxErrors": 1})],
     ),
+    "all-may-be-left-out": (
+        [rule(trafficPolicy={"outlierDetection": {"maxEjectionPercent": 100}})],
+        "spec.trafficPolicy.outlierDetection.maxEjectionPercent",
+        [rule(trafficPolicy={"outlierDetection": {"maxEjectionPercent": 100, "minHealthPercent": 1}})],
+    ),
     "partial-wildcard": ([entry("*foo.com")], "spec.hosts[0]", [entry("*.foo.com")]),
     "several-sidecars": ([egress("a"), egress("b")], "metadata.name", [egress("a")]),
     "gateway-without-listener": (

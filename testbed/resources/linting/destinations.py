@@ -13,6 +13,9 @@ from testbed.resources.resource import Resource
 from testbed.resources.validation.names import partial_wildcard
 from testbed.resources.values import selects
 
+_ALL = 100
+"""Per cent."""
+
 
 def _policies(rule: Resource[DestinationRule]) -> Iterator[tuple[Path, TrafficPolicy]]:
     if rule.spec.traffic_policy is not None:
@@ -116,6 +119,18 @@ def failover_without_outliers(context: Context) -> Iterator[Hit]:
             if setting and (setting.failover or setting.failover_priority) and policy.outlier_detection is None:
                 at = (*path, "loadBalancer", "localityLbSetting")
                 yield rule, at, "failover without outlierDetection", "write outlierDetection beside loadBalancer"
+
+
+@check("all-may-be-left-out", Severity.INFO, "while all are left out, callers are answered 503, with the flag UH")
+def all_may_be_left_out(context: Context) -> Iterator[Hit]:
+    """A maxEjectionPercent of 100 without minHealthPercent: a slow moment may leave out the last endpoint, too."""
+    for rule in context.resources.destination_rules:
+        for path, policy in _policies(rule):
+            outliers = policy.outlier_detection
+            if outliers and outliers.max_ejection_percent == _ALL and not outliers.min_health_percent:
+                at = (*path, "outlierDetection", "maxEjectionPercent")
+                advice = "write a smaller share, which the last endpoint exceeds, or minHealthPercent"
+                yield rule, at, "every endpoint may be left out at once, also when they are only slow", advice
 
 
 @check(
