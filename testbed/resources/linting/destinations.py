@@ -129,7 +129,7 @@ def all_may_be_left_out(context: Context) -> Iterator[Hit]:
             outliers = policy.outlier_detection
             if outliers and outliers.max_ejection_percent == _ALL and not outliers.min_health_percent:
                 at = (*path, "outlierDetection", "maxEjectionPercent")
-                advice = "write a smaller share, which the last endpoint exceeds, or minHealthPercent"
+                advice = "write minHealthPercent: with fewer healthy ones than that, all get requests"
                 yield rule, at, "every endpoint may be left out at once, also when they are only slow", advice
 
 
