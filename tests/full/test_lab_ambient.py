@@ -51,8 +51,9 @@ def test_a_policy_for_a_pod_is_its_ztunnels(lab, tmp_path):
     )
     lab.run("apply", str(policy), limit=300)
     assert "echo-v1" in lab.run("proxy", "echo-v1", "config")
-    [verdict] = json.loads(lab.run("verify", "--json", "echo-split", status=1, limit=600))
-    assert verdict["verdict"] == "FAIL"
+    # ztunnel cuts off whom it refuses: of so few answers and so many cut-off connections it may be either verdict
+    [verdict] = json.loads(lab.run("verify", "--json", "echo-split", status=None, limit=600))
+    assert verdict["verdict"] in ("FAIL", "INCONCLUSIVE")
     assert verdict["numbers"]["share of v1"] == 0
 
 
