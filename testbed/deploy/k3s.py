@@ -35,9 +35,12 @@ _COMPACTION = "30m"
 _LEADERS = ("leader-elect-lease-duration=40s", "leader-elect-renew-deadline=30s", "leader-elect-retry-period=5s")
 """Kubernetes' own are 15, 10 and 2 s.  k3s ends when one of its controllers could not renew in time, as while a
 second server joins an emulated first one: the two are etcd's majority then."""
-_PATIENCE = ("etcd-healthcheck-timeout=10s", "etcd-readycheck-timeout=10s")
-"""Kubernetes' own are 2 s.  Members of etcd on busy emulated servers agree later than that: the API counted as not
-ready on all of them in turn, and its address went to and fro."""
+ETCD_ANSWERS = 10
+"""Seconds that the API of one of several servers waits for etcd before it says that it is not ready.
+
+Kubernetes' own are 2.  Members of etcd on busy emulated servers agree later than that: the API counted as not
+ready on all of them in turn, and its address went to and fro.
+"""
 _STATE = "/var/lib/rancher/k3s"
 _STORE = f"{_STATE}/agent/containerd"
 DATA = f"{_STATE}/data"
@@ -143,12 +146,13 @@ def _server(inventory: Inventory, node: Node, *, is_first: bool) -> dict[str, ob
         "write-kubeconfig-mode": "0600",
         "kube-controller-manager-arg": ["terminated-pod-gc-threshold=10"],
     }
+    api = [f"etcd-compaction-interval={_COMPACTION}"]
     if len(inventory.servers()) > 1:
+        api += [f"etcd-{check}-timeout={ETCD_ANSWERS}s" for check in ("healthcheck", "readycheck")]
         config["kube-controller-manager-arg"] = ["terminated-pod-gc-threshold=10", *_LEADERS]
         config |= {f"kube-{name}-arg": [*_LEADERS] for name in ("scheduler", "cloud-controller-manager")}
         if is_first:
             config["cluster-init"] = True
-    api = [f"etcd-compaction-interval={_COMPACTION}", *(_PATIENCE if len(inventory.servers()) > 1 else ())]
     if cluster.audit_log:
         api += [
             f"audit-policy-file={_AUDIT_POLICY}",

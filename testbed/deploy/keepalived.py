@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from testbed.deploy.files import NodeFile, UnitFiles
+from testbed.deploy.k3s import ETCD_ANSWERS
 from testbed.model.clusters import API_PORT, api_address, router_address
 from testbed.model.inventory import Inventory, Node
 
@@ -28,8 +29,8 @@ _PASSWORD_LENGTH = 8
 """VRRP sends no more characters of a password."""
 
 _TLS = "/var/lib/rancher/k3s/server/tls"
-_ANSWER = 15
-"""Seconds; longer than the API itself waits for etcd (:mod:`testbed.deploy.k3s`)."""
+_ANSWER = ETCD_ANSWERS + 5
+"""Seconds that the check waits for what the API says of itself."""
 
 
 def keepalived_files(inventory: Inventory, node: Node, secret: str, tls: str = _TLS) -> UnitFiles:
@@ -71,7 +72,7 @@ def _config(inventory: Inventory, node: Node, password: str) -> str:
         f'    script "{CHECK}"',
         # each look takes an emulated server perhaps half a second of a processor
         "    interval 5",
-        "    timeout 20",
+        f"    timeout {_ANSWER + 5}",
         # an emulated server under load is late now and then: twice in a row counts
         "    fall 2",
         "    rise 1",
